@@ -1,0 +1,337 @@
+"""The one typed configuration: every key is a dotted flag (``--method.lambda-image``) and a YAML key.
+
+Order of precedence, weakest first: defaults, preset, YAML file, flags. Nothing here imports torch, so that a typing error is answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+
+from gaal_fast.errors import UserError
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _split_commas(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) != len(value):
+        raise ValueError("names one thing twice")
+    return value
+
+
+Names = Annotated[list[str], BeforeValidator(_split_commas), AfterValidator(_each_once)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """One group of keys. Unknown keys and impossible values are refused."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=_kebab, populate_by_name=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    csv: Path | None = Field(None, description="table with one row per example: CSV, TSV or Parquet; none: the demo set")
+    images: Path | None = Field(None, description="folder of the pictures; none: the folder of the table")
+    image_column: str | None = Field(None, description="column with the picture's file name; none: found by itself")
+    target: str | None = Field(None, description="column with the class label")
+    numeric: Names = Field([], description="columns to be read as numbers, comma-separated")
+    categorical: Names = Field([], description="columns to be read as categories, comma-separated")
+    drop: Names = Field([], description="columns not to be used, comma-separated")
+    split_column: str | None = Field(None, description="column that says train, val or test; none: a random split")
+    group_column: str | None = Field(None, description="column whose equal values stay in one part of the split")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows for validation")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows for the test")
+    split_seed: int = Field(0, ge=0, description="seed of the random split")
+    image_size: int = Field(128, ge=8, le=2048, description="pictures are resized to this many pixels square")
+    augment: Literal["paper", "light", "none"] = Field("paper", description="augmentation of training pictures")
+    class_weights: Literal["none", "balanced"] = Field("none", description="weigh classes by inverse frequency")
+    min_category_count: int = Field(1, ge=1, description="rarer levels of a category are folded into one")
+    cache: Literal["auto", "none", "ram", "disk"] = Field("auto", description="where decoded pictures are kept")
+    cache_dir: Path | None = Field(None, description="folder of the disk cache")
+    workers: int | None = Field(None, ge=0, description="loader processes; none: as many as help")
+
+    @field_validator("test_fraction")
+    @classmethod
+    def _rows_left_to_train_on(cls, value: float, info: ValidationInfo) -> float:
+        if value + info.data.get("val_fraction", 0.0) >= 1:
+            raise ValueError("leaves no rows to train on beside --data.val-fraction")
+        return value
+
+
+class ModelConfig(Section):
+    image: str = Field("resnet18", description="image encoder: small, resnet18, resnet50 or timm:NAME")
+    weights: Path | None = Field(None, description="file with pretrained weights of the image encoder")
+    width: int | None = Field(None, ge=1, description="features of both encoders; none: the image encoder's own")
+    hidden: int | None = Field(None, ge=1, description="hidden width of the table encoder; none: the features' width")
+
+
+class MethodConfig(Section):
+    name: Literal["gaal", "alternating", "concat", "image", "table"] = Field(
+        "gaal", description="gaal; alternating: no surgery; concat: joint training; image or table: one modality alone"
+    )
+    rule: Literal["paper", "official"] = Field("paper", description="equation (5), or what the authors' code does")
+    epsilon: float = Field(0.0, ge=0, description="alignment margin of equation (3)")
+    relative: bool = Field(False, description="epsilon is a cosine: multiply it by both norms")
+    margin: float = Field(0.75, ge=0, description="lower bound of v on conflict, rule official")
+    ridge: float = Field(1e-3, ge=0, description="added to the guide's squared norm, rule official")
+    max_correction: float | None = Field(None, gt=0, description="largest correction as a multiple of the gradient")
+    lambda_image: Fraction = Field(0.5, description="share of image rows, most uncertain first, that guide the table")
+    lambda_table: Fraction = Field(0.5, description="share of table rows, most uncertain first, that guide the image")
+    guide: Literal["fresh", "cached"] = Field("fresh", description="guiding features: newest weights, or last half-step")
+    order: Names = Field(["image", "table"], description="order in which the modalities take their turn")
+    surgery: bool = Field(True, description="repair the head's gradient (Table II, CGS)")
+    selection: bool = Field(True, description="guide by the most uncertain rows only (Table II, UGG)")
+
+    @field_validator("order")
+    @classmethod
+    def _every_modality_has_a_turn(cls, value: list[str]) -> list[str]:
+        if sorted(value) != ["image", "table"]:
+            raise ValueError("must name image and table, once each")
+        return value
+
+
+class OptimConfig(Section):
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimiser")
+    lr: float = Field(1e-3, gt=0, description="learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    schedule: Literal["step", "cosine", "none"] = Field("step", description="learning-rate schedule, by epoch")
+    step_size: int = Field(10, ge=1, description="epochs between two drops of schedule step")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of a drop of schedule step")
+
+
+class TrainConfig(Section):
+    epochs: int = Field(50, ge=1, description="largest number of passes over the training rows")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many batches in all")
+    batch_size: int = Field(256, ge=2, description="rows a batch")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    seeds: int = Field(1, ge=1, description="train this many times, seeds counted up from train.seed")
+    patience: int = Field(10, ge=1, description="epochs without improvement before stopping early")
+    min_delta: float = Field(2e-4, ge=0, description="smallest gain in validation accuracy that counts")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="number format of the encoders' forward pass")
+    progress: bool = Field(True, description="show progress bars")
+
+
+class RunConfig(Section):
+    dir: Path | None = Field(None, description="new folder for the run; none: runs/NAME-METHOD-TIME")
+
+
+class Config(Section):
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # Small enough for two CPU cores in under two minutes; used when no table is given.
+    "demo": {
+        "data": {"image-size": 32, "augment": "light"},
+        "model": {"image": "small"},
+        "train": {"epochs": 14, "batch-size": 64},
+    },
+    # Section IV-A and the authors' code: ResNet-50 from scratch at 128 px, at most 500 epochs with early stopping.
+    "paper": {
+        "data": {"image-size": 128, "augment": "paper"},
+        "model": {"image": "resnet50", "width": 2048, "hidden": 2048},
+        "method": {"rule": "official"},
+        "train": {"epochs": 500, "batch-size": 256},
+    },
+}
+
+
+def keys() -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key with its field, in the order of the help page."""
+    for section, outer in Config.model_fields.items():
+        for name, field in outer.annotation.model_fields.items():
+            yield f"{section}.{_kebab(name)}", field
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that ``--config`` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean X?"`` or nothing, for messages about unknown names."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _reason(error: dict[str, Any]) -> str:
+    """What pydantic found wrong, in the words of a command line."""
+    context, kind = error.get("ctx", {}), error["type"]
+    words = {
+        "greater_than": "must be greater than {gt:g}",
+        "greater_than_equal": "must be {ge:g} or more",
+        "less_than": "must be less than {lt:g}",
+        "less_than_equal": "must be {le:g} or less",
+        "literal_error": "must be one of {expected}",
+        "value_error": "{error}",
+        "string_pattern_mismatch": "must look like {pattern}",
+    }
+    if kind in words:
+        return words[kind].format(**context)
+    if kind.startswith(("int", "float", "bool", "finite")):
+        return {"int": "must be a whole number", "boo": "must be true or false"}.get(kind[:3], "must be a finite number")
+    return error["msg"].lower()
+
+
+def _bounds(field: FieldInfo) -> str:
+    """The interval a number must lie in, e.g. ``(0, 1]``, when it has two ends."""
+    low = high = None
+    for rule in _metadata(field):
+        if hasattr(rule, "gt") and rule.gt is not None:
+            low = f"({rule.gt:g}"
+        if hasattr(rule, "ge") and rule.ge is not None:
+            low = f"[{rule.ge:g}"
+        if hasattr(rule, "lt") and rule.lt is not None:
+            high = f"{rule.lt:g})"
+        if hasattr(rule, "le") and rule.le is not None:
+            high = f"{rule.le:g}]"
+    return f"must lie in {low}, {high}" if low and high else ""
+
+
+def _metadata(field: FieldInfo) -> list[Any]:
+    return list(field.metadata) + [m for arg in get_args(field.annotation) for m in getattr(arg, "__metadata__", ())]
+
+
+def build(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
+    """Merge nested dictionaries, weakest first, into a validated ``Config``.
+
+    ``layers`` holds (where it came from, ``{section: {key: value}}``). Raises ``UserError`` naming the key.
+    """
+    known = dict(keys())
+    merged: dict[str, dict[str, Any]] = {}
+    for origin, layer in layers:
+        for section, values in layer.items():
+            section = _kebab(str(section))
+            if section not in Config.model_fields:
+                raise UserError(f"unknown key {section} in {origin}{nearest(section, [*Config.model_fields, *known])}")
+            if values is None:
+                continue
+            if not isinstance(values, dict):
+                raise UserError(f"{origin}: {section} must hold keys such as {next(k for k in known if k.startswith(section))}")
+            for name, value in values.items():
+                key = f"{section}.{_kebab(str(name))}"
+                if key not in known:
+                    raise UserError(f"unknown key {key} in {origin}{nearest(key, list(known))}")
+                merged.setdefault(section, {})[_kebab(str(name))] = value
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as caught:
+        error = caught.errors()[0]
+        key = ".".join(_kebab(str(part)) for part in error["loc"][:2])
+        field = known.get(key)
+        reason = (_bounds(field) if field and error["type"].startswith(("greater", "less")) else "") or _reason(error)
+        raise UserError(f"--{key} {reason}, got {_plain(error['input'])!s}") from None
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file as a nested dictionary; raises ``UserError`` naming the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config: no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"--config: {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"--config: {path} must hold sections such as data, model and train")
+    return content
+
+
+class Parser(argparse.ArgumentParser):
+    """``argparse`` that answers a mistake with one line instead of a page of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse all of ``argv``; an unknown flag is a ``UserError`` with the nearest known one."""
+        argv = [_kebab(a.split("=", 1)[0]) + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a for a in argv]
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].split("=", 1)[0]
+            flags = [option for action in self._actions for option in action.option_strings]
+            what = "unknown key" if flag.startswith("-") else "unexpected argument"
+            raise UserError(f"{what} {flag}{nearest(flag, flags)}")
+        return namespace
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--preset``, ``--print-config`` and one flag for every key."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with the same keys; flags win")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="a named set of values, weaker than file and flags")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and stop")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for key, field in keys():
+        section = key.split(".")[0]
+        group = groups.setdefault(section, parser.add_argument_group(section))
+        choices = [str(v) for v in get_args(field.annotation)] if get_origin(field.annotation) is Literal else None
+        default = ",".join(field.default) if isinstance(field.default, list) else _plain(field.default)
+        text = f"{field.description} ({'|'.join(choices)}; default {default})" if choices else f"{field.description} (default {default or 'none'})"
+        group.add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS, metavar="VALUE", help=text.replace("%", "%%"))
+
+
+def flag_values(namespace: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The keys given as flags, nested by section; ``none`` and ``null`` stand for no value."""
+    layer: dict[str, dict[str, Any]] = {}
+    for key, value in vars(namespace).items():
+        if "." in key:
+            section, name = key.split(".", 1)
+            layer.setdefault(section, {})[name] = None if value.lower() in ("none", "null") and _optional(key) else value
+    return layer
+
+
+def _optional(key: str) -> bool:
+    return type(None) in get_args(dict(keys())[key].annotation)
+
+
+def resolve(namespace: argparse.Namespace) -> Config:
+    """The configuration a command line asks for. Without a table it is the demo preset."""
+    layers = [("--config", load_yaml(namespace.config))] if namespace.config else []
+    layers.append(("the command line", flag_values(namespace)))
+    has_table = any((layer.get("data") or {}).get("csv") for _, layer in layers if isinstance(layer.get("data") or {}, dict))
+    preset = namespace.preset or (None if has_table else "demo")
+    if preset:
+        layers.insert(0, (f"preset {preset}", PRESETS[preset]))
+    return build(layers)
