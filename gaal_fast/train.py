@@ -1,0 +1,214 @@
+"""``python -m gaal_fast.train``: a table and a folder of pictures to a trained classifier in a run folder."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gaal_fast import run_folder
+from gaal_fast.cli import INTERRUPTED, command, pick_device, warn
+from gaal_fast.config import Config, Parser, add_config_flags, build, flag_values, resolve, to_yaml
+from gaal_fast.data import FusionData, load_data
+from gaal_fast.errors import UserError
+from gaal_fast.methods import build_method
+from gaal_fast.run_folder import RunFolder
+from gaal_fast.training import Interrupted, Trainer
+from gaal_fast.training.log import accuracy_words
+
+# What may differ when a run goes on: how long, where, and where its data lies (which must be the same data).
+RESUMABLE = frozenset(
+    f"train.{name}" for name in ("epochs", "max-steps", "patience", "device", "progress", "seeds")
+) | frozenset(f"data.{name}" for name in ("csv", "images", "cache", "cache-dir", "workers"))
+
+
+@command
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="python -m gaal_fast.train",
+        description="Train a classifier on a table and a folder of pictures. Without --data.csv: on the built-in demo set.",
+        epilog="example: python -m gaal_fast.train --data.csv cars.csv --data.images photos --data.image-column file --data.target model",
+    )
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    parser.add_argument("--dry-run", action="store_true", help="check data and configuration, print the plan, write nothing")
+    add_config_flags(parser)
+    arguments = parser.parse(argv)
+    config = resumed_config(arguments) if arguments.resume else resolve(arguments)
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    check_paths(config, resuming=bool(arguments.resume))
+    try:
+        train(config, resume=arguments.resume, dry_run=arguments.dry_run)
+    except Interrupted as stopped:
+        print(f"interrupted and saved; go on with: python -m gaal_fast.train --resume {stopped}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def resumed_config(arguments: Any) -> Config:
+    """The configuration of the run to go on with, changed by those flags that leave it the same run."""
+    folder, flags = RunFolder.open(arguments.resume, "--resume"), flag_values(arguments)
+    if arguments.config or arguments.preset:
+        raise UserError("--resume takes its configuration from the run folder: leave out --config and --preset")
+    for section, values in flags.items():
+        for name in values:
+            if f"{section}.{name}" not in RESUMABLE:
+                raise UserError(f"--{section}.{name} cannot change when a run is resumed")
+    stored = folder.config().model_dump(mode="json", by_alias=True)
+    return build([(str(folder.path), stored), ("the command line", flags)])
+
+
+def check_paths(config: Config, *, resuming: bool = False) -> None:
+    """Refuse what needs no data to be seen as wrong, before minutes are spent on reading it."""
+    if config.data.csv is not None and config.data.target is None:
+        raise UserError("--data.target is needed: the column with the class label")
+    for flag, path in (("--data.csv", config.data.csv), ("--data.images", config.data.images), ("--model.weights", config.model.weights)):
+        if path is not None and not path.exists():
+            raise UserError(f"{flag}: no such {'folder' if flag == '--data.images' else 'file'}: {path}")
+    if config.run.dir is not None and not resuming and config.run.dir.exists():
+        raise run_folder.exists_error(config.run.dir)
+
+
+def with_demo(config: Config) -> Config:
+    """The same configuration with the demo set's table and pictures where none are given."""
+    if config.data.csv is not None:
+        return config
+    from gaal_fast.data.demo import ensure_demo  # draws with more machinery than training needs
+
+    demo = ensure_demo()
+    data = {"csv": demo.csv, "images": demo.images, "image_column": demo.image_column, "target": demo.target}
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def train(config: Config, *, resume: Path | None = None, dry_run: bool = False) -> dict[str, Any] | None:
+    """Load the data, train every seed and print the result; returns the summary (None for a dry run)."""
+    config = with_demo(config)
+    device = pick_device(config.train.device)
+    data = load_data(config.data, decode=config.method.name != "table", progress=config.train.progress)
+    check_modalities(config, data)
+    for message in data.warnings:
+        warn(message)
+    print(describe(config, data, device))
+    if dry_run:
+        print("dry run: nothing was written")
+        return None
+    path = resume or config.run.dir or run_folder.default_path(config.data.csv.stem, config.method.name)
+    folder = RunFolder(path) if resume else RunFolder.create(path)
+    if resume:
+        summary = run_seeds(config, data, folder, device=device)
+    else:
+        with clean_up_on_error(folder):
+            summary = run_seeds(config, data, folder, device=device)
+    print(result_words(summary))
+    print(f"run folder: {folder.path}")
+    return summary
+
+
+@contextmanager
+def clean_up_on_error(folder: RunFolder) -> Iterator[None]:
+    """Take a new folder away again when bad input shows before anything was trained in it."""
+    try:
+        yield
+    except UserError:
+        if not any(folder.path.rglob(run_folder.CHECKPOINT)):
+            shutil.rmtree(folder.path)
+        raise
+
+
+def run_seeds(config: Config, data: FusionData, folder: RunFolder, *, device: Any) -> dict[str, Any]:
+    """Train ``config.train.seeds`` times, going on where the folder's runs stopped, and write the summary over all of them."""
+    if config.train.seeds == 1:
+        return run_one(config, data, folder, device=device)
+    folder.write_config(config)
+    summaries = []
+    for seed in range(config.train.seed, config.train.seed + config.train.seeds):
+        own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed, "seeds": 1})})
+        own_folder = RunFolder(folder.seed(seed))
+        if own_folder.file(run_folder.SUMMARY).exists():
+            summaries.append(own_folder.read_json(run_folder.SUMMARY))
+            continue
+        print(f"seed {seed}")
+        if not own_folder.path.exists():
+            own_folder = RunFolder.create(own_folder.path)
+        try:
+            summaries.append(run_one(own, data, own_folder, device=device))
+        except Interrupted:
+            raise Interrupted(folder.path) from None
+    summary = over_seeds(summaries)
+    folder.write_json(run_folder.SUMMARY, summary)
+    return summary
+
+
+def run_one(config: Config, data: FusionData, folder: RunFolder, *, device: Any) -> dict[str, Any]:
+    """Train one seed in ``folder``, from its checkpoint when there is one."""
+    trainer = Trainer(config, data, folder, device=device)
+    if folder.file(run_folder.CHECKPOINT).exists():
+        trainer.resume()
+    folder.write_config(config)
+    folder.write_json(run_folder.ENVIRONMENT, run_folder.environment() | {"device": str(device)})
+    folder.write_data(data)
+    try:
+        return trainer.fit()
+    except Interrupted:
+        raise Interrupted(folder.path) from None
+
+
+def over_seeds(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means, and sample standard deviations under ``std``, of several runs' scores."""
+
+    def gather(part: str, function: Any) -> dict[str, dict[str, float | None]]:
+        scores = summaries[0][part]
+        values = {s: {m: [run[part][s][m] for run in summaries] for m in scores[s]} for s in scores}
+        return {s: {m: None if None in found else function(found) for m, found in values[s].items()} for s in values}
+
+    parts = ("val", "test")
+    return {
+        "method": summaries[0]["method"],
+        "seeds": [run["seed"] for run in summaries],
+        **{part: gather(part, statistics.fmean) for part in parts},
+        "std": {part: gather(part, statistics.stdev) for part in parts},
+        "runs": [{"seed": run["seed"], "test": run["test"]["accuracy"]} for run in summaries],
+    }
+
+
+def check_modalities(config: Config, data: FusionData) -> None:
+    """Refuse a method whose modalities the data does not have."""
+    if data.images is None and config.method.name != "table":
+        raise UserError(
+            f"--data.image-column: no column of {config.data.csv} names pictures; name it, or train on the table alone with --method.name table"
+        )
+
+
+def describe(config: Config, data: FusionData, device: Any) -> str:
+    """The plan in a few lines: data, split, model, steps."""
+    model = build_method(config, classes=len(data.classes), table_features=data.table_width).model
+    sizes = ", ".join(f"{name} encoder {sum(p.numel() for p in e.parameters()) / 1e6:.2f} M" for name, e in model.encoders.items())
+    batches = -(-len(data.train) // config.train.batch_size)
+    lines = [
+        f"{config.data.csv}",
+        *data.describe(),
+        f"model: {sizes} parameters; pictures of {config.data.image_size} px, augmentation {config.data.augment}",
+        f"method: {config.method.name}, up to {config.train.epochs} epochs of {batches} batches on {device}",
+    ]
+    return "\n".join(lines)
+
+
+def result_words(summary: dict[str, Any]) -> str:
+    """The test accuracies, with sample standard deviations over several seeds."""
+    accuracy, rows = summary["test"]["accuracy"], summary["test"]["rows"]["multi"]
+    if "std" not in summary:
+        return f"test accuracy  {accuracy_words(accuracy)}  ({rows:.0f} rows)"
+    std = summary["std"]["test"]["accuracy"]
+    words = [
+        f"{'fused' if name == 'multi' else name} {value:.3f} ± {std[name]:.3f}" for name, value in accuracy.items() if value is not None
+    ]
+    return f"test accuracy over {len(summary['seeds'])} seeds  {'  '.join(sorted(words, key=lambda w: not w.startswith('fused')))}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Predictions keep the rows as they came and use what each row has; evaluation reproduces the run's own numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gaal_fast import run_folder
+from tests.commands.conftest import CLASSES, Answer, flags
+
+Run = Callable[..., Answer]
+PROBABILITIES = [f"probability_{name}" for name in CLASSES]
+TABLE = ["height", "age", "bark"]
+
+
+@pytest.fixture
+def predict(trees: Path, trained: Path, tmp_path: Path, run_command: Run) -> Callable[..., pd.DataFrame]:
+    def run(frame: pd.DataFrame, images: bool = True) -> pd.DataFrame:
+        csv, out = tmp_path / "new.csv", tmp_path / "preds.csv"
+        frame.to_csv(csv, index=False)
+        out.unlink(missing_ok=True)
+        folder = ["--images", trees.parent / "images"] if images else []
+        answer = run_command("predict", "--run", trained, "--csv", csv, "--out", out, *folder)
+        assert answer.code == 0, answer.err
+        result = pd.read_csv(out, dtype={name: str for name in frame.columns}, keep_default_na=False)
+        assert len(result) == len(frame)
+        np.testing.assert_allclose(result[PROBABILITIES].sum(axis=1), 1, atol=1e-9)
+        assert (result["prediction"] == np.array(CLASSES)[result[PROBABILITIES].to_numpy().argmax(axis=1)]).all()
+        return result
+
+    return run
+
+
+@pytest.fixture
+def rows(trees: Path) -> pd.DataFrame:
+    return pd.read_csv(trees, dtype=str, keep_default_na=False)
+
+
+def test_order_count_and_cells_are_kept_whatever_the_columns_order(predict: Callable[..., pd.DataFrame], rows: pd.DataFrame) -> None:
+    plain = predict(rows)
+    assert (plain["used_modalities"] == "image+table").all()
+    shuffled = rows.assign(note="007", extra=range(len(rows)))[["extra", "bark", "species", "note", "photo", "age", "id", "height"]]
+    shuffled = shuffled.drop(columns="species").iloc[::-1]
+    result = predict(shuffled)
+    assert list(result["id"]) == list(rows["id"])[::-1]
+    assert (result["note"] == "007").all()
+    np.testing.assert_allclose(result[PROBABILITIES][::-1], plain[PROBABILITIES], atol=1e-6)
+
+
+def test_rows_fall_back_to_what_they_have(predict: Callable[..., pd.DataFrame], rows: pd.DataFrame, trained: Path) -> None:
+    plain = predict(rows)
+    holes = rows.copy()
+    holes.loc[0, "photo"] = "gone.png"
+    holes.loc[1, "photo"] = ""
+    holes.loc[2, TABLE] = ""
+    holes.loc[3, ["photo", *TABLE]] = ""
+    result = predict(holes)
+    assert list(result["used_modalities"][:5]) == ["table", "table", "image", "none", "image+table"]
+    np.testing.assert_allclose(result[PROBABILITIES][4:], plain[PROBABILITIES][4:], atol=1e-6)
+    counts = np.array(json.loads((trained / run_folder.DATA).read_text())["class_counts"])
+    np.testing.assert_allclose(result.loc[3, PROBABILITIES].astype(float), counts / counts.sum())
+    table_only = predict(rows, images=False)
+    assert (table_only["used_modalities"] == "table").all()
+    np.testing.assert_allclose(result.loc[:1, PROBABILITIES].astype(float), table_only.loc[:1, PROBABILITIES].astype(float), atol=1e-6)
+
+
+def test_a_new_category_and_one_single_row_are_no_problem(predict: Callable[..., pd.DataFrame], rows: pd.DataFrame) -> None:
+    result = predict(rows[:1].assign(bark="never seen"))
+    assert list(result["used_modalities"]) == ["image+table"]
+
+
+def test_evaluation_of_the_run_gives_the_numbers_of_its_summary(trained: Path, tmp_path: Path, run_command: Run) -> None:
+    out, picture = tmp_path / "scores.json", tmp_path / "confusion.png"
+    answer = run_command("evaluate", "--run", trained, "--out", out, "--picture", picture)
+    assert answer.code == 0, answer.err
+    summary = json.loads((trained / run_folder.SUMMARY).read_text())
+    found = json.loads(out.read_text())
+    assert found["accuracy"] == summary["test"]["accuracy"]
+    assert found["nll"]["multi"] == pytest.approx(summary["test"]["nll"]["multi"], rel=1e-5)
+    assert picture.stat().st_size > 2000
+
+
+def test_evaluation_of_another_table_scores_the_rows_with_a_known_label(
+    trees: Path, trained: Path, tmp_path: Path, rows: pd.DataFrame, run_command: Run
+) -> None:
+    rows.loc[0, "species"] = "palm"
+    rows.loc[1, "species"] = ""
+    rows.to_csv(tmp_path / "more.csv", index=False)
+    images = trees.parent / "images"
+    answer = run_command("evaluate", "--run", trained, "--csv", tmp_path / "more.csv", "--images", images, "--out", tmp_path / "s.json")
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "s.json").read_text())["rows"]["multi"] == len(rows) - 2
+
+
+def test_compare_tabulates_methods_on_one_split(trees: Path, tmp_path: Path, run_command: Run) -> None:
+    answer = run_command(
+        "compare", "--methods", "gaal,table", *flags(trees, tmp_path / "both"), "--train.seeds", 2, "--train.epochs", 1
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = pd.read_csv(tmp_path / "both" / "comparison.csv")
+    assert set(zip(found["method"], found["modality"], strict=True)) == {
+        ("gaal", "multi"), ("gaal", "image"), ("gaal", "table"), ("table", "multi"), ("table", "table"),
+    }  # fmt: skip
+    splits = {json.loads(p.read_text())["split"] for p in (tmp_path / "both").glob("*/seed-*/summary.json")}
+    assert len(splits) == 1
+    assert (tmp_path / "both" / "comparison.png").stat().st_size > 2000
