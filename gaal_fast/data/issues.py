@@ -1,0 +1,52 @@
+"""What is wrong with single rows of the data (listed, never fatal) and with the data as a whole (warnings)."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+logger = logging.getLogger("gaal_fast.data")
+# The caller prints the returned warnings; without a handler of its own Python would print each of them a second time.
+logger.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DataIssue:
+    """One cell of the table that could not be used.
+
+    row: position in the table, 0 for the first row after the header, as in split.csv (messages for people count from 1).
+    column: the column at fault; path: the picture's file, "" where the issue is not about a file.
+    """
+
+    row: int
+    column: str
+    path: str
+    reason: str
+
+
+def issues_frame(issues: Iterable[DataIssue]) -> pd.DataFrame:
+    """Table of the distinct issues, sorted by row: columns row, column, path, reason."""
+    names = [field.name for field in fields(DataIssue)]
+    return pd.DataFrame([asdict(issue) for issue in sorted(set(issues))], columns=names)
+
+
+def write_issues(issues: Iterable[DataIssue], path: Path) -> int:
+    """Writes `issues_frame` as CSV (a header alone if there is none); returns the number of lines written."""
+    frame = issues_frame(issues)
+    frame.to_csv(path, index=False, encoding="utf-8")
+    return len(frame)
+
+
+def warn(warnings: list[str], text: str) -> None:
+    """Adds one line to the warnings that the caller prints, and logs it."""
+    warnings.append(text)
+    logger.warning("%s", text)
+
+
+def some(names: Iterable[object], limit: int = 5) -> str:
+    """'"a", "b" and 3 more': at most `limit` names for a message of one line."""
+    names = list(names)
+    shown = ", ".join(f'"{name}"' for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
