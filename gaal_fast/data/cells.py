@@ -1,7 +1,7 @@
 """Table cells to numbers, texts and days. One reading of a cell for training and prediction, for text and typed files."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,9 @@ MISSING_TOKENS = frozenset(
 LARGEST_NUMBER = 1e100
 
 _WHOLE_NUMBER = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+$")
+_DATE = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:$|[T\s])")
+# A leading zero is never written for a quantity.
+_CODE = re.compile(r"^[ \t]*[+-]?0\d+[ \t]*$", re.MULTILINE)
 
 
 class Numbers(NamedTuple):
@@ -33,11 +36,10 @@ def is_text(series: pd.Series) -> bool:
 
 def missing_cells(series: pd.Series, extra: Iterable[str] = ()) -> np.ndarray:
     """bool [N]: no value, or a text that stands for none (blanks around it do not matter)."""
-    missing = series.isna().to_numpy(dtype=bool, copy=True)
-    if is_text(series):
-        tokens = MISSING_TOKENS.union(extra)
-        missing |= np.fromiter((isinstance(cell, str) and cell.strip() in tokens for cell in series), bool, len(series))
-    return missing
+    if not is_text(series):
+        return series.isna().to_numpy(dtype=bool)
+    tokens = MISSING_TOKENS.union(extra)
+    return _for_each_different(series, lambda cell: isinstance(cell, str) and cell.strip() in tokens, True).astype(bool)
 
 
 def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
@@ -54,21 +56,38 @@ def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
 def to_texts(series: pd.Series) -> np.ndarray:
     """object [N] of str, None where missing. Blanks around a text are not part of it; a whole number reads the same from
     every file type ("3", "3.0", 3 and 3.0 are all "3"), while "007" stays "007"."""
-    texts = np.full(len(series), None, dtype=object)
-    present = ~missing_cells(series)
-    texts[present] = [_text_of(cell) for cell in series[present]]
-    return texts
+    return _for_each_different(series, _text_of, None)
 
 
-def _text_of(value: object) -> str:
+def _for_each_different(series: pd.Series, function: Callable[[object], object], missing: object) -> np.ndarray:
+    """object [N] of function(cell), called once for equal cells; `missing` where there is none (None, NaN, NaT)."""
+    cells = series.to_numpy(dtype=object)
+    try:
+        codes, different = pd.factorize(cells)
+    except TypeError:  # lists and the like cannot be compared
+        codes, different = np.where(series.isna(), -1, np.arange(len(cells))), cells
+    results = np.empty(len(different) + 1, dtype=object)
+    results[:-1] = [function(cell) for cell in different]
+    results[-1] = missing
+    return results[codes]
+
+
+def _text_of(value: object) -> str | None:
     if isinstance(value, str):
-        whole = _WHOLE_NUMBER.match(value.strip())
-        return whole[1] if whole else value.strip()
+        value = value.strip()
+        whole = _WHOLE_NUMBER.match(value)
+        return None if value in MISSING_TOKENS else whole[1] if whole else value
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     if isinstance(value, pd.Timestamp):
         return value.isoformat()
     return str(value)
+
+
+def holds_codes(series: pd.Series) -> bool:
+    """Whether a whole number with a leading zero is among the texts: codes, such as postal codes, and no quantities."""
+    only_texts = pd.api.types.infer_dtype(series) == "string"
+    return only_texts and _CODE.search("\n".join(series.tolist())) is not None
 
 
 def looks_like_dates(series: pd.Series) -> bool:
@@ -77,8 +96,9 @@ def looks_like_dates(series: pd.Series) -> bool:
         return True
     if not is_text(series):
         return False
-    texts = series[~missing_cells(series)].astype(str)
-    if texts.empty or not texts.str.match(r"^\s*\d{4}-\d{2}-\d{2}(?:$|[ T\s])").all():
+    texts = (str(cell) for cell in series[~missing_cells(series)])
+    first = next(texts, "")
+    if not _DATE.match(first) or not all(map(_DATE.match, texts)):
         return False
     return not to_days(series).bad.any()
 

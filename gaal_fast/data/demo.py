@@ -1,10 +1,11 @@
 """The built-in demo set: a housewares catalogue, one small picture and one table row per item.
 
 Ten kinds of item come in five pairs that share a body. Only one part tells the two of a pair apart: a mug is a cup
-with a handle, a tumbler the same cup without. That part is often turned away, folded down or taken off, so a picture
-always gives the pair away and only sometimes the kind. The table has it the other way round: the two of a pair differ
-in size, weight and price, while kinds of different pairs overlap. Each modality tells part of the class, and the
-table, whose classes lie in nearly Gaussian clouds, is learned in far fewer steps than the pictures.
+with a handle, a tumbler the same cup without. That part is often turned away, folded down or taken off (and now and
+then a tumbler has a handle), so a picture always gives the pair away and only sometimes the kind. The table has it
+the other way round: the two of a pair differ in size, weight and price, while kinds of different pairs overlap. Each
+modality tells part of the class, and the table, whose classes lie in nearly Gaussian clouds, is learned in far fewer
+steps than the pictures.
 
 Every row is drawn from the generative model written down here, so its exact posterior is known (:func:`posterior`)
 and with it the best accuracy any classifier can reach (:func:`best_possible`).
@@ -28,8 +29,8 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import PchipInterpolator
 from scipy.special import log_ndtr, ndtri
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from gaal_fast.errors import UserError
 
@@ -97,16 +98,56 @@ class _Kind:
 
 # fmt: off
 _KINDS = (
-    _Kind("basket",  0.08, "pan",     0.72, (30, 15, 40, 15), (17.0, 3.3), (430, 0.29), (24.0, 0.33), (4.6, 0.86), (2, 1, 2, 15, 25, 55), 0.14),
-    _Kind("bottle",  0.10, "flask",   0.05, (40, 15, 25, 20), (27.0, 3.3), (500, 0.29), (17.0, 0.37), (3.0, 0.77), (12, 8, 68, 10, 1, 1), 0.08),
-    _Kind("bowl",    0.11, "pan",     0.05, (35, 35, 10, 20), (9.0, 1.8),  (520, 0.29), (15.0, 0.33), (4.4, 0.86), (40, 25, 15, 5, 13, 2), 0.08),
-    _Kind("jar",     0.10, "pot",     0.05, (35, 35, 20, 10), (18.0, 2.9), (610, 0.31), (20.0, 0.35), (3.8, 0.86), (40, 16, 30, 10, 3, 1), 0.10),
-    _Kind("jug",     0.10, "pitcher", 0.72, (30, 35, 15, 20), (19.5, 2.7), (880, 0.26), (31.0, 0.31), (4.7, 0.86), (45, 20, 17, 16, 1, 1), 0.08),
-    _Kind("lamp",    0.07, "flask",   0.72, (50, 20, 15, 15), (33.0, 4.8), (980, 0.33), (58.0, 0.35), (4.0, 0.86), (30, 22, 22, 20, 5, 1), 0.18),
-    _Kind("mug",     0.14, "cup",     0.72, (25, 35, 10, 30), (10.0, 1.45), (350, 0.23), (12.0, 0.31), (4.2, 0.77), (50, 30, 8, 10, 1, 1), 0.08),
-    _Kind("teapot",  0.09, "pot",     0.72, (30, 20, 10, 40), (15.5, 2.1), (840, 0.24), (40.0, 0.31), (4.2, 0.77), (42, 32, 9, 15, 1, 1), 0.10),
-    _Kind("tumbler", 0.10, "cup",     0.05, (40, 15, 35, 10), (12.5, 1.75), (235, 0.27), (9.5, 0.33), (2.6, 0.68), (12, 10, 60, 16, 1, 1), 0.08),
-    _Kind("vase",    0.11, "pitcher", 0.05, (30, 10, 35, 25), (26.5, 4.1), (700, 0.35), (37.0, 0.39), (4.0, 0.86), (33, 30, 30, 5, 1, 1), 0.08),
+    _Kind(
+        "basket", prior=0.08, body="pan", part_shown=0.72, decoration=(30, 15, 40, 15),
+        height_cm=(17.0, 3.0), weight_g=(430, 0.27), price_eur=(24.0, 0.30), wall_mm=(4.6, 0.79),
+        material=(2, 1, 2, 15, 25, 55), weight_missing=0.14,
+    ),
+    _Kind(
+        "bottle", prior=0.10, body="flask", part_shown=0.05, decoration=(40, 15, 25, 20),
+        height_cm=(27.0, 3.0), weight_g=(500, 0.27), price_eur=(17.0, 0.34), wall_mm=(3.0, 0.71),
+        material=(12, 8, 68, 10, 1, 1), weight_missing=0.08,
+    ),
+    _Kind(
+        "bowl", prior=0.11, body="pan", part_shown=0.05, decoration=(35, 35, 10, 20),
+        height_cm=(9.0, 1.66), weight_g=(520, 0.27), price_eur=(15.0, 0.30), wall_mm=(4.4, 0.79),
+        material=(40, 25, 15, 5, 13, 2), weight_missing=0.08,
+    ),
+    _Kind(
+        "jar", prior=0.10, body="pot", part_shown=0.05, decoration=(35, 35, 20, 10),
+        height_cm=(18.0, 2.7), weight_g=(610, 0.29), price_eur=(20.0, 0.32), wall_mm=(3.8, 0.79),
+        material=(40, 16, 30, 10, 3, 1), weight_missing=0.10,
+    ),
+    _Kind(
+        "jug", prior=0.10, body="pitcher", part_shown=0.72, decoration=(30, 35, 15, 20),
+        height_cm=(19.5, 2.5), weight_g=(880, 0.24), price_eur=(31.0, 0.29), wall_mm=(4.7, 0.79),
+        material=(45, 20, 17, 16, 1, 1), weight_missing=0.08,
+    ),
+    _Kind(
+        "lamp", prior=0.07, body="flask", part_shown=0.72, decoration=(50, 20, 15, 15),
+        height_cm=(33.0, 4.4), weight_g=(980, 0.30), price_eur=(58.0, 0.32), wall_mm=(4.0, 0.79),
+        material=(30, 22, 22, 20, 5, 1), weight_missing=0.18,
+    ),
+    _Kind(
+        "mug", prior=0.14, body="cup", part_shown=0.72, decoration=(25, 35, 10, 30),
+        height_cm=(10.0, 1.33), weight_g=(350, 0.21), price_eur=(12.0, 0.29), wall_mm=(4.2, 0.71),
+        material=(50, 30, 8, 10, 1, 1), weight_missing=0.08,
+    ),
+    _Kind(
+        "teapot", prior=0.09, body="pot", part_shown=0.72, decoration=(30, 20, 10, 40),
+        height_cm=(15.5, 1.93), weight_g=(840, 0.22), price_eur=(40.0, 0.29), wall_mm=(4.2, 0.71),
+        material=(42, 32, 9, 15, 1, 1), weight_missing=0.10,
+    ),
+    _Kind(
+        "tumbler", prior=0.10, body="cup", part_shown=0.05, decoration=(40, 15, 35, 10),
+        height_cm=(12.5, 1.61), weight_g=(235, 0.25), price_eur=(9.5, 0.30), wall_mm=(2.6, 0.63),
+        material=(12, 10, 60, 16, 1, 1), weight_missing=0.08,
+    ),
+    _Kind(
+        "vase", prior=0.11, body="pitcher", part_shown=0.05, decoration=(30, 10, 35, 25),
+        height_cm=(26.5, 3.8), weight_g=(700, 0.32), price_eur=(37.0, 0.36), wall_mm=(4.0, 0.79),
+        material=(33, 30, 30, 5, 1, 1), weight_missing=0.08,
+    ),
 )
 # fmt: on
 KINDS = tuple(kind.name for kind in _KINDS)
@@ -210,7 +251,7 @@ def _model() -> _Model:
             missing[y, column] = kind.weight_missing if measure.missing is None else measure.missing
     # Makers follow a power law, so most of the sixty are rare; each kind has its own favourites among them.
     rank = np.arange(len(MAKERS))
-    favourite = np.where((3 * rank + np.arange(len(_KINDS))[:, None]) % 10 < 3, 1.8, 0.7)
+    favourite = np.where((3 * rank + np.arange(len(_KINDS))[:, None]) % 10 < 3, 1.45, 0.8)
     return _Model(
         prior=_normalised([kind.prior for kind in _KINDS]),
         look=look,
@@ -219,11 +260,11 @@ def _model() -> _Model:
         sd=sd,
         missing=missing,
         material=_normalised([kind.material for kind in _KINDS]),
-        maker=_normalised((rank + 1.0) ** -1.4 * favourite),
+        maker=_normalised((rank + 1.0) ** -1.7 * favourite),
     )
 
 
-_UNIFORMS = 20  # random numbers per table row
+_UNIFORMS = 19  # random numbers per table row
 
 
 def _pick(uniform: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -233,7 +274,7 @@ def _pick(uniform: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _items_from_uniforms(u: np.ndarray) -> Items:
-    """Map u[n, 20], uniform on [0, 1), to items. Inverse distribution functions only: one number, one quantity."""
+    """Map u[n, 19], uniform on [0, 1), to items. Inverse distribution functions only: one number, one quantity."""
     model = _model()
     kind = _pick(u[:, 0], model.prior)
     gaussian = model.mean[kind] + model.sd[kind] * ndtri(u[:, 1:5] + 2.0**-54)
@@ -242,14 +283,14 @@ def _items_from_uniforms(u: np.ndarray) -> Items:
     maker = _pick(u[:, 10], model.maker[kind])
     return Items(
         kind=kind,
-        look=_pick(u[:, 11], model.look[kind]),
-        decoration=_pick(u[:, 12], model.decoration[kind]),
-        glaze=(u[:, 13] * len(GLAZES)).astype(np.int64),
-        glaze_written=u[:, 14] >= _GLAZE_MISSING,
+        look=_pick(u[:, 13], model.look[kind]),
+        decoration=_pick(u[:, 14], model.decoration[kind]),
+        glaze=(u[:, 15] * len(GLAZES)).astype(np.int64),
+        glaze_written=u[:, 16] >= _GLAZE_MISSING,
         ticks=np.floor(value / [measure.step for measure in _MEASURES] + 0.5).astype(np.int64),
         written=u[:, 5:9] >= model.missing[kind],
-        material=np.where(u[:, 15] < _MATERIAL_MISSING, -1, material),
-        maker=np.where(u[:, 16] < _MAKER_MISSING, -1, maker),
+        material=np.where(u[:, 11] < _MATERIAL_MISSING, -1, material),
+        maker=np.where(u[:, 12] < _MAKER_MISSING, -1, maker),
         catalogue_page=4 + (u[:, 17] * 316).astype(np.int64),
         stock_count=(200 * u[:, 18] ** 2).astype(np.int64),
     )
@@ -361,10 +402,10 @@ def best_possible_error(draws: int = _DRAWS) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures: shapes turned on a lathe, sampled 4 x 4 per pixel
+# Pictures: shapes turned on a lathe, sampled 3 x 3 per pixel
 # ---------------------------------------------------------------------------------------------------------------------
 
-_SUPERSAMPLE = 4
+_SUPERSAMPLE = 3
 _PROFILE_TOP = -1.3
 _PROFILE_STEPS_PER_UNIT = 400
 
@@ -449,11 +490,11 @@ def _ring(x, y, cx: float, cy: float, rx: float, ry: float, width: float) -> np.
     return (_ellipse(x, y, cx, cy, rx, ry) <= 1.0) & (_ellipse(x, y, cx, cy, rx - width, ry - width) > 1.0)
 
 
-def _paint_background(canvas: _Painter, u: np.ndarray) -> float:
-    """Wall, wallpaper and table from u[8]; returns the height of the table's far edge."""
+def _paint_background(canvas: _Painter, u: np.ndarray, foot: float) -> None:
+    """Wall, wallpaper and table from u[8]. ``foot`` is the height the item stands at, so that it never floats."""
     wall = np.array(_WALLS[int(u[0] * len(_WALLS))]) * (0.85 + 0.25 * u[1])
     table = np.array(_TABLES[int(u[2] * len(_TABLES))]) * (0.85 + 0.3 * u[3])
-    horizon = 0.05 + 0.45 * u[4]
+    horizon = foot - 0.06 - 0.45 * u[4]
     light = 1.0 - 0.10 * canvas.y
     pattern = int(u[5] * 4)
     pitch, phase = 0.22 + 0.25 * u[6], u[7]
@@ -464,7 +505,6 @@ def _paint_background(canvas: _Painter, u: np.ndarray) -> float:
         light = light - 0.12 * (across**2 + down**2 < 0.07)
     canvas.paint(True, wall, light)
     canvas.paint(canvas.y > horizon, table, 1.0 - 0.12 * (1.0 - canvas.y))
-    return horizon
 
 
 def _decoration_mask(name: str, body: _Body, nx: np.ndarray, bent: np.ndarray) -> np.ndarray:
@@ -491,13 +531,12 @@ def _draw(look: int, decoration: int, glaze: int, rng: np.random.Generator, size
     body = _BODIES[name]
     u = rng.random(24)
     canvas = _Painter(size)
-    _paint_background(canvas, u[:8])
 
     # Into the item's own coordinates: shift, turn, size, proportions, and which way round it stands.
-    turn = (u[10] - 0.5) * 0.42
-    unit = 0.50 + 0.20 * u[11]
+    turn = (u[10] - 0.5) * 0.28
+    unit = 0.58 + 0.14 * u[11]
     wide = unit * (0.90 + 0.20 * u[12])
-    cx, cy = canvas.x - 0.36 * (u[8] - 0.5), canvas.y - 0.30 * (u[9] - 0.5)
+    cx, cy = canvas.x - 0.24 * (u[8] - 0.5), canvas.y - 0.20 * (u[9] - 0.5)
     cos, sin = np.cos(turn), np.sin(turn)
     x, y = (cos * cx + sin * cy) / wide, (cos * cy - sin * cx) / unit
     if u[13] < 0.5:
@@ -513,7 +552,8 @@ def _draw(look: int, decoration: int, glaze: int, rng: np.random.Generator, size
     radius = table[np.clip(index, 0, len(table) - 1)]
     top_radius, foot_radius = body.profile[0][1], body.profile[-1][1]
 
-    shadow = _ellipse(x, y, 0.35 * lamp_side, bottom, max(table) * 1.15, 0.26)
+    _paint_background(canvas, u[:8], foot=0.20 * (u[9] - 0.5) + unit * bottom)
+    shadow = _ellipse(x, y, 0.35 * lamp_side, bottom, table.max() * 1.15, 0.26)
     canvas.pixels *= np.where(shadow < 1.0, 0.62 + 0.38 * shadow, 1.0)
 
     rgb = np.array(_GLAZE_RGB[GLAZES[glaze]]) + 28.0 * (u[17:20] - 0.5)
@@ -560,7 +600,7 @@ def _draw(look: int, decoration: int, glaze: int, rng: np.random.Generator, size
         shade = (span >= 0.0) & (span <= 1.0) & (np.abs(x) < 0.34 + 0.44 * span)
         canvas.paint(shade, _SHADE_RGB, ambient * (0.80 + 0.20 * span - 0.10 * np.abs(x)))
 
-    grain = 3.0 + 11.0 * u[20]
+    grain = 2.0 + 6.0 * u[20]
     noise = np.floor((rng.random((size, size, 3)) - 0.5) * 2.0 * grain + 0.5).astype(np.int64)
     return canvas.finish(noise)
 
@@ -569,3 +609,313 @@ def render_picture(items: Items, row: int, seed: int = 0, size: int = PICTURE_SI
     """The picture of one item, uint8[size, size, 3] in RGB, from its look, decoration, glaze and (seed, row)."""
     rng = np.random.Generator(np.random.PCG64([DEMO_VERSION, seed, row, 1]))
     return _draw(int(items.look[row]), int(items.decoration[row]), int(items.glaze[row]), rng, size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder
+# ---------------------------------------------------------------------------------------------------------------------
+
+_CSV_NAME = "catalogue.csv"
+_PICTURE_FOLDER = "pictures"
+_MARKER_NAME = "demo.json"
+_STALE_SECONDS = 3600.0
+
+
+class DemoPaths(NamedTuple):
+    """Where the demo set lies: what --data.csv, --data.images, --data.image-column and --data.target take."""
+
+    csv: Path
+    images: Path
+    image_column: str
+    target: str
+
+
+def _png_bytes(pixels: np.ndarray) -> bytes:
+    """An uncompressed PNG of uint8[height, width, 3], under 64 KiB.
+
+    Written by hand because compressors differ (zlib, zlib-ng) and the same pixels are to give the same file anywhere.
+    """
+    height, width, _ = pixels.shape
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    stored = struct.pack("<BHH", 1, len(lines), len(lines) ^ 0xFFFF) + lines
+
+    def chunk(tag: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + tag + content + struct.pack(">I", zlib.crc32(tag + content))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(lines)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def _picture_name(row: int) -> str:
+    return f"{row:05d}.png"
+
+
+def _csv_rows(items: Items) -> Iterator[list[str]]:
+    """The table as text, row by row, in the order of COLUMNS; a missing cell is empty."""
+    for row in range(len(items)):
+        measures = [
+            f"{tick / 10**measure.decimals:.{measure.decimals}f}" if written else ""
+            for tick, written, measure in zip(items.ticks[row].tolist(), items.written[row], _MEASURES, strict=True)
+        ]
+        yield [
+            f"HW-{row:05d}",
+            _picture_name(row),
+            *measures,
+            MATERIALS[items.material[row]] if items.material[row] >= 0 else "",
+            MAKERS[items.maker[row]] if items.maker[row] >= 0 else "",
+            GLAZES[items.glaze[row]] if items.glaze_written[row] else "",
+            str(items.catalogue_page[row]),
+            str(items.stock_count[row]),
+            _CURRENCY,
+            KINDS[items.kind[row]],
+        ]
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(size)
+    except (ImportError, TypeError):  # Pillow without FreeType, or older than 10.1: one fixed size
+        return ImageFont.load_default()
+
+
+def _contact_sheet(items: Items, pictures: np.ndarray) -> Image.Image:
+    """Examples of every kind: nine as it usually looks, three that look like the other kind of its pair."""
+    cell, gap, left, top, usual, rare = 80, 4, 96, 34, 9, 3
+    step = cell + gap
+    divide = 20
+    width = left + usual * step + divide + rare * step + 96
+    sheet = Image.new("RGB", (width, top + len(KINDS) * step + gap), (250, 249, 246))
+    draw = ImageDraw.Draw(sheet)
+    title, text, ink = _font(15), _font(13), (50, 48, 56)
+    draw.text((left, 9), "as it usually looks", fill=ink, font=title)
+    draw.text((left + usual * step + divide, 9), "as its look-alike does", fill=ink, font=title)
+    for y, kind in enumerate(_KINDS):
+        own = 2 * BODIES.index(kind.body) + int(kind.part_shown > 0.5)
+        mate = next(other.name for other in _KINDS if other.body == kind.body and other is not kind)
+        line = top + y * step
+        draw.text((10, line + cell // 2 - 9), kind.name, fill=ink, font=title)
+        draw.text((width - 92, line + cell // 2 - 8), f"like a {mate}", fill=ink, font=text)
+        for at, count, chosen in (
+            (left, usual, items.look == own),
+            (left + usual * step + divide, rare, items.look == own ^ 1),
+        ):
+            for column, row in enumerate(np.flatnonzero((items.kind == y) & chosen)[:count]):
+                picture = Image.fromarray(pictures[row]).resize((cell, cell), Image.Resampling.BICUBIC)
+                sheet.paste(picture, (at + column * step, line))
+    return sheet
+
+
+_README = """\
+gaal_fast demo set, version {version}, seed {seed}: a housewares catalogue
+{rows} items of {kinds} kinds. Rendered, not photographed; made again from the seed if this folder is deleted.
+
+{csv:<18} the table, one row per item; an empty cell is a missing value
+{pictures:<18} the pictures named in the column "{image_column}", {size} x {size} RGB
+contact_sheet.png  examples of every kind
+
+Columns
+  item_id         unique
+  {image_column:<15} file name in {pictures}
+  height_cm       height in centimetres
+  weight_g        weight in grams; left out more often for some kinds than for others
+  price_eur       price in euros
+  wall_mm         thickness of the wall in millimetres
+  material        {materials}
+  maker           {makers} makers, most of them rare
+  glaze           the colour in the picture; says nothing about the kind
+  catalogue_page  says nothing about the kind
+  stock_count     says nothing about the kind
+  currency        always {currency}
+  {target:<15} the class to predict
+
+How it is made
+  The kinds come in pairs that share a body: {pairs}.
+  A part (handle, spout, hoop, shade) tells the two of a pair apart, and is often turned away, folded down or taken
+  off. So a picture always gives the pair away and only sometimes the kind. The table separates the two of a pair by
+  size, weight and price, and confuses kinds of different pairs.
+
+Best possible accuracy on fresh items, from the exact posterior of the generative model (standard error in brackets)
+  picture and table  {multi:.4f} ({multi_error:.4f})
+  picture alone      {image:.4f} (exact)
+  table alone        {table:.4f} ({table_error:.4f})
+
+Train on it as on any other data:
+  python -m gaal_fast.train --data.csv {csv} --data.images {pictures} \\
+      --data.image-column {image_column} --data.target {target}
+"""
+
+
+def _readme(seed: int, rows: int) -> str:
+    best, error = best_possible(), best_possible_error()
+    pairs = (" / ".join(kind.name for kind in _KINDS if kind.body == body) for body in BODIES)
+    return _README.format(
+        version=DEMO_VERSION,
+        seed=seed,
+        rows=rows,
+        kinds=len(KINDS),
+        csv=_CSV_NAME,
+        pictures=_PICTURE_FOLDER + "/",
+        image_column=IMAGE_COLUMN,
+        target=TARGET,
+        size=PICTURE_SIZE,
+        materials=", ".join(MATERIALS),
+        makers=len(MAKERS),
+        currency=_CURRENCY,
+        pairs=", ".join(pairs),
+        multi_error=error["multi"],
+        table_error=error["table"],
+        **best,
+    )
+
+
+def _write(folder: Path, seed: int, rows: int) -> None:
+    """Render the whole set into an empty folder; the marker comes last."""
+    items = sample_items(rows, seed)
+    (folder / _PICTURE_FOLDER).mkdir()
+    pictures = np.empty((rows, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+    for row in tqdm(range(rows), desc="Rendering the demo set", unit="picture", leave=False, disable=None):
+        pictures[row] = render_picture(items, row, seed)
+        (folder / _PICTURE_FOLDER / _picture_name(row)).write_bytes(_png_bytes(pictures[row]))
+    with open(folder / _CSV_NAME, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(_csv_rows(items))
+    _contact_sheet(items, pictures).save(folder / "contact_sheet.png")
+    (folder / "README.txt").write_text(_readme(seed, rows), encoding="utf-8", newline="\n")
+    marker = {
+        "demo": "gaal_fast",
+        "version": DEMO_VERSION,
+        "seed": seed,
+        "rows": rows,
+        "csv_sha256": hashlib.sha256((folder / _CSV_NAME).read_bytes()).hexdigest(),
+    }
+    (folder / _MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _marker(folder: Path) -> dict | None:
+    """What the folder says it holds, or None if it does not say that it is a demo set."""
+    try:
+        marker = json.loads((folder / _MARKER_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and marker.get("demo") == "gaal_fast" else None
+
+
+def _is_whole(folder: Path, seed: int, rows: int) -> bool:
+    """True if nothing of this version and seed is missing: marker, table by its hash, pictures by name and size."""
+    marker = _marker(folder)
+    if marker is None or (marker.get("version"), marker.get("seed"), marker.get("rows")) != (DEMO_VERSION, seed, rows):
+        return False
+    expected = len(_png_bytes(np.zeros((PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)))
+    try:
+        digest = hashlib.sha256((folder / _CSV_NAME).read_bytes()).hexdigest()
+        with os.scandir(folder / _PICTURE_FOLDER) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries}
+    except OSError:
+        return False
+    return digest == marker.get("csv_sha256") and all(sizes.get(_picture_name(row)) == expected for row in range(rows))
+
+
+def _default_roots(seed: int) -> list[Path]:
+    """The per-user cache, then a folder of this user among the temporary files."""
+    name = f"demo-v{DEMO_VERSION}-seed{seed}"
+    roots = []
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(cache):
+        roots.append(Path(cache) / "gaal_fast" / name)
+    else:
+        try:
+            roots.append(Path.home() / ".cache" / "gaal_fast" / name)
+        except RuntimeError:  # no home directory
+            pass
+    owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    roots.append(Path(tempfile.gettempdir()) / f"gaal_fast-{owner}" / name)
+    return roots
+
+
+def _remove_stale(root: Path) -> None:
+    """Drop what killed runs left beside ``root``; a younger folder may belong to a run that is still at work."""
+    for partial in root.parent.glob(f".{root.name}.*.partial"):
+        try:
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _sibling(root: Path) -> Path:
+    return root.parent / f".{root.name}.{os.getpid()}-{os.urandom(4).hex()}.partial"
+
+
+def _render(root: Path, seed: int, rows: int) -> None:
+    """Write the set beside ``root`` and rename it into place, so that ``root`` is either whole or not there."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(root)
+    fresh, old = _sibling(root), _sibling(root)
+    try:
+        fresh.mkdir()
+        _write(fresh, seed, rows)
+        if root.exists():
+            if _is_whole(root, seed, rows):  # another process was first, with the same bytes
+                return
+            os.rename(root, old)
+        try:
+            os.rename(fresh, root)
+        except OSError:
+            if not _is_whole(root, seed, rows):
+                raise
+    finally:
+        for folder in (fresh, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
+    """Render the demo set unless it is there already, and say where it lies.
+
+    Parameters
+    ----------
+    root : the folder of the set itself. Default: ``gaal_fast/demo-v<version>-seed<seed>`` in the per-user cache
+        (``XDG_CACHE_HOME``, else ``~/.cache``), or among the temporary files if that cannot be written.
+    seed : which set, a whole number >= 0. The same seed and version give the same CSV and PNG bytes.
+
+    Raises
+    ------
+    UserError : a bad seed, a ``root`` that holds something else, or no room to write.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"seed of the demo set must be a whole number >= 0, not {seed!r}")
+    roots = _default_roots(seed) if root is None else [Path(root)]
+    place = next((folder for folder in roots if _is_whole(folder, seed, DEMO_ROWS)), None)
+    reason = ""
+    for folder in roots if place is None else ():
+        if root is not None:
+            _refuse_foreign(folder, seed)
+        try:
+            _render(folder, seed, DEMO_ROWS)
+        except OSError as error:
+            reason = reason or f"{folder}: {error.strerror or error}"
+            continue
+        place = folder
+        break
+    if place is None:
+        raise UserError(f"cannot write the demo set to {reason}")
+    return DemoPaths(place / _CSV_NAME, place / _PICTURE_FOLDER, IMAGE_COLUMN, TARGET)
+
+
+def _refuse_foreign(folder: Path, seed: int) -> None:
+    """Raise UserError if ``folder``, named by the user, holds anything but this demo set, whole or broken."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; the demo set needs a folder")
+    marker = _marker(folder)
+    if marker is None:
+        if any(folder.iterdir()):
+            raise UserError(f"{folder} holds other files; name a new or empty folder for the demo set")
+    elif (marker.get("version"), marker.get("seed")) != (DEMO_VERSION, seed):
+        found = f"version {marker.get('version')}, seed {marker.get('seed')}"
+        raise UserError(f"{folder} holds the demo set of {found}, not version {DEMO_VERSION}, seed {seed}")

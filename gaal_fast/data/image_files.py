@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from gaal_fast.data.cells import to_texts
+from gaal_fast.data.cells import missing_cells, to_texts
 from gaal_fast.data.issues import DataIssue, some
 from gaal_fast.errors import UserError
 
@@ -80,10 +80,10 @@ def find_image_column(candidates: pd.DataFrame, folder: ImageFolder, source: obj
     different names that exist once a suffix is added. None if there is none; raises UserError if there is more than one."""
     exact, suffixed, stems = [], [], []
     for name in candidates.columns:
-        texts = [text for text in to_texts(candidates[name]) if text is not None]
-        if not texts:
+        cells = candidates[name][~missing_cells(candidates[name])]
+        if cells.empty:
             continue
-        sample = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, _SAMPLE).astype(int))]
+        sample = to_texts(cells.iloc[np.unique(np.linspace(0, len(cells) - 1, _SAMPLE).astype(int))]).tolist()
         share = 1 / len(sample)
         if share * sum(map(has_image_suffix, sample)) >= 0.5:
             suffixed.append(name)

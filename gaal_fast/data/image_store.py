@@ -107,7 +107,7 @@ class ImageStore:
         try:
             self._fill_disk(Path(folder).expanduser(), progress)
         except OSError as error:
-            raise UserError(f"data.cache_dir: cannot write {folder}: {error.strerror or error}") from error
+            raise UserError(f"--data.cache-dir: cannot write {folder}: {error.strerror or error}") from error
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:

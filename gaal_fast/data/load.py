@@ -17,7 +17,7 @@ from gaal_fast.data.dataset import FusionDataset, ImageModality, Modality, Table
 from gaal_fast.data.image_files import ImageFolder, resolve_images
 from gaal_fast.data.image_store import CacheMode, ImageStore
 from gaal_fast.data.issues import DataIssue, warn
-from gaal_fast.data.leakage import leaking_columns
+from gaal_fast.data.leakage import LEAK_ROWS, leaking_columns
 from gaal_fast.data.preprocess import TableArrays, TablePreprocessor
 from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers
 from gaal_fast.data.split import PARTS, Split, make_split
@@ -264,10 +264,11 @@ def _check_pictures(images: ImageStore, warnings: list[str]) -> None:
 
 
 def _warn_of_leaks(frame: pd.DataFrame, schema: TableSchema, target: Target, split: Split, warnings: list[str]) -> None:
-    rows = split.train
-    columns = {name: read_numbers(frame[name], schema, name)[rows] for name in schema.numeric + schema.dates}
+    rows = np.random.default_rng(0).permutation(split.train)[:LEAK_ROWS]
+    sample = frame.iloc[rows]
+    columns = {name: read_numbers(sample[name], schema, name) for name in schema.numeric + schema.dates}
     for name in schema.categorical:
-        codes = pd.factorize(to_texts(frame[name])[rows])[0].astype(np.float64)
+        codes = pd.factorize(to_texts(sample[name]))[0].astype(np.float64)
         columns[name] = np.where(codes < 0, np.nan, codes)
     for name, accuracy in leaking_columns(columns, target.codes[rows]).items():
         warn(

@@ -18,8 +18,9 @@ from gaal_fast.data.table import find_column
 from gaal_fast.errors import UserError
 
 TRANSFORMER_FILE, SCHEMA_FILE = "preprocessor.skops", "schema.json"
-# What skops does not trust by itself and a saved preprocessor consists of. Anything else in the file is refused.
-_TRUSTED_TYPES = frozenset({"numpy.dtype"})
+# What skops does not trust by itself and a saved preprocessor consists of: a data type, and the list of column names that
+# scikit-learn 1.6 writes. Anything else in the file is refused.
+_TRUSTED_TYPES = frozenset({"numpy.dtype", "sklearn.compose._column_transformer._RemainderColsList"})
 _MISSING_LEVEL = "(missing)"
 # Standard deviations; a value seen at prediction only may be any number of them away and must still fit float32.
 _LARGEST_FEATURE = 1e6

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gaal_fast.data.cells import Numbers, is_text, looks_like_dates, missing_cells, to_days, to_numbers, to_texts
+from gaal_fast.data.cells import Numbers, holds_codes, is_text, looks_like_dates, missing_cells, to_days, to_numbers, to_texts
 from gaal_fast.data.image_files import ImageFolder, find_image_column
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.table import expand_columns, require_column
@@ -196,17 +196,17 @@ def _infer_kind(series: pd.Series, name: str) -> _Kind:
     cells = series[~missing]
     if present == 0:
         return _Kind("dropped", "has no values")
-    if cells.dtype == object and any(isinstance(cell, (list, tuple, dict, set, bytes, np.ndarray)) for cell in cells):
+    content = pd.api.types.infer_dtype(cells)
+    if content in ("bytes", "mixed") and any(isinstance(cell, (list, tuple, dict, set, bytes, np.ndarray)) for cell in cells):
         return _Kind("dropped", "holds lists or binary data")
-    if pd.api.types.infer_dtype(cells, skipna=True) == "boolean":
+    if content == "boolean":
         return _text_kind(cells, name, bool(missing.any()), len(series))
     if looks_like_dates(series):
         constant = not missing.any() and len(np.unique(to_days(cells).values)) == 1
         return _Kind("dropped", "is constant") if constant else _Kind("dates")
     numbers = to_numbers(cells)
     bad = int(numbers.bad.sum())
-    if is_text(cells) and cells.astype(str).str.match(r"^\s*[+-]?0\d+\s*$").any():
-        # A leading zero is never written for a quantity: codes, such as postal codes.
+    if holds_codes(cells):
         return _text_kind(cells, name, bool(missing.any()), len(series))
     if bad == 0:
         return _number_kind(numbers.values, name, bool(missing.any()))
@@ -267,7 +267,7 @@ def _warn_of_blanks(frame: pd.DataFrame, schema: TableSchema, warnings: list[str
     padded = [
         name
         for name in (schema.target, *schema.categorical)
-        if is_text(frame[name]) and any(isinstance(cell, str) and cell != cell.strip() for cell in frame[name])
+        if is_text(frame[name]) and any(isinstance(cell, str) and cell != cell.strip() for cell in pd.unique(frame[name]))
     ]
     if padded:
         warn(warnings, f"blanks around the values of {some(padded)} are ignored")

@@ -152,7 +152,7 @@ def _read_text(path: Path, raw: bytes, warnings: list[str]) -> pd.DataFrame:
                 header=0,
                 names=names,
                 index_col=False,
-                dtype=str,
+                dtype=object,
                 keep_default_na=False,
                 na_filter=False,
                 low_memory=False,

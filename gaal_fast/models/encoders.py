@@ -24,7 +24,7 @@ class SmallImageEncoder(nn.Module):
     def __init__(self, width: int = 128) -> None:
         super().__init__()
         self.width = width
-        channels = (3, 24, 48, 96, width)
+        channels = (3, 16, 32, 64, width)
         blocks: list[nn.Module] = []
         for index, (inward, outward) in enumerate(zip(channels, channels[1:], strict=False)):
             blocks += [nn.Conv2d(inward, outward, 3, padding=1, bias=False), nn.BatchNorm2d(outward), nn.ReLU(inplace=True)]

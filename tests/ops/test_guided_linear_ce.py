@@ -17,9 +17,9 @@ from torch import Tensor
 from gaal_fast import ops
 from gaal_fast.ops.backends import torch as torch_backend
 from tests import oracle
-from tests.oracle import Rule
 from tests.ops import helpers
 from tests.ops.helpers import Backend
+from tests.oracle import Rule
 
 RULES = [
     Rule(),
@@ -322,9 +322,7 @@ def test_gradients_pass_gradcheck() -> None:
     class LinearCrossEntropy(torch.autograd.Function):
         @staticmethod
         def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, class_weights: Tensor | None) -> Tensor:
-            step = ops.guided_linear_ce(
-                features, target, features[:0], target[:0], weight, bias, top_k=0, class_weights=class_weights
-            )
+            step = ops.guided_linear_ce(features, target, features[:0], target[:0], weight, bias, top_k=0, class_weights=class_weights)
             ctx.save_for_backward(step.grad_features, step.grad_weight, step.grad_bias)
             return step.loss
 

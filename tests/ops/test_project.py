@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gaal_fast import ops
 from tests import oracle
-from tests.oracle import Rule
 from tests.ops import helpers
 from tests.ops.helpers import Backend
+from tests.oracle import Rule
 
 RULES = [
     Rule(),
@@ -363,7 +363,11 @@ def test_autograd_notices_that_a_saved_tensor_changed(backend: Backend) -> None:
         (lambda g, p: ops.project_(g, p[0]), TypeError, "guides must be a sequence of tensors, got one tensor"),
         (lambda g, p: ops.project_([], []), ValueError, "grads must hold at least one tensor"),
         (lambda g, p: ops.project_(g, p[:1]), ValueError, "guides must hold as many tensors as grads: got 1 and 2"),
-        (lambda g, p: ops.project_(g, [p[0], p[1][:1]]), ValueError, r"guides\[1\] must have the shape of grads\[1\]: got \(1,\) and \(3,\)"),
+        (
+            lambda g, p: ops.project_(g, [p[0], p[1][:1]]),
+            ValueError,
+            r"guides\[1\] must have the shape of grads\[1\]: got \(1,\) and \(3,\)",
+        ),
         (lambda g, p: ops.project_(g, [p[0], p[1].half()]), TypeError, r"guides\[1\] must have the dtype of grads\[1\]"),
         (lambda g, p: ops.project_([g[0], g[1].int()], p), TypeError, r"grads\[1\] must be float32"),
         (lambda g, p: ops.project_([g[0], None], p), TypeError, r"grads\[1\] must be a tensor, got NoneType"),

@@ -1,0 +1,246 @@
+// The kernels, written once. A source file per instruction set defines GAAL_ISA_NAMESPACE (and GAAL_AVX512 or GAAL_AVX2), includes this
+// file and is compiled with the flags of that set.
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(GAAL_AVX512) || defined(GAAL_AVX2)
+#include <immintrin.h>
+#endif
+
+#include "types.h"
+
+namespace gaal {
+namespace GAAL_ISA_NAMESPACE {
+namespace {
+
+#include "vec.h"
+
+// Elements of a row that stay in the first-level cache between the pass for the maximum and the pass for the sums: the logits are read
+// from memory once, and the sums need no rescaling inside a block.
+constexpr int64_t kBlock = 4096;
+
+template <bool kBias, class T>
+inline vf load_logits(const T* x, const T* bias, int64_t j) {
+  if constexpr (kBias) return load(x + j) + load(bias + j);
+  return load(x + j);
+}
+template <bool kBias, class T>
+inline vf load_logits_tail(const T* x, const T* bias, int64_t j, int count, float fill) {
+  const vf v = load_tail(x + j, count, fill);
+  if constexpr (kBias) return v + load_tail(bias + j, count, 0.0f);
+  return v;
+}
+
+struct Sums {
+  vf rest = {};
+  vf shifted = {};
+  vi ties = {};
+
+  inline void add(vf x, float origin) {
+    const vf d = x - origin;
+    const vf clamped = max_or_second(splat(kExpFloor), d);
+    const vf e = exp_nonpositive(clamped);
+    const vi tie = d == 0.0f;
+    ties -= tie;
+    rest += bit_cast<vf>(bit_cast<vi>(e) & ~tie);
+    shifted += e * clamped;
+  }
+};
+
+template <bool kBias, class T>
+inline RowStats block_stats(const T* x, const T* bias, int64_t n) {
+  const float lowest = -__builtin_inff();
+  vf m0 = splat(lowest), m1 = m0, m2 = m0, m3 = m0;
+  int64_t j = 0;
+  for (; j + 4 * kLanes <= n; j += 4 * kLanes) {
+    m0 = max_or_second(load_logits<kBias>(x, bias, j), m0);
+    m1 = max_or_second(load_logits<kBias>(x, bias, j + kLanes), m1);
+    m2 = max_or_second(load_logits<kBias>(x, bias, j + 2 * kLanes), m2);
+    m3 = max_or_second(load_logits<kBias>(x, bias, j + 3 * kLanes), m3);
+  }
+  for (; j + kLanes <= n; j += kLanes) m0 = max_or_second(load_logits<kBias>(x, bias, j), m0);
+  const int tail = (int)(n - j);
+  // Lanes past the end hold -inf: e^{-inf - m} adds zero to both sums.
+  const vf last = tail ? load_logits_tail<kBias>(x, bias, j, tail, lowest) : splat(lowest);
+  m0 = max_or_second(last, m0);
+  const float max = max_lanes(max_or_second(max_or_second(m0, m1), max_or_second(m2, m3)));
+  // -inf - -inf would make a block of -inf look like one with a NaN.
+  const float origin = max == lowest ? 0.0f : max;
+
+  Sums a, b;
+  for (j = 0; j + 2 * kLanes <= n; j += 2 * kLanes) {
+    a.add(load_logits<kBias>(x, bias, j), origin);
+    b.add(load_logits<kBias>(x, bias, j + kLanes), origin);
+  }
+  if (j + kLanes <= n) a.add(load_logits<kBias>(x, bias, j), origin);
+  if (tail) b.add(last, origin);
+
+  const vi ties = a.ties + b.ties;
+  int64_t n_ties = 0;
+  for (int i = 0; i < kLanes; ++i) n_ties += ties[i];
+  return {max, (double)n_ties, sum_lanes(a.rest + b.rest), sum_lanes(a.shifted + b.shifted)};
+}
+
+template <bool kBias, class T>
+RowStats one_row_stats(const T* x, const T* bias, int64_t n) {
+  RowStats row = block_stats<kBias>(x, bias, n < kBlock ? n : kBlock);
+  for (int64_t j = kBlock; j < n; j += kBlock)
+    row = merge_stats(row, block_stats<kBias>(x + j, kBias ? bias + j : bias, n - j < kBlock ? n - j : kBlock));
+  return row;
+}
+
+template <class T>
+RowStats row_stats(const void* x, const void* bias, int64_t n) {
+  const T* row = static_cast<const T*>(x);
+  const T* b = static_cast<const T*>(bias);
+  return b ? one_row_stats<true>(row, b, n) : one_row_stats<false>(row, b, n);
+}
+
+template <bool kBias, class T, class Out>
+void row_exp_impl(const T* x, const T* bias, int64_t n, float max, float scale, Out* out) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes)
+    store(out + j, exp_nonpositive(max_or_second(splat(kExpFloor), load_logits<kBias>(x, bias, j) - max)) * scale);
+  const int tail = (int)(n - j);
+  if (tail)
+    store_tail(out + j, exp_nonpositive(max_or_second(splat(kExpFloor), load_logits_tail<kBias>(x, bias, j, tail, max) - max)) * scale, tail);
+}
+template <class T, class Out>
+void row_exp(const void* x, const void* bias, int64_t n, float max, float scale, void* out) {
+  const T* row = static_cast<const T*>(x);
+  const T* b = static_cast<const T*>(bias);
+  Out* o = static_cast<Out*>(out);
+  b ? row_exp_impl<true>(row, b, n, max, scale, o) : row_exp_impl<false>(row, b, n, max, scale, o);
+}
+
+template <class T>
+void column_sums(const void* a, int64_t stride, int64_t n_rows, int64_t n, void* out) {
+  const T* first = static_cast<const T*>(a);
+  T* o = static_cast<T*>(out);
+  const auto add = [](const T* p, vd& low, vd& high) {
+    vd l, h;
+    load_wide(p, l, h);
+    low += l;
+    high += h;
+  };
+  const auto join = [](vd low, vd high) {
+    const vf_half halves[2] = {__builtin_convertvector(low, vf_half), __builtin_convertvector(high, vf_half)};
+    return bit_cast<vf>(halves);
+  };
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
+    vd s0 = {}, s1 = {}, s2 = {}, s3 = {};
+    const T* p = first + j;
+    for (int64_t r = 0; r < n_rows; ++r, p += stride) {
+      add(p, s0, s1);
+      add(p + kLanes, s2, s3);
+    }
+    store(o + j, join(s0, s1));
+    store(o + j + kLanes, join(s2, s3));
+  }
+  for (; j + kLanes <= n; j += kLanes) {
+    vd s0 = {}, s1 = {};
+    const T* p = first + j;
+    for (int64_t r = 0; r < n_rows; ++r, p += stride) add(p, s0, s1);
+    store(o + j, join(s0, s1));
+  }
+  const int tail = (int)(n - j);
+  if (tail) {
+    vd s0 = {}, s1 = {}, low, high;
+    const T* p = first + j;
+    for (int64_t r = 0; r < n_rows; ++r, p += stride) {
+      widen(load_tail(p, tail, 0.0f), low, high);
+      s0 += low;
+      s1 += high;
+    }
+    store_tail(o + j, join(s0, s1), tail);
+  }
+}
+
+struct DotNorms {
+  vd gh = {}, hh = {}, gg = {};
+
+  inline void add(vd g, vd h) {
+    gh += g * h;
+    hh += h * h;
+    gg += g * g;
+  }
+};
+
+template <class T>
+void dot_norms(const void* g_, const void* h_, int64_t n, double* sums) {
+  const T* g = static_cast<const T*>(g_);
+  const T* h = static_cast<const T*>(h_);
+  DotNorms a, b;
+  vd g0, g1, h0, h1;
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    load_wide(g + j, g0, g1);
+    load_wide(h + j, h0, h1);
+    a.add(g0, h0);
+    b.add(g1, h1);
+  }
+  const int tail = (int)(n - j);
+  if (tail) {
+    widen(load_tail(g + j, tail, 0.0f), g0, g1);
+    widen(load_tail(h + j, tail, 0.0f), h0, h1);
+    a.add(g0, h0);
+    b.add(g1, h1);
+  }
+  sums[0] = sum_lanes(a.gh + b.gh);
+  sums[1] = sum_lanes(a.hh + b.hh);
+  sums[2] = sum_lanes(a.gg + b.gg);
+}
+
+template <class T>
+void axpy(void* g_, const void* h_, int64_t n, float v) {
+  T* g = static_cast<T*>(g_);
+  const T* h = static_cast<const T*>(h_);
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) store(g + j, load(g + j) + load(h + j) * v);
+  const int tail = (int)(n - j);
+  if (tail) store_tail(g + j, load_tail(g + j, tail, 0.0f) + load_tail(h + j, tail, 0.0f) * v, tail);
+}
+
+template <int kInner>
+void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n, float* out,
+                       int64_t out_stride) {
+  for (int64_t r = 0; r < n_rows; ++r, a += a_stride, out += out_stride) {
+    vf factor[kInner];
+    for (int y = 0; y < kInner; ++y) factor[y] = splat(a[y]);
+    int64_t j = 0;
+    for (; j + kLanes <= n; j += kLanes) {
+      vf sum = factor[0] * load(w + j);
+      for (int y = 1; y < kInner; ++y) sum += factor[y] * load(w + y * w_stride + j);
+      store(out + j, sum);
+    }
+    const int tail = (int)(n - j);
+    if (tail) {
+      vf sum = factor[0] * load_tail(w + j, tail, 0.0f);
+      for (int y = 1; y < kInner; ++y) sum += factor[y] * load_tail(w + y * w_stride + j, tail, 0.0f);
+      store_tail(out + j, sum, tail);
+    }
+  }
+}
+
+void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,
+                  int64_t out_stride) {
+  using Impl = void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*, int64_t);
+  constexpr Impl impl[8] = {small_matmul_impl<1>, small_matmul_impl<2>, small_matmul_impl<3>, small_matmul_impl<4>,
+                            small_matmul_impl<5>, small_matmul_impl<6>, small_matmul_impl<7>, small_matmul_impl<8>};
+  impl[n_inner - 1](a, a_stride, w, w_stride, n_rows, n, out, out_stride);
+}
+
+constexpr Kernels kTable = {
+    {row_stats<float>, row_stats<bfloat16>, row_stats<float16>},
+    {{row_exp<float, float>, row_exp<float, float>}, {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>}, {row_exp<float16, float16>, row_exp<float16, float>}},
+    {column_sums<float>, column_sums<bfloat16>, column_sums<float16>},
+    {dot_norms<float>, dot_norms<bfloat16>, dot_norms<float16>},
+    {axpy<float>, axpy<bfloat16>, axpy<float16>},
+    small_matmul,
+};
+
+}  // namespace
+}  // namespace GAAL_ISA_NAMESPACE
+}  // namespace gaal

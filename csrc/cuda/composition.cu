@@ -1,0 +1,220 @@
+// What stands between the library's matrix products where a shape is large enough for them: residuals from logits, and v from Gram matrices.
+#include <algorithm>
+
+#include "head_gradient.cuh"
+#include "projection_core.cuh"
+#include "row_stats.cuh"
+
+namespace gaal {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr size_t kScratchBytes = 3 * sizeof(double) * kThreads / kWarp;
+
+struct ResidualArgs {
+  const void* logits;
+  int64_t stride;
+  int64_t source_rows;
+  const int64_t* index;
+  const RowMeta* metas;
+  const float* nll;
+  bool weighted;
+  int64_t count;
+  int64_t classes;
+  int blocks_per_row;
+  void* out;
+  int64_t out_stride;
+  float* loss;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) write_residuals(const __grid_constant__ ResidualArgs a) {
+  GAAL_DYNAMIC_SHARED(shared);
+  double* const scratch = reinterpret_cast<double*>(shared);
+  const int count = static_cast<int>(a.count);
+  const double total = a.weighted ? sum_weights(a.metas, count, scratch) : static_cast<double>(a.count);
+  if (blockIdx.x == 0 && a.loss != nullptr) {
+    double loss[1] = {0.0};
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) loss[0] += static_cast<double>(a.metas[i].weight) * a.nll[i];
+    block_sum(loss, scratch);
+    if (threadIdx.x == 0) *a.loss = static_cast<float>(loss[0] / total);
+  }
+  const int64_t position = blockIdx.x / a.blocks_per_row;
+  const int64_t source = a.index == nullptr ? position : a.index[position];
+  RowMeta meta = a.metas[position];
+  meta.weight *= static_cast<float>(static_cast<double>(a.count) / total);
+  const bool legal = source >= 0 && source < a.source_rows;
+  const T* const from = static_cast<const T*>(a.logits) + (legal ? source : 0) * a.stride;
+  T* const to = static_cast<T*>(a.out) + position * a.out_stride;
+  for (int64_t c = static_cast<int64_t>(blockIdx.x % a.blocks_per_row) * kThreads + threadIdx.x; c < a.classes;
+       c += static_cast<int64_t>(a.blocks_per_row) * kThreads) {
+    // meta is NaN for an illegal source
+    to[c] = from_float<T>(residual_of(to_float(from[c]), meta, static_cast<int>(c)));
+  }
+}
+
+struct GramArgs {
+  const float* residual_gram;
+  const float* feature_gram;
+  float bias_feature;  // the bias is a feature that is always 1
+  int64_t rows;
+  int64_t k;
+  double* partial;  // [3, blocks]
+  unsigned* ticket;
+  float* scalars;
+  ProjectionRule rule;
+};
+
+__global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_constant__ GramArgs a) {
+  GAAL_DYNAMIC_SHARED(shared);
+  double* const scratch = reinterpret_cast<double*>(shared);
+  int* const flag = reinterpret_cast<int*>(shared + kScratchBytes);
+  const int64_t all = a.rows + a.k;
+  double sums[3] = {0.0, 0.0, 0.0};
+  for (int64_t i = blockIdx.x; i < all; i += gridDim.x) {
+    for (int64_t j = threadIdx.x; j < all; j += kThreads) {
+      const double term = static_cast<double>(a.residual_gram[i * all + j]) * (a.feature_gram[i * all + j] + a.bias_feature);
+      if (i < a.rows && j >= a.rows) sums[0] += term;
+      if (i >= a.rows && j >= a.rows) sums[1] += term;
+      if (i < a.rows && j < a.rows) sums[2] += term;
+    }
+  }
+  block_sum(sums, scratch);
+  const int blocks = static_cast<int>(gridDim.x);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 3; ++i) a.partial[i * blocks + blockIdx.x] = sums[i];
+  }
+  if (!is_last_block(a.ticket, gridDim.x, flag)) return;
+  for (int i = 0; i < 3; ++i) {
+    sums[i] = 0.0;
+    for (int block = static_cast<int>(threadIdx.x); block < blocks; block += kThreads) sums[i] += a.partial[i * blocks + block];
+  }
+  block_sum(sums, scratch);
+  if (threadIdx.x == 0) {
+    const double rows = static_cast<double>(a.rows);
+    const double k = static_cast<double>(a.k);
+    // Rounding may leave a norm of 0 slightly below it. NaN stays.
+    const double guide_norm2 = sums[1] < 0.0 ? 0.0 : sums[1] / (k * k);
+    const double grad_norm2 = sums[2] < 0.0 ? 0.0 : sums[2] / (rows * rows);
+    const Projection p = project(sums[0] / (rows * k), guide_norm2, grad_norm2, a.rule);
+    a.scalars[0] = static_cast<float>(p.v);
+    a.scalars[1] = static_cast<float>(p.dot);
+    a.scalars[2] = static_cast<float>(p.guide_norm2);
+    a.scalars[3] = static_cast<float>(p.grad_norm2);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) scale_residuals(T* residuals, int64_t count, float factor, const float* scalars) {
+  const float scale = scalars[0] * factor;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    residuals[i] = from_float<T>(to_float(residuals[i]) * scale);
+  }
+}
+
+struct ResidualWorkspace {
+  RowsPlan rows;
+  size_t metas;
+  size_t nll;
+  size_t partial;
+  size_t bytes;
+};
+
+ResidualWorkspace lay_out(int device, int64_t count, int64_t classes) {
+  ResidualWorkspace at{};
+  at.rows = plan_rows(device, count, classes);
+  at.metas = 256;
+  at.nll = at.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
+  at.partial = at.nll + round_up<size_t>(count * sizeof(float), 256);
+  at.bytes = at.partial + (at.rows.parts > 1 ? static_cast<size_t>(count) * at.rows.parts * sizeof(RowStats) : 0);
+  return at;
+}
+
+unsigned gram_blocks(int device, int64_t all) {
+  return static_cast<unsigned>(std::min<int64_t>(all, 2 * static_cast<int64_t>(device_info(device).multiprocessors)));
+}
+
+}  // namespace
+
+size_t ce_residual_workspace(int device, int64_t count, int64_t classes) { return lay_out(device, count, classes).bytes; }
+
+void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, const int64_t* index, int64_t count,
+                 const float* class_weights, void* out, int64_t out_stride, float* loss, void* workspace) {
+  const DeviceGuard guard(call.device);
+  const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  const ResidualWorkspace at = lay_out(call.device, count, logits.columns);
+  char* const base = static_cast<char*>(workspace);
+
+  RowsArgs rows{};
+  rows.logits = logits.data;
+  rows.stride = logits.stride;
+  rows.source_rows = logits.rows;
+  rows.columns = logits.columns;
+  rows.index = index;
+  rows.rows = count;
+  rows.target = target;
+  rows.class_weights = class_weights;
+  rows.meta = reinterpret_cast<RowMeta*>(base + at.metas);
+  rows.nll = reinterpret_cast<float*>(base + at.nll);
+  rows.k = -1;
+  rows.ticket = reinterpret_cast<unsigned*>(base);
+  rows.partial = reinterpret_cast<RowStats*>(base + at.partial);
+  if (at.rows.parts > 1) check(cudaMemsetAsync(rows.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
+  enqueue_row_stats(call.dtype, at.rows, rows, stream);
+
+  ResidualArgs args{};
+  args.logits = logits.data;
+  args.stride = logits.stride;
+  args.source_rows = logits.rows;
+  args.index = index;
+  args.metas = rows.meta;
+  args.nll = rows.nll;
+  args.weighted = class_weights != nullptr;
+  args.count = count;
+  args.classes = logits.columns;
+  args.blocks_per_row = static_cast<int>(ceil_div<int64_t>(logits.columns, 16 * kThreads));
+  args.out = out;
+  args.out_stride = out_stride;
+  args.loss = loss;
+  const Launch shape{static_cast<unsigned>(count * args.blocks_per_row), kThreads, kScratchBytes, stream};
+  switch (call.dtype) {
+    case DType::kFloat32: return launch(write_residuals<float>, shape, args);
+    case DType::kFloat16: return launch(write_residuals<__half>, shape, args);
+    case DType::kBFloat16: return launch(write_residuals<__nv_bfloat16>, shape, args);
+  }
+}
+
+size_t gram_project_workspace(int device, int64_t rows, int64_t k) { return 256 + 3 * sizeof(double) * gram_blocks(device, rows + k); }
+
+void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
+                  void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars, void* workspace) {
+  const DeviceGuard guard(call.device);
+  const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  GramArgs args{};
+  args.residual_gram = residual_gram;
+  args.feature_gram = feature_gram;
+  args.bias_feature = has_bias ? 1.0f : 0.0f;
+  args.rows = rows;
+  args.k = k;
+  args.ticket = static_cast<unsigned*>(workspace);
+  args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) + 256);
+  args.scalars = scalars;
+  args.rule = {options.official, options.relative, options.epsilon, options.margin, options.ridge, options.max_correction};
+  check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
+  launch(gram_inner_products, {gram_blocks(call.device, rows + k), kThreads, kScratchBytes + 16, stream}, args);
+
+  const int64_t count = k * classes;
+  const float factor = static_cast<float>(static_cast<double>(rows) / static_cast<double>(k));
+  const int64_t wanted = ceil_div<int64_t>(count, 4 * kThreads);
+  const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(wanted, 8 * static_cast<int64_t>(device_info(call.device).multiprocessors)));
+  const Launch shape{blocks, kThreads, 0, stream};
+  const float* const v = scalars;
+  const auto enqueue = [&](auto* first) { launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first + rows * classes, count, factor, v); };
+  switch (call.dtype) {
+    case DType::kFloat32: return enqueue(static_cast<float*>(residuals));
+    case DType::kFloat16: return enqueue(static_cast<__half*>(residuals));
+    case DType::kBFloat16: return enqueue(static_cast<__nv_bfloat16*>(residuals));
+  }
+}
+
+}  // namespace gaal

@@ -1,0 +1,253 @@
+// project_: inner products of two lists of tensors seen as flat vectors, then g += v g_p. Two launches; v never leaves the device.
+#include <algorithm>
+
+#include "api.h"
+#include "launch.h"
+#include "projection_core.cuh"
+
+namespace gaal {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kChunk = 8192;     // elements; a multiple of every pack
+constexpr int kMaxTensors = 96;  // pairs in one launch: the table must fit the 4 KB of kernel arguments
+constexpr int kBlocksPerMultiprocessor = 4;
+
+struct TensorTable {
+  int count;
+  int first_chunk[kMaxTensors + 1];  // running total of chunks
+  int64_t size[kMaxTensors];
+  void* grad[kMaxTensors];
+  const void* guide[kMaxTensors];
+};
+static_assert(sizeof(TensorTable) <= 3584, "kernel arguments are limited to 4 KB");
+
+struct Chunk {
+  int tensor;
+  int64_t begin;
+  int64_t end;
+  bool packs;
+};
+
+__device__ __forceinline__ Chunk chunk_at(const TensorTable& table, int chunk) {
+  int low = 0;
+  int high = table.count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (table.first_chunk[middle] <= chunk) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  Chunk found;
+  found.tensor = low;
+  found.begin = static_cast<int64_t>(chunk - table.first_chunk[low]) * kChunk;
+  found.end = found.begin + kChunk < table.size[low] ? found.begin + kChunk : table.size[low];
+  // A chunk begins at a multiple of 16 bytes from the tensor's start. Where either start is not aligned, single elements are read.
+  found.packs = is_aligned16(table.grad[low]) && is_aligned16(table.guide[low]);
+  return found;
+}
+
+struct Sums {
+  float dot = 0.0f;
+  float guide_norm2 = 0.0f;
+  float grad_norm2 = 0.0f;
+
+  __device__ __forceinline__ void add(float g, float p) {
+    dot = fmaf(g, p, dot);
+    guide_norm2 = fmaf(p, p, guide_norm2);
+    grad_norm2 = fmaf(g, g, grad_norm2);
+  }
+};
+
+// The loads of a group come before its arithmetic and its stores, so that they are all in flight at once: the compiler cannot move a
+// load over a store that might touch the same memory.
+template <typename T, int packs>
+__device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* from, int64_t first) {
+#pragma unroll
+  for (int i = 0; i < packs; ++i) group[i] = load_pack(from + (first + i * kThreads) * Pack<T>::kSize);
+}
+
+template <typename T, int packs>
+__device__ __forceinline__ void add_packs(Sums& sums, const T* grad, const T* guide, int64_t first) {
+  Pack<T> g[packs];
+  Pack<T> p[packs];
+  load_group(g, grad, first);
+  load_group(p, guide, first);
+#pragma unroll
+  for (int i = 0; i < packs; ++i) {
+#pragma unroll
+    for (int j = 0; j < Pack<T>::kSize; ++j) sums.add(to_float(g[i].v[j]), to_float(p[i].v[j]));
+  }
+}
+
+template <typename T, int packs>
+__device__ __forceinline__ void update_packs(float v, T* grad, const T* guide, int64_t first) {
+  Pack<T> g[packs];
+  Pack<T> p[packs];
+  load_group(g, static_cast<const T*>(grad), first);
+  load_group(p, guide, first);
+#pragma unroll
+  for (int i = 0; i < packs; ++i) {
+#pragma unroll
+    for (int j = 0; j < Pack<T>::kSize; ++j) g[i].v[j] = from_float<T>(fmaf(v, to_float(p[i].v[j]), to_float(g[i].v[j])));
+    store_pack(grad + (first + i * kThreads) * Pack<T>::kSize, g[i]);
+  }
+}
+
+struct ReduceArgs {
+  double* partial;  // [3, blocks of all launches]
+  int first_block;  // of this launch
+  int all_blocks;
+  bool last_launch;
+  unsigned* ticket;
+  float* scalars;
+  ProjectionRule rule;
+};
+
+// A thread sums a few dozen products of one chunk in float32, and everything beyond in float64.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant__ TensorTable table, const __grid_constant__ ReduceArgs a) {
+  GAAL_DYNAMIC_SHARED(shared);
+  constexpr int size = Pack<T>::kSize;
+  double sums[3] = {0.0, 0.0, 0.0};
+  const int chunks = table.first_chunk[table.count];
+  for (int c = static_cast<int>(blockIdx.x); c < chunks; c += static_cast<int>(gridDim.x)) {
+    const Chunk chunk = chunk_at(table, c);
+    const T* const grad = static_cast<const T*>(table.grad[chunk.tensor]);
+    const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
+    Sums part;
+    int64_t tail = chunk.begin;
+    if (chunk.packs) {
+      const int64_t count = (chunk.end - chunk.begin) / size;
+      int64_t i = threadIdx.x;
+      for (; i + 3 * kThreads < count; i += 4 * kThreads) add_packs<T, 4>(part, grad + chunk.begin, guide + chunk.begin, i);
+      for (; i < count; i += kThreads) add_packs<T, 1>(part, grad + chunk.begin, guide + chunk.begin, i);
+      tail += count * size;
+    }
+    for (int64_t i = tail + threadIdx.x; i < chunk.end; i += kThreads) part.add(to_float(grad[i]), to_float(guide[i]));
+    sums[0] += part.dot;
+    sums[1] += part.guide_norm2;
+    sums[2] += part.grad_norm2;
+  }
+  int* const flag = reinterpret_cast<int*>(shared);
+  double* const scratch = reinterpret_cast<double*>(shared + 16);
+  block_sum(sums, scratch);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 3; ++i) a.partial[i * a.all_blocks + a.first_block + blockIdx.x] = sums[i];
+  }
+  // Launches before this one are done: the stream keeps their order.
+  if (!a.last_launch || !is_last_block(a.ticket, gridDim.x, flag)) return;
+  for (int i = 0; i < 3; ++i) {
+    sums[i] = 0.0;
+    for (int block = static_cast<int>(threadIdx.x); block < a.all_blocks; block += kThreads) sums[i] += a.partial[i * a.all_blocks + block];
+  }
+  block_sum(sums, scratch);
+  if (threadIdx.x == 0) {
+    const Projection p = project(sums[0], sums[1], sums[2], a.rule);
+    a.scalars[0] = static_cast<float>(p.v);
+    a.scalars[1] = static_cast<float>(p.dot);
+    a.scalars[2] = static_cast<float>(p.guide_norm2);
+    a.scalars[3] = static_cast<float>(p.grad_norm2);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) add_scaled(const __grid_constant__ TensorTable table, const float* scalars) {
+  constexpr int size = Pack<T>::kSize;
+  const float v = scalars[0];
+  if (v == 0.0f) return;  // adding 0 would turn -0 into 0
+  const int chunks = table.first_chunk[table.count];
+  for (int c = static_cast<int>(blockIdx.x); c < chunks; c += static_cast<int>(gridDim.x)) {
+    // From the end: what the inner products read last may still be in the cache.
+    const Chunk chunk = chunk_at(table, chunks - 1 - c);
+    T* const grad = static_cast<T*>(table.grad[chunk.tensor]);
+    const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
+    int64_t tail = chunk.begin;
+    if (chunk.packs) {
+      const int64_t count = (chunk.end - chunk.begin) / size;
+      int64_t i = threadIdx.x;
+      for (; i + 3 * kThreads < count; i += 4 * kThreads) update_packs<T, 4>(v, grad + chunk.begin, guide + chunk.begin, i);
+      for (; i < count; i += kThreads) update_packs<T, 1>(v, grad + chunk.begin, guide + chunk.begin, i);
+      tail += count * size;
+    }
+    for (int64_t i = tail + threadIdx.x; i < chunk.end; i += kThreads) grad[i] = from_float<T>(fmaf(v, to_float(guide[i]), to_float(grad[i])));
+  }
+}
+
+int64_t chunks_of(int64_t size) { return ceil_div<int64_t>(size, kChunk); }
+
+unsigned blocks_for(int device, int64_t chunks) {
+  const int64_t most = static_cast<int64_t>(device_info(device).multiprocessors) * kBlocksPerMultiprocessor;
+  return static_cast<unsigned>(std::max<int64_t>(1, std::min(chunks, most)));
+}
+
+// Calls visit(first tensor, number of tensors, blocks) for each launch.
+template <typename Visit>
+void for_each_launch(int device, int count, const int64_t* sizes, Visit&& visit) {
+  for (int first = 0; first == 0 || first < count; first += kMaxTensors) {
+    const int here = std::min(kMaxTensors, count - first);
+    int64_t chunks = 0;
+    for (int i = 0; i < here; ++i) chunks += chunks_of(sizes[first + i]);
+    if (chunks > INT32_MAX) throw std::runtime_error("project: too many elements");
+    visit(first, here, blocks_for(device, chunks));
+  }
+}
+
+int all_blocks(int device, int count, const int64_t* sizes) {
+  int total = 0;
+  for_each_launch(device, count, sizes, [&](int, int, unsigned blocks) { total += static_cast<int>(blocks); });
+  return total;
+}
+
+template <typename T>
+void enqueue(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes, ReduceArgs args) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
+  TensorTable table{};
+  const auto fill = [&](int first, int here) {
+    table.count = here;
+    for (int i = 0; i < here; ++i) {
+      table.grad[i] = grads[first + i];
+      table.guide[i] = guides[first + i];
+      table.size[i] = sizes[first + i];
+      table.first_chunk[i + 1] = table.first_chunk[i] + static_cast<int>(chunks_of(sizes[first + i]));
+    }
+  };
+  for_each_launch(call.device, count, sizes, [&](int first, int here, unsigned blocks) {
+    fill(first, here);
+    args.last_launch = first + here == count;
+    launch(inner_products<T>, {blocks, kThreads, 16 + 3 * sizeof(double) * kThreads / kWarp, stream}, table, args);
+    args.first_block += static_cast<int>(blocks);
+  });
+  for_each_launch(call.device, count, sizes, [&](int first, int here, unsigned blocks) {
+    if (here < count) fill(first, here);
+    launch(add_scaled<T>, {blocks, kThreads, 0, stream}, table, args.scalars);
+  });
+}
+
+}  // namespace
+
+size_t project_workspace(int device, DType, int count, const int64_t* sizes) {
+  return 256 + 3 * sizeof(double) * static_cast<size_t>(all_blocks(device, count, sizes));
+}
+
+void project(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes,
+             const ProjectionOptions& options, float* scalars, void* workspace) {
+  const DeviceGuard guard(call.device);
+  char* const base = static_cast<char*>(workspace);
+  ReduceArgs args{};
+  args.partial = reinterpret_cast<double*>(base + 256);
+  args.all_blocks = all_blocks(call.device, count, sizes);
+  args.ticket = reinterpret_cast<unsigned*>(base);
+  args.scalars = scalars;
+  args.rule = {options.official, options.relative, options.epsilon, options.margin, options.ridge, options.max_correction};
+  check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), static_cast<cudaStream_t>(call.stream)), "cudaMemsetAsync");
+  switch (call.dtype) {
+    case DType::kFloat32: return enqueue<float>(call, count, grads, guides, sizes, args);
+    case DType::kFloat16: return enqueue<__half>(call, count, grads, guides, sizes, args);
+    case DType::kBFloat16: return enqueue<__nv_bfloat16>(call, count, grads, guides, sizes, args);
+  }
+}
+
+}  // namespace gaal

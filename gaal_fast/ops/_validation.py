@@ -1,0 +1,160 @@
+"""Checks of the ops' arguments. Every message begins with the name of the argument at fault.
+
+They read shapes and dtypes only, except that labels and indices on the CPU are also checked for their range; on another device that
+would cost a synchronisation, so there an illegal label turns the results into NaN instead. With ``values=False`` (fake tensors) nothing
+is read at all.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
+INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
+RULES = ("paper", "official")
+
+ProjectionArguments = tuple[str, float, bool, float, float, float | None]
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums of ``dtype`` are kept: float64 for float64, float32 for the others."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def _tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def floating(name: str, tensor: Tensor) -> None:
+    """``tensor`` is a tensor of float32, bfloat16, float16 or float64."""
+    _tensor(name, tensor)
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
+
+
+def like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """``tensor`` has the dtype and device of ``other``."""
+    if tensor.dtype is not other.dtype:
+        raise TypeError(f"{name} must have the dtype of {other_name}: got {tensor.dtype} and {other.dtype}")
+    if tensor.device != other.device:
+        raise ValueError(f"{name} must be on the device of {other_name}: got {tensor.device} and {other.device}")
+
+
+def matrix(name: str, tensor: Tensor, columns: int | None = None) -> None:
+    """``tensor`` is a floating matrix, with that many columns if given."""
+    floating(name, tensor)
+    if tensor.dim() != 2:
+        raise ValueError(f"{name} must have two dimensions, got shape {tuple(tensor.shape)}")
+    if columns is not None and tensor.shape[1] != columns:
+        raise ValueError(f"{name} must have {columns} columns, got shape {tuple(tensor.shape)}")
+
+
+def logits_matrix(tensor: Tensor) -> None:
+    """``logits`` is a floating matrix with at least one class."""
+    matrix("logits", tensor)
+    if tensor.shape[1] < 1:
+        raise ValueError(f"logits must have at least one column, got shape {tuple(tensor.shape)}")
+
+
+def vector(name: str, tensor: Tensor, size: int | None, device: torch.device) -> None:
+    """``tensor`` is a vector on ``device``, of that size if given."""
+    if tensor.dim() != 1 or (size is not None and tensor.shape[0] != size):
+        raise ValueError(f"{name} must have shape ({'k' if size is None else size},), got {tuple(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+
+
+def integers(name: str, tensor: Tensor, size: int | None, bound: int, device: torch.device, values: bool) -> Tensor:
+    """``tensor`` as contiguous int64, checked to be a vector of integers, on the CPU also to lie in [0, bound)."""
+    _tensor(name, tensor)
+    if tensor.dtype is not torch.int64 and tensor.dtype not in INTEGERS:
+        raise TypeError(f"{name} must hold integers, got {tensor.dtype}")
+    vector(name, tensor, size, device)
+    if tensor.dtype is not torch.int64:  # both calls cost a microsecond where there is nothing to do
+        tensor = tensor.to(torch.int64)
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+    if values and tensor.is_cpu and tensor.numel():
+        low, high = torch.aminmax(tensor)
+        if low.item() < 0 or high.item() >= bound:
+            raise ValueError(f"{name} must lie in 0 .. {bound - 1}, got values from {low.item()} to {high.item()}")
+    return tensor
+
+
+def class_weight_vector(tensor: Tensor | None, classes: int, features: Tensor) -> Tensor | None:
+    """``class_weights`` as a contiguous vector of the accumulator's dtype."""
+    if tensor is None:
+        return None
+    floating("class_weights", tensor)
+    vector("class_weights", tensor, classes, features.device)
+    return tensor.to(accumulator(features.dtype)).contiguous()
+
+
+def count(name: str, value: int, most: int, of: str) -> int:
+    """``value`` is an integer in [0, most]."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} must lie in 0 .. {most} (the rows of {of}), got {value}")
+    return value
+
+
+def projection_arguments(
+    rule: str, epsilon: float, relative: bool, margin: float, ridge: float, max_correction: float | None
+) -> ProjectionArguments:
+    """The arguments of the projection, as a backend takes them."""
+    if rule not in RULES:
+        raise ValueError(f"rule must be 'paper' or 'official', got {rule!r}")
+    epsilon, margin, ridge = float(epsilon), float(margin), float(ridge)
+    if not math.isfinite(epsilon):
+        raise ValueError(f"epsilon must be finite, got {epsilon}")
+    if not 0.0 <= margin < math.inf:
+        raise ValueError(f"margin must be finite and not negative, got {margin}")
+    if not 0.0 <= ridge < math.inf:
+        raise ValueError(f"ridge must be finite and not negative, got {ridge}")
+    if max_correction is not None:
+        max_correction = float(max_correction)
+        if not 0.0 <= max_correction < math.inf:
+            raise ValueError(f"max_correction must be finite and not negative, or None, got {max_correction}")
+    return rule, epsilon, bool(relative), margin, ridge, max_correction
+
+
+def _writable(tensor: Tensor) -> bool:
+    """False where several elements share one place in memory, as after ``expand``."""
+    return tensor.is_contiguous() or all(stride != 0 or size <= 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def gradient_lists(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """``grads`` and ``guides`` as lists of matching tensors, the former safe to write to."""
+    for name, value in (("grads", grads), ("guides", guides)):
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a sequence of tensors, got one tensor; put it in a list")
+    grads, guides = list(grads), list(guides)
+    if not grads:
+        raise ValueError("grads must hold at least one tensor")
+    if len(grads) != len(guides):
+        raise ValueError(f"guides must hold as many tensors as grads: got {len(guides)} and {len(grads)}")
+    device = None
+    for i, (grad, guide) in enumerate(zip(grads, guides, strict=True)):
+        if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
+            floating(f"grads[{i}]", grad)
+        _tensor(f"guides[{i}]", guide)
+        if device is None:
+            device = grad.device
+        if grad.shape != guide.shape:
+            raise ValueError(f"guides[{i}] must have the shape of grads[{i}]: got {tuple(guide.shape)} and {tuple(grad.shape)}")
+        if grad.dtype is not guide.dtype:
+            raise TypeError(f"guides[{i}] must have the dtype of grads[{i}]: got {guide.dtype} and {grad.dtype}")
+        if grad.device != device or guide.device != device:
+            raise ValueError(f"grads and guides must be on one device: number {i} is on {grad.device} and {guide.device}, not {device}")
+        if not _writable(grad):
+            raise ValueError(f"grads[{i}] is an expanded tensor, whose elements share memory: it cannot be changed in place")
+    return grads, guides

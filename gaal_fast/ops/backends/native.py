@@ -1,0 +1,284 @@
+"""Backend ``native``: the compiled kernels of ``csrc/``, on CPU tensors through ``gaal_fast._native_cpu``, on CUDA tensors through
+``gaal_fast._native_cuda``.
+
+On the CPU the matrix products are torch's; everything between them is one pass over rows or flat vectors in C++, vectorised for what the
+processor has (AVX-512, AVX2, or 16-byte vectors) and run by the threads torch uses. Sums are kept in float32 within a few thousand terms
+and in float64 beyond, the scalars of the projection in float64 throughout. Work is cut into pieces that depend on shapes alone, so results
+are equal bit for bit from run to run and for any number of threads, as far as torch's products are.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_FLOAT32 = _CODES[torch.float32]
+
+# Forces the instruction set of the CPU kernels, for tests: portable, avx2 or avx512.
+_ISA_VARIABLE = "GAAL_FAST_ISA"
+_ISAS = ("portable", "avx2", "avx512")
+
+
+@functools.cache
+def _load(name: str) -> ModuleType | str:
+    """A part of the backend, or the reason why it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        return str(error)
+
+
+@functools.cache
+def _isa() -> int:
+    """What the kernels take for "the best", or the one that the environment asks for."""
+    name = os.environ.get(_ISA_VARIABLE)
+    if not name:
+        return -1
+    if name not in _ISAS:
+        raise ValueError(f"{_ISA_VARIABLE}: unknown instruction set {name!r}; choose from {', '.join(_ISAS)}")
+    return _ISAS.index(name)
+
+
+def _cpu() -> ModuleType:
+    return _load("gaal_fast._native_cpu")
+
+
+def _cuda() -> ModuleType:
+    return _load("gaal_fast.ops.backends._native_cuda_glue")
+
+
+def availability(device: torch.device) -> str | None:
+    """None where the kernels for ``device`` were built, otherwise the reason in one line."""
+    if device.type == "cpu":
+        module = _cpu()
+        if isinstance(module, str):
+            return f"the C++ kernels were not built: {module}"
+        if _isa() >= 0 and _ISAS[_isa()] not in module.isas():
+            return f"{_ISA_VARIABLE} asks for {_ISAS[_isa()]}, which this machine or this build lacks"
+        return None
+    if device.type == "cuda":
+        module = _cuda()
+        return f"the CUDA kernels were not built: {module}" if isinstance(module, str) else module.availability(device)
+    return f"there are no kernels for device type {device.type!r}"
+
+
+def supports(op: str, *tensors: Tensor) -> bool:
+    """float32, bfloat16 and float16; on CUDA what the kernels there take."""
+    if not tensors[0].is_cpu:
+        return _cuda().supports(op, *tensors)
+    return all(tensor.dtype in _CODES for tensor in tensors)
+
+
+def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    if not logits.is_cpu:
+        return _cuda().softmax_stats(logits, target)
+    logits = _rows(logits)
+    n_rows, n_classes = logits.shape
+    entropy = logits.new_empty(n_rows, dtype=torch.float32)
+    lse = torch.empty_like(entropy)
+    nll = None if target is None else torch.empty_like(entropy)
+    _cpu().softmax_stats(
+        *(_CODES[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
+        *(_address(target), entropy.data_ptr(), lse.data_ptr(), _address(nll)),
+        *_run(),
+    )
+    return entropy, lse, nll
+
+
+def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if not logits.is_cpu:
+        return _cuda().entropy_topk(logits, k)
+    logits = _rows(logits)
+    entropy = logits.new_empty(k, dtype=torch.float32)
+    index = logits.new_empty(k, dtype=torch.int64)
+    _cpu().entropy_topk(
+        *(_CODES[logits.dtype], logits.data_ptr(), logits.stride(0), *logits.shape, k, entropy.data_ptr(), index.data_ptr()),
+        *_run(),
+    )
+    return entropy, index
+
+
+def linear_ce_grad(
+    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if not features.is_cpu:
+        return _cuda().linear_ce_grad(features, logits, target, index, class_weights)
+    dtype, work = features.dtype, _product_dtype(features.dtype)
+    logits = _rows(logits)
+    n_rows, n_classes = logits.shape
+    n = n_rows
+    if index is not None:
+        n = index.shape[0]
+        features = features.index_select(0, index)
+    residual = logits.new_empty(n, n_classes, dtype=work)
+    grad_bias = logits.new_empty(n_classes, dtype=work)
+    _cpu().residual(
+        *(_CODES[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
+        *(target.data_ptr(), _address(class_weights), _address(index), n),
+        *(_CODES[work], residual.data_ptr(), n_classes, grad_bias.data_ptr()),
+        *_run(),
+    )
+    return torch.mm(residual.t(), features.to(work)).to(dtype), grad_bias.to(dtype)
+
+
+def project_(
+    grads: Sequence[Tensor],
+    guides: Sequence[Tensor],
+    rule: str,
+    epsilon: float,
+    relative: bool,
+    margin: float,
+    ridge: float,
+    max_correction: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not grads[0].is_cpu:
+        return _cuda().project_(grads, guides, rule, epsilon, relative, margin, ridge, max_correction)
+    flat, others = map(list, zip(*map(_flat_pair, grads, guides), strict=True))
+    scalars = _cpu().project(*_pairs(flat, others), *_rule(rule, epsilon, relative, margin, ridge, max_correction), *_run())
+    if scalars[0] != 0.0:
+        for grad, updated in zip(grads, flat, strict=True):
+            if updated is not grad:
+                grad.copy_(updated)
+    return _scalars(scalars)
+
+
+def guided_linear_ce(
+    features: Tensor,
+    target: Tensor,
+    guide_features: Tensor,
+    guide_target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    class_weights: Tensor | None,
+    top_k: int,
+    rule: str,
+    epsilon: float,
+    relative: bool,
+    margin: float,
+    ridge: float,
+    max_correction: float | None,
+) -> tuple[Tensor | None, ...]:
+    if not features.is_cpu:
+        return _cuda().guided_linear_ce(
+            *(features, target, guide_features, guide_target, weight, bias, class_weights, top_k),
+            *(rule, epsilon, relative, margin, ridge, max_correction),
+        )
+    dtype, work = features.dtype, _product_dtype(features.dtype)
+    if work is not dtype:
+        features, guide_features, weight = features.to(work), guide_features.to(work), weight.to(work)
+        bias = None if bias is None else bias.to(work)
+
+    transposed = weight.t()
+    logits, guide_logits = torch.mm(features, transposed), torch.mm(guide_features, transposed)
+    guide_features = _rows(guide_features)
+    n_classes, width = weight.shape
+    # new_empty, here and below, is the cheapest way to an uninitialised tensor that does not look at the default dtype and device.
+    selected = features.new_empty(top_k, width)
+    guide_residual = logits.new_empty(top_k, n_classes)
+    grad_bias, guide_grad_bias = logits.new_empty(n_classes), logits.new_empty(n_classes)
+    index = target.new_empty(top_k)
+    loss = _cpu().guided_residuals(
+        *(_CODES[work], n_classes, _address(bias), _address(class_weights)),
+        *(logits.data_ptr(), logits.shape[0], target.data_ptr(), grad_bias.data_ptr()),
+        *(guide_logits.data_ptr(), guide_logits.shape[0], guide_target.data_ptr()),
+        *(guide_features.data_ptr(), guide_features.stride(0) * work.itemsize, width * work.itemsize, top_k),
+        *(index.data_ptr(), selected.data_ptr(), guide_residual.data_ptr(), guide_grad_bias.data_ptr()),
+        *_run(),
+    )
+    residual = logits  # it was overwritten
+    grad_features = _times_weight(residual, weight)
+    grad_weight, guide_grad_weight = torch.mm(residual.t(), features), torch.mm(guide_residual.t(), selected)
+
+    grads, guides = (grad_weight, grad_bias), (guide_grad_weight, guide_grad_bias)
+    if bias is None:
+        grads, guides = grads[:1], guides[:1]
+    if top_k:
+        scalars = _cpu().project(*_pairs(grads, guides), *_rule(rule, epsilon, relative, margin, ridge, max_correction), *_run())
+    else:  # no guide at all differs from a guide of zeros: it does not even look whether g is finite
+        scalars = 0.0, 0.0, 0.0, _cpu().inner_products(*_pairs(grads, grads), *_run())[0]
+    if work is not dtype:
+        grad_features, grad_weight, grad_bias = grad_features.to(dtype), grad_weight.to(dtype), grad_bias.to(dtype)
+    return (
+        torch.scalar_tensor(loss, dtype=torch.float32, device="cpu"),
+        grad_features,
+        grad_weight,
+        None if bias is None else grad_bias,
+        *_scalars(scalars),
+        index,
+    )
+
+
+def _run() -> tuple[int, int]:
+    return torch.get_num_threads(), _isa()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _rows(matrix: Tensor) -> Tensor:
+    """``matrix`` with contiguous rows, which may be any distance apart."""
+    return matrix if matrix.stride(1) == 1 or matrix.shape[1] <= 1 else matrix.contiguous()
+
+
+def _flat_pair(grad: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+    """The same two tensors, or copies, as one piece of memory each without gaps and with elements in the same order.
+
+    Which order does not matter to a flat vector, so that a transposed or channels-last pair needs no copy.
+    """
+    if grad.is_contiguous() and guide.is_contiguous():
+        return grad, guide
+    gap_free, size = True, 1
+    for stride, length in sorted((st, n) for st, n in zip(grad.stride(), grad.shape, strict=True) if n > 1):
+        gap_free &= stride == size
+        size *= length
+    if not gap_free:
+        grad = grad.contiguous()
+    return grad, guide if guide.stride() == grad.stride() else torch.empty_like(grad).copy_(guide)
+
+
+@functools.cache
+def _product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the matrix products. Half precision is widened where the processor cannot multiply it: there torch's products of
+    half-precision matrices take many times as long as those of float32."""
+    return dtype if dtype is torch.bfloat16 and torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def _times_weight(residual: Tensor, weight: Tensor) -> Tensor:
+    """residual @ weight."""
+    n_rows, n_classes = residual.shape
+    if n_classes > _cpu().small_inner or residual.dtype is not torch.float32 or weight.stride(1) != 1:
+        return torch.mm(residual, weight)
+    out = residual.new_empty(n_rows, weight.shape[1])
+    _cpu().small_matmul(
+        *(residual.data_ptr(), residual.stride(0), weight.data_ptr(), weight.stride(0), n_rows, n_classes),
+        *(weight.shape[1], out.data_ptr(), out.stride(0)),
+        *_run(),
+    )
+    return out
+
+
+def _pairs(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[list[int], ...]:
+    return (
+        [_CODES[grad.dtype] for grad in grads],
+        [grad.data_ptr() for grad in grads],
+        [guide.data_ptr() for guide in guides],
+        [grad.numel() for grad in grads],
+    )
+
+
+def _rule(
+    rule: str, epsilon: float, relative: bool, margin: float, ridge: float, max_correction: float | None
+) -> tuple[bool, float, bool, float, float, float]:
+    return rule == "official", epsilon, relative, margin, ridge, -1.0 if max_correction is None else max_correction
+
+
+def _scalars(values: Sequence[float]) -> tuple[Tensor, ...]:
+    return tuple(torch.scalar_tensor(value, dtype=torch.float32, device="cpu") for value in values)

@@ -1,0 +1,280 @@
+"""Backend ``torch``: every op in plain PyTorch, on any device and for float64 too. The readable reference of the other backends.
+
+Sums are kept in float32 (float64 for float64 input), the scalars of the projection in float64. Nothing here reads a value back from
+another device, and no sum depends on timing, so results are equal bit for bit from run to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gaal_fast.ops._validation import accumulator
+
+# Elements of a gradient that are widened to float64 at a time: the temporaries stay in a core's cache on a CPU, and on a GPU large
+# gradients still take few launches.
+_CPU_BLOCK = 1 << 15
+_DEVICE_BLOCK = 1 << 22
+
+# Columns of half-precision features or weights that are widened to float32 at a time.
+_COLUMNS = 1024
+
+# The sample-space path is taken where its extra multiply-adds number less than this for every element of the head's gradient: about what
+# one pass of the direct path's inner products and update over an element costs, in multiply-adds of a float32 matrix product.
+_GRAM_BREAK_EVEN = 100
+
+
+def availability(device: torch.device) -> str | None:
+    """Every device that PyTorch has."""
+    return None
+
+
+def supports(op: str, *tensors: Tensor) -> bool:
+    """Every call."""
+    return True
+
+
+def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """With m the row's maximum, s = Σ e^(x-m) and t = Σ e^(x-m) (x-m): H = log s - t/s, lse = m + log s, nll = log s - (x_y - m)."""
+    x = logits.to(accumulator(logits.dtype))
+    top = x.amax(dim=1, keepdim=True)
+    shifted = x - top
+    exponential = shifted.exp()
+    s = exponential.sum(dim=1)
+    # 0 · -inf is NaN, but a class of probability 0 adds nothing to the entropy.
+    t = (exponential * shifted).masked_fill_(shifted == -torch.inf, 0.0).sum(dim=1)
+    log_s = s.log()
+    nll = None if target is None else log_s - _at_target(shifted, target)
+    return log_s - t / s, top.squeeze(1) + log_s, nll
+
+
+def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """A stable descending sort: ties stay in the order of the rows, NaN comes first."""
+    entropy, index = softmax_stats(logits, None)[0].sort(descending=True, stable=True)
+    return entropy[:k].clone(), index[:k].clone()
+
+
+def linear_ce_grad(
+    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if index is not None:
+        features, logits, target = features.index_select(0, index), logits.index_select(0, index), target.index_select(0, index)
+    _, residual = _loss_and_residual(logits, target, class_weights)
+    return _product(residual.t(), features, features.dtype), residual.sum(dim=0).to(features.dtype)
+
+
+def project_(
+    grads: Sequence[Tensor],
+    guides: Sequence[Tensor],
+    rule: str,
+    epsilon: float,
+    relative: bool,
+    margin: float,
+    ridge: float,
+    max_correction: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dot, guide_norm2, grad_norm2 = _inner_products(grads, guides)
+    v = _correction(dot, guide_norm2, grad_norm2, rule, epsilon, relative, margin, ridge, max_correction)
+    dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
+    v, dot, guide_norm2, grad_norm2 = (scalar.to(dtype) for scalar in (v, dot, guide_norm2, grad_norm2))
+    _add_scaled(grads, guides, v)
+    return v, dot, guide_norm2, grad_norm2
+
+
+def guided_linear_ce(
+    features: Tensor,
+    target: Tensor,
+    guide_features: Tensor,
+    guide_target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    class_weights: Tensor | None,
+    top_k: int,
+    *options: object,
+) -> tuple[Tensor | None, ...]:
+    logits = torch.nn.functional.linear(features, weight, bias)
+    loss, residual = _loss_and_residual(logits, target, class_weights)
+    grad_features = _product(residual, weight, weight.dtype)
+
+    guide_logits = torch.nn.functional.linear(guide_features, weight, bias)
+    _, index = entropy_topk(guide_logits, top_k)
+    guide_features = guide_features.index_select(0, index)
+    _, guide_residual = _loss_and_residual(guide_logits.index_select(0, index), guide_target.index_select(0, index), class_weights)
+
+    path = _head_gradient_gram if _gram_is_cheaper(len(features), top_k, *weight.shape) else _head_gradient_direct
+    grad_weight, grad_bias, *scalars = path(residual, features, guide_residual, guide_features, bias is not None, options)
+    return (
+        loss,
+        grad_features,
+        grad_weight.to(weight.dtype),
+        None if grad_bias is None else grad_bias.to(weight.dtype),
+        *(scalar.to(residual.dtype) for scalar in scalars),
+        index,
+    )
+
+
+def _at_target(rows: Tensor, target: Tensor) -> Tensor:
+    """rows[i, target[i]], NaN where the target is no column: on a GPU nobody has looked at the labels before."""
+    classes = rows.shape[1]
+    legal = (target >= 0) & (target < classes)
+    return torch.where(legal, rows.gather(1, target.clamp(0, classes - 1)[:, None]).squeeze(1), torch.nan)
+
+
+def _loss_and_residual(logits: Tensor, target: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy and its gradient to the logits, A_i = w_i (p_i - onehot(y_i)), in the accumulator's dtype."""
+    log_p = torch.log_softmax(logits, dim=1, dtype=accumulator(logits.dtype))
+    nll = -_at_target(log_p, target)
+    legal = target.clamp(0, logits.shape[1] - 1)
+    share = torch.ones_like(nll) if class_weights is None else class_weights[legal]
+    share = share / share.sum()
+    share = torch.where(legal == target, share, torch.nan)
+    residual = log_p.exp_()
+    # The one-hot vector has one element per row: subtracted there, it is never formed.
+    column = legal[:, None]
+    residual.scatter_(1, column, residual.gather(1, column) - 1.0)
+    # The sum of no terms is 0, but the mean of no terms is NaN.
+    loss = (share * nll).sum() if len(nll) else nll.mean()
+    return loss, residual.mul_(share[:, None])
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b in ``dtype``, with ``a`` and the sums in the accumulator's dtype. Half-precision ``b`` is widened some columns at a time."""
+    if a.dtype == b.dtype:
+        return a @ b
+    out = torch.empty(a.shape[0], b.shape[1], dtype=dtype, device=b.device)
+    for columns, block in zip(out.split(_COLUMNS, dim=1), b.split(_COLUMNS, dim=1), strict=True):
+        columns.copy_(a @ block.to(a.dtype))
+    return out
+
+
+def _gram_is_cheaper(rows: int, k: int, classes: int, width: int) -> bool:
+    """Whether to take the inner products of the head's gradients in sample space. Decided from shapes alone, on the host.
+
+    With B rows, k guide rows, Y classes and d features, the Gram matrices take (B² + Bk + k²)(Y + d) multiply-adds that the direct path
+    does not. The direct path takes a handful of passes over the Y·d elements of both gradients that the Gram path does not.
+    """
+    return (rows * rows + rows * k + k * k) * (classes + width) < _GRAM_BREAK_EVEN * classes * width
+
+
+def _head_gradient_direct(
+    residual: Tensor, features: Tensor, guide_residual: Tensor, guide_features: Tensor, has_bias: bool, options: tuple
+) -> tuple[Tensor | None, ...]:
+    """Both gradients formed, then projected: (grad_weight, grad_bias | None, v, <g, g_p>, ‖g_p‖², ‖g‖²)."""
+    grads, guides = (
+        [_product(a.t(), u, a.dtype)] + ([a.sum(dim=0)] if has_bias else [])
+        for a, u in ((residual, features), (guide_residual, guide_features))
+    )
+    if len(guide_residual):
+        scalars = project_(grads, guides, *options)
+    else:  # no guide at all differs from a guide of zeros: it does not even look whether g is finite
+        grad_norm2 = _inner_products(grads, grads)[0]
+        scalars = (*grad_norm2.new_zeros(3).unbind(), grad_norm2)
+    return grads[0], grads[1] if has_bias else None, *scalars
+
+
+def _head_gradient_gram(
+    residual: Tensor, features: Tensor, guide_residual: Tensor, guide_features: Tensor, has_bias: bool, options: tuple
+) -> tuple[Tensor | None, ...]:
+    """The same from inner products of samples, with g_p never formed.
+
+    For G = Aᵀ U and G_p = A_pᵀ U_p, <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij. The bias is a feature that is always 1, so it adds 1 to every
+    element of the second matrix. The result is Aᵀ U + (v A_p)ᵀ U_p, one sum over the stacked rows.
+    """
+    bias_feature = 1.0 if has_bias else 0.0
+
+    def inner(a: Tensor, u: Tensor, b: Tensor, w: Tensor) -> Tensor:
+        # Few terms, and they cancel where the gradients are nearly orthogonal: float64 costs nothing.
+        wide = _scalar_dtype(a.device)
+        return torch.dot((a @ b.t()).to(wide).flatten(), _feature_gram(u, w, a.dtype).to(wide).add_(bias_feature).flatten())
+
+    dot = inner(residual, features, guide_residual, guide_features)
+    guide_norm2 = inner(guide_residual, guide_features, guide_residual, guide_features)
+    grad_norm2 = inner(residual, features, residual, features)
+    v = _correction(dot, guide_norm2, grad_norm2, *options)
+    added = guide_residual * v.to(residual.dtype)
+    grad_weight = _product(residual.t(), features, residual.dtype)
+    for columns, block in zip(grad_weight.split(_COLUMNS, dim=1), guide_features.split(_COLUMNS, dim=1), strict=True):
+        columns.addmm_(added.t(), block.to(added.dtype))
+    grad_bias = residual.sum(dim=0) + added.sum(dim=0) if has_bias else None
+    return grad_weight, grad_bias, v, dot, guide_norm2, grad_norm2
+
+
+def _feature_gram(u: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
+    """u @ wᵀ with sums in ``dtype``, half-precision columns widened some at a time."""
+    if u.dtype == dtype:
+        return u @ w.t()
+    gram = torch.zeros(u.shape[0], w.shape[0], dtype=dtype, device=u.device)
+    for block, other in zip(u.split(_COLUMNS, dim=1), w.split(_COLUMNS, dim=1), strict=True):
+        gram.addmm_(block.to(dtype), other.to(dtype).t())
+    return gram
+
+
+def _scalar_dtype(device: torch.device) -> torch.dtype:
+    """float64, except on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _blocks(g: Tensor, p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Matching views of ``g`` and ``p``, each small enough to be widened."""
+    size = _CPU_BLOCK if g.is_cpu else _DEVICE_BLOCK
+    if g.numel() <= size:
+        yield g, p
+    elif g.is_contiguous() and p.is_contiguous():
+        yield from zip(g.view(-1).split(size), p.view(-1).split(size), strict=True)
+    else:
+        longest = max(range(g.dim()), key=g.size)
+        step = max(1, g.size(longest) * size // g.numel())
+        for part, other in zip(g.split(step, dim=longest), p.split(step, dim=longest), strict=True):
+            yield from _blocks(part, other)
+
+
+def _inner_products(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """<g, g_p>, ‖g_p‖² and ‖g‖² in float64, block by block, so that no copy of a gradient is ever made."""
+    dtype = _scalar_dtype(grads[0].device)
+    total = torch.zeros(3, dtype=dtype, device=grads[0].device)
+    for grad, guide in zip(grads, guides, strict=True):
+        for g, p in _blocks(grad, guide):
+            g, p = g.reshape(-1).to(dtype), p.reshape(-1).to(dtype)
+            total += torch.stack((torch.dot(g, p), torch.dot(p, p), torch.dot(g, g)))
+    return total.unbind()
+
+
+def _correction(
+    dot: Tensor,
+    guide_norm2: Tensor,
+    grad_norm2: Tensor,
+    rule: str,
+    epsilon: float,
+    relative: bool,
+    margin: float,
+    ridge: float,
+    max_correction: float | None,
+) -> Tensor:
+    """v of equation 5, or of the released code, from 0-d tensors. ``clamp`` and ``minimum`` keep NaN, unlike a comparison."""
+    if rule == "paper":
+        target = epsilon * grad_norm2.sqrt() * guide_norm2.sqrt() if relative else epsilon
+        v = ((target - dot) / guide_norm2).clamp(min=0.0)
+    else:
+        v = torch.where(dot < 0, (-dot / (guide_norm2 + ridge)).clamp(min=margin), 0.0)
+    if max_correction is not None:
+        v = torch.minimum(v, max_correction * (grad_norm2 / guide_norm2).sqrt())
+    v = torch.where(guide_norm2 == 0, 0.0, v)
+    return torch.where(dot.isfinite() & guide_norm2.isfinite(), v, torch.nan)
+
+
+def _add_scaled(grads: Sequence[Tensor], guides: Sequence[Tensor], v: Tensor) -> None:
+    """g += v g_p, except that nothing at all happens for v = 0 (adding 0 would turn -0 into 0)."""
+    still = v == 0
+    on_host = still.is_cpu  # a look at v is then no synchronisation
+    if on_host and still:
+        return
+    for grad, guide in zip(grads, guides, strict=True):
+        dtype = accumulator(grad.dtype)
+        factor = v.to(dtype)
+        if on_host and grad.dtype == dtype:
+            grad.addcmul_(guide, factor)
+            continue
+        for g, p in _blocks(grad, guide):
+            g.copy_(torch.where(still, g, torch.addcmul(g.to(dtype), p.to(dtype), factor).to(g.dtype)))

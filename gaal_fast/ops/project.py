@@ -1,0 +1,118 @@
+"""Repair of a gradient that conflicts with another one: the closed-form solution of the paper's quadratic program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gaal_fast.ops import _validation as check
+from gaal_fast.ops._dispatch import run
+from gaal_fast.ops._registration import register, traced
+
+
+class Projection(NamedTuple):
+    """What a projection did: four 0-d tensors on the gradients' device, float32 (float64 where a gradient is float64).
+
+    Attributes:
+        v: the factor of the guide that was added, 0 where the gradient stayed as it was.
+        dot: <g, g_p>, before the projection.
+        guide_norm2: ‖g_p‖².
+        grad_norm2: ‖g‖², before the projection.
+    """
+
+    v: Tensor
+    dot: Tensor
+    guide_norm2: Tensor
+    grad_norm2: Tensor
+
+    @property
+    def cosine(self) -> Tensor:
+        """cos(g, g_p) before the projection (equation 2), a 0-d tensor; NaN where either gradient is 0."""
+        return self.dot / (self.grad_norm2.sqrt() * self.guide_norm2.sqrt())
+
+
+def project_(
+    grads: Sequence[Tensor],
+    guides: Sequence[Tensor],
+    *,
+    rule: str = "paper",
+    epsilon: float = 0.0,
+    relative: bool = False,
+    margin: float = 0.75,
+    ridge: float = 1e-3,
+    max_correction: float | None = None,
+) -> Projection:
+    """Add v g_p to g in place, g and g_p being ``grads`` and ``guides`` seen as one flat vector each (equation 5).
+
+    ``rule="paper"``: v = max(0, (ε - <g, g_p>) / ‖g_p‖²), the nearest gradient with <g, g_p> >= ε (equation 4).
+    ``rule="official"``, what the authors' released code does: v = max(margin, -<g, g_p> / (‖g_p‖² + ridge)) if <g, g_p> < 0, else 0.
+
+    g_p = 0 gives v = 0, and v = 0 leaves every bit of ``grads`` as it was. If <g, g_p> or ‖g_p‖² is NaN or infinite then v is NaN and
+    so is the whole result: a broken gradient stays visible. Autograd does not record the change.
+
+    Args:
+        grads: tensors of float32, bfloat16, float16 or float64, any shapes and strides; changed in place.
+        guides: as many tensors, of the same shape and dtype one by one; left alone. They must not overlap ``grads`` in memory,
+            unless they are the very same tensors.
+        rule: ``"paper"`` or ``"official"``.
+        epsilon: ε of rule "paper", finite.
+        relative: with rule "paper", take ε as a cosine: ε ‖g‖ ‖g_p‖ stands in its place.
+        margin: least v of rule "official" where it acts, not negative.
+        ridge: added to ‖g_p‖² by rule "official", not negative.
+        max_correction: bound on ‖v g_p‖ / ‖g‖, not negative; None for none. The plain formula grows without bound as g_p -> 0.
+
+    Returns:
+        v, <g, g_p>, ‖g_p‖² and ‖g‖² as 0-d tensors; nothing waits for the device.
+
+    Raises:
+        TypeError: an argument that is no sequence of tensors, or a wrong dtype.
+        ValueError: lists that do not match, several devices, a gradient that cannot be written to, or a bad option.
+    """
+    if traced(grads[0] if isinstance(grads, (list, tuple)) and grads else None):
+        return Projection(*_op(grads, guides, rule, epsilon, relative, margin, ridge, max_correction))
+    return Projection(*_kernel(grads, guides, rule, epsilon, relative, margin, ridge, max_correction))
+
+
+def _kernel(
+    grads: Sequence[Tensor],
+    guides: Sequence[Tensor],
+    rule: str = "paper",
+    epsilon: float = 0.0,
+    relative: bool = False,
+    margin: float = 0.75,
+    ridge: float = 1e-3,
+    max_correction: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads, guides = check.gradient_lists(grads, guides)
+    arguments = check.projection_arguments(rule, epsilon, relative, margin, ridge, max_correction)
+    scalars = run("project_", (*grads, *guides), grads, guides, *arguments)
+    # A kernel that writes through a pointer is unseen by autograd, which may have saved one of these tensors.
+    torch.autograd.graph.increment_version(grads)
+    return scalars
+
+
+def _fake(
+    grads: Sequence[Tensor],
+    guides: Sequence[Tensor],
+    rule: str = "paper",
+    epsilon: float = 0.0,
+    relative: bool = False,
+    margin: float = 0.75,
+    ridge: float = 1e-3,
+    max_correction: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads, guides = check.gradient_lists(grads, guides)
+    dtype = torch.float64 if any(grad.dtype is torch.float64 for grad in grads) else torch.float32
+    v, dot, guide_norm2, grad_norm2 = (grads[0].new_empty((), dtype=dtype) for _ in range(4))
+    return v, dot, guide_norm2, grad_norm2
+
+
+_op: torch._ops.OpOverload = register(
+    'project_(Tensor(a!)[] grads, Tensor[] guides, str rule="paper", float epsilon=0.0, bool relative=False, float margin=0.75, '
+    "float ridge=0.001, float? max_correction=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    _kernel,
+    _fake,
+)

@@ -1,0 +1,249 @@
+"""From a configuration to data, and from a saved preprocessor to predictions' inputs; bad input in one line, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gaal_fast.data import (
+    EpochSampler,
+    data_fingerprint,
+    issues_frame,
+    load_data,
+    load_for_prediction,
+    make_loader,
+    read_split,
+    write_issues,
+)
+from gaal_fast.errors import UserError
+from tests.data.conftest import catalogue, write_pictures
+
+MakeConfig = Callable[..., SimpleNamespace]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_table_with_pictures_is_loaded_whole(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue(), class_weights="balanced")
+    before = snapshot(tmp_path)
+    data = load_data(config, progress=False)
+    assert snapshot(tmp_path) == before
+    schema = data.schema
+    assert (schema.image_column, schema.numeric, schema.categorical, schema.dates) == ("photo", ("width",), ("colour",), ("seen",))
+    assert schema.dropped == {"code": "an identifier (every value is different)"}
+    assert data.classes == ["bowl", "cup", "plate"]
+    assert data.modality_names == ["image", "table"]
+    assert (len(data.train), len(data.val), len(data.test)) == (42, 6, 12)
+    assert data.class_counts.tolist() == [14, 14, 14]
+    assert torch.equal(data.class_weights, torch.ones(3))
+    assert data.table_width == data.preprocessor.n_features == data.table.features.shape[1]
+    assert data.issues == data.warnings == []
+    labels = np.array(data.classes)[data.target]
+    assert labels.tolist() == catalogue()["kind"].tolist()
+    batch = data.test.__getitems__(range(12))
+    assert batch.index.tolist() == data.split.test.tolist()
+    assert torch.equal(batch.target, torch.from_numpy(data.target[data.split.test]))
+    row = data.split.test[3]
+    assert torch.equal(data.images.get(row)[0][:, 0, 0], torch.tensor([row, 2 * row, 255 - row], dtype=torch.uint8))
+    assert any("60" in line and "42 train, 6 val, 12 test" in line for line in data.describe())
+
+
+def test_training_is_augmented_and_evaluation_is_not(make_config: MakeConfig) -> None:
+    data = load_data(make_config(catalogue(), augment="paper"), seed=3, progress=False)
+    one, two = (data.train.__getitems__([(epoch, i) for i in range(20)]).inputs["image"] for epoch in (0, 1))
+    assert not torch.equal(one, two)
+    plain = data.dataset(data.split.train).__getitems__(range(20)).inputs["image"]
+    assert not torch.equal(one, plain)
+    assert torch.equal(load_data(make_config(catalogue()), progress=False).train.__getitems__(range(20)).inputs["image"], plain)
+    again = load_data(make_config(catalogue(), augment="paper", cache="none"), seed=3, progress=False)
+    assert torch.equal(again.train.__getitems__([(1, i) for i in range(20)]).inputs["image"], two)
+
+
+def test_missing_and_broken_pictures_and_labels_are_listed_and_the_rest_trains(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()
+    frame.loc[3, "photo"] = None
+    frame.loc[5, "kind"] = "?"
+    frame.loc[[7, 8], ["width", "colour", "seen"]] = None
+    config = make_config(frame)
+    (config.images / "008.png").write_bytes(b"broken")
+    (config.images / "009.png").unlink()
+    for cache in ("ram", "none"):
+        config.cache = cache
+        data = load_data(config, progress=False)
+        found = {(issue.row, issue.column): issue.reason for issue in data.issues}
+        expected = {(3, "photo"), (5, "kind"), (9, "photo")} | ({(8, "photo"), (8, "")} if cache == "ram" else set())
+        assert set(found) == expected
+        assert found[3, "photo"] == "no picture named"
+        assert found[9, "photo"] == "no such file"
+        assert 5 not in np.concatenate([data.split.train, data.split.val, data.split.test])
+        batch = data.dataset(np.array([3, 6, 7, 8, 9])).__getitems__(range(5))
+        assert batch.rows["image"].tolist() == [1, 2]
+        assert batch.rows["table"].tolist() == [0, 1, 4]
+        assert any("rows have no value in the target column" in line for line in data.warnings)
+        assert any(f"{len(expected & {(r, 'photo') for r in range(60)})} of 60 rows have no usable picture" in w for w in data.warnings)
+    assert write_issues(data.issues + data.issues, tmp_path / "issues.csv") == 3
+    written = pd.read_csv(tmp_path / "issues.csv", keep_default_na=False)
+    assert list(written.columns) == ["row", "column", "path", "reason"]
+    assert written["row"].tolist() == [3, 5, 9]
+    assert issues_frame([]).columns.tolist() == ["row", "column", "path", "reason"]
+
+
+def test_a_leaking_column_is_named(make_config: MakeConfig) -> None:
+    frame = catalogue(150)
+    frame["verdict"] = frame["kind"].map({"cup": "K1", "bowl": "K2", "plate": "K3"})
+    [warning] = load_data(make_config(frame, pictures=False, drop=["photo"]), progress=False).warnings
+    assert '"verdict" alone predicts the target (right in 100%' in warning
+    assert '--data.drop "verdict"' in warning
+
+
+def test_pictures_beside_the_table_need_no_folder(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()
+    config = make_config(frame, pictures=False)
+    with pytest.raises(UserError, match='named in column "photo" exists'):
+        load_data(config, progress=False)
+    write_pictures(tmp_path, frame["photo"].tolist())
+    data = load_data(config, progress=False)
+    assert data.schema.image_column == "photo"
+    assert data.issues == []
+    alone = load_data(make_config(frame.drop(columns="photo")), progress=False)
+    assert alone.modality_names == ["table"]
+    assert alone.images is None
+
+
+def test_split_and_group_columns_reach_the_split(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()
+    frame["part"] = (["train"] * 7 + ["val", "test", "test"]) * 6
+    frame["who"] = np.arange(60) // 4
+    data = load_data(make_config(frame, split_column="part", pictures=False, drop=["photo"]), progress=False)
+    assert data.split.val.tolist() == list(range(7, 60, 10))
+    data.split.to_frame().to_csv(tmp_path / "split.csv", index=False)
+    assert read_split(tmp_path / "split.csv", data.split.hash).hash == data.split.hash
+    data = load_data(make_config(frame, group_column="who", pictures=False, drop=["photo", "part"]), progress=False)
+    parts = [set(frame["who"][getattr(data.split, part)]) for part in ("train", "val", "test")]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 15
+
+
+def test_the_fingerprint_follows_the_table_and_what_decides_features_and_parts(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue(), pictures=False)
+    first = data_fingerprint(config)
+    config.csv = Path(str(config.csv.rename(tmp_path / "moved.csv")))
+    config.augment, config.cache, config.workers, config.class_weights = "paper", "disk", 3, "balanced"
+    assert data_fingerprint(config) == first
+    for name, value in {"split_seed": 1, "drop": ["seen"], "image_size": 9, "target": "colour", "min_category_count": 2}.items():
+        assert data_fingerprint(SimpleNamespace(**{**vars(config), name: value})) != first
+    config.csv.write_bytes(config.csv.read_bytes() + b"\n")
+    assert data_fingerprint(config) != first
+
+
+def test_prediction_reads_any_order_further_columns_and_rows_that_lack_something(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()
+    config = make_config(frame)
+    data = load_data(config, progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    new = frame[["seen", "photo", "colour", "width"]].assign(colour=lambda f: f["colour"].replace("grey", "violet"), extra="x")[:30]
+    new.loc[2, "photo"] = "absent.png"
+    new.loc[4, "photo"] = None
+    new.loc[[4, 6], ["seen", "colour", "width"]] = None
+    new.to_csv(tmp_path / "new.csv", index=False)
+    (config.images / "008.png").write_bytes(b"broken")
+    read = load_for_prediction(tmp_path / "new.csv", tmp_path / "run", images=config.images, image_size=8)
+    batches = list(make_loader(read.dataset, 7))
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(30))
+    assert read.classes == data.classes
+    assert set(read.target) == {-1}
+    [whole] = make_loader(read.dataset, 30)
+    assert sorted(set(range(30)) - set(whole.rows["image"].tolist())) == [2, 4, 8]
+    assert sorted(set(range(30)) - set(whole.rows["table"].tolist())) == [4, 6]
+    assert {(issue.row, issue.reason) for issue in read.issues} == {(2, "no such file"), (4, "no picture named")}
+    assert [issue.row for issue in whole.issues] == [8]
+    same = [row for row in range(30) if frame["colour"][row] != "grey" and row not in (4, 6)]
+    kept = {row: position for position, row in enumerate(whole.rows["table"].tolist())}
+    assert torch.equal(whole.inputs["table"][[kept[row] for row in same]], torch.from_numpy(data.table.features[same]))
+
+    alone = load_for_prediction(tmp_path / "new.csv", tmp_path / "run", image_size=8)
+    assert alone.dataset.present()["image"].sum() == 0
+    assert "predicting from the table alone" in alone.warnings[0]
+    labelled = load_for_prediction(config.csv, tmp_path / "run", images=config.images, image_size=8, labels=True)
+    assert labelled.target.tolist() == data.target.tolist()
+
+
+def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue())
+    load_data(config, progress=False).preprocessor.save(tmp_path / "run")
+    csv = tmp_path / "new.csv"
+    for frame, options, message in (
+        (catalogue().drop(columns=["width", "seen"]), {}, r'new\.csv lacks columns .*: "width", "seen"'),
+        (pd.DataFrame({"a": [1]}), {}, "another data set"),
+        (catalogue().assign(width="wide"), {}, 'column "width" is numeric but row 1 holds "wide"'),
+        (catalogue().drop(columns="photo"), {}, 'lacks the picture column the model was trained on: "photo"'),
+        (catalogue().drop(columns="kind"), {"labels": True}, 'no column "kind"'),
+        (catalogue().assign(photo="x.png"), {}, "none of the 60 pictures"),
+    ):
+        frame.to_csv(csv, index=False)
+        with pytest.raises(UserError, match=message):
+            load_for_prediction(csv, tmp_path / "run", images=config.images, image_size=8, **options)
+    catalogue().assign(photo=None).to_csv(csv, index=False)
+    assert not load_for_prediction(csv, tmp_path / "run", images=config.images).dataset.present()["image"].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda f: f, {"csv": Path("absent.csv")}, r"no such file: absent\.csv"),
+        (lambda f: f, {"target": "knd"}, r'no column "knd" in .*; nearest: "kind"'),
+        (lambda f: f.assign(kind="cup"), {}, '"kind" has one class only'),
+        (lambda f: f.assign(kind=["mug", *f["kind"][1:]]), {}, r'class "mug" has one row \(row 1\)'),
+        (lambda f: f[:0], {}, "a header but no rows"),
+        (lambda f: f.assign(width=["wide", *f["width"][1:]]), {"numeric": ["width"]}, '"width" is declared numeric but row 1 holds "wide"'),
+        (lambda f: f.assign(photo=f["photo"].str.replace("png", "jpg")), {}, "the extension differs"),
+        (lambda f: f[["photo", "kind"]], {}, "no usable column besides the target"),
+        (lambda f: f.drop(columns=["photo", "code"]), {}, "no column names the pictures"),
+        (lambda f: f, {"images": Path("absent")}, r"--data\.images: no such folder: absent"),
+        (lambda f: f, {"group_column": "colour"}, r'group column "colour"'),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    make_config: MakeConfig, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], options: dict[str, object], message: str
+) -> None:
+    make_config(catalogue())
+    (tmp_path / "table.csv").unlink()
+    config = make_config(change(catalogue()), pictures=False, **{"images": tmp_path / "pictures", **options})
+    if options.get("group_column"):
+        config.test_fraction = 0.9
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_data(config, progress=False)
+    assert "\n" not in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_pictures_that_are_all_broken_are_an_error(make_config: MakeConfig) -> None:
+    config = make_config(catalogue())
+    for path in config.images.iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match=r'no picture of column "photo" can be read \(first: .*000\.png: cannot be decoded'):
+        load_data(config, progress=False)
+
+
+def test_a_resumed_epoch_sees_the_same_pictures_whatever_the_cache(make_config: MakeConfig, tmp_path: Path) -> None:
+    streams = []
+    for cache, workers, stops in (("ram", 0, (0,)), ("disk", 2, (0,)), ("none", 0, (0, 2))):
+        config = make_config(catalogue(), augment="paper", cache=cache, cache_dir=tmp_path / "cache")
+        data = load_data(config, seed=1, progress=False)
+        sampler = EpochSampler(len(data.train), 10, seed=1)
+        stream: list[torch.Tensor] = []
+        for stop in stops:
+            sampler.set_epoch(4, stop)
+            del stream[stop:]
+            stream += [batch.inputs["image"] for batch in make_loader(data.train, sampler=sampler, workers=workers)]
+        streams.append(stream)
+    assert [len(stream) for stream in streams] == [5, 5, 5]
+    assert all(torch.equal(a, b) for other in streams[1:] for a, b in zip(streams[0], other, strict=True))

@@ -1,0 +1,56 @@
+"""Labels and the classes they make."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from gaal_fast.data.target import encode_labels, read_target
+from gaal_fast.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["img10", "img2", "Img1"], ("Img1", "img2", "img10")),
+        (["10", "9", "-1"], (-1, 9, 10)),
+        ([1.0, 0.0, 1.0], (0, 1)),
+        (["1.5", "10", "9"], ("1.5", "9", "10")),
+        ([True, False, True], ("False", "True")),
+        (["b", "7", "a2"], ("7", "a2", "b")),
+        (["007", "7", "8"], ("007", "7", "8")),
+    ],
+)
+def test_classes_are_sorted_as_people_count(labels: list[object], classes: tuple[object, ...]) -> None:
+    target = read_target(pd.Series(labels * 2), "kind")
+    assert target.classes == classes
+    assert [str(target.classes[code]) for code in target.codes] == [str(x).removesuffix(".0") for x in labels * 2]
+    assert target.issues == []
+
+
+def test_rows_without_a_label_are_listed_and_left_out() -> None:
+    target = read_target(pd.Series(["a", "", "b", "?", "a ", "b"]), "kind")
+    assert target.classes == ("a", "b")
+    assert target.codes.tolist() == [0, -1, 1, -1, 0, 1]
+    assert [(issue.row, issue.column) for issue in target.issues] == [(1, "kind"), (3, "kind")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "a", ""], 'target column "kind" has one class only: "a"'),
+        (["", ""], "has no values"),
+        (["a", "a", "b", "c", "c"], r'class "b" has one row \(row 3\)'),
+        (["a", "a", "b", "c"], 'classes "b", "c" have one row each'),
+        ([str(i / 7) for i in range(30)], "look like a quantity"),
+    ],
+)
+def test_targets_that_cannot_be_learned_are_refused(labels: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_target(pd.Series(labels), "kind")
+
+
+def test_labels_of_another_table_are_coded_by_the_trained_classes() -> None:
+    target = encode_labels(pd.Series([2, 10, None, 3]), "kind", (2, 10))
+    assert target.codes.tolist() == [0, 1, -1, -1]
+    assert [issue.reason for issue in target.issues] == ["no label: row left out", 'unknown class "3"']

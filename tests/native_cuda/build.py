@@ -1,0 +1,106 @@
+"""Builds the CUDA kernels' own source for the CPU, against the stand-in headers in ``emulator/``."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "csrc" / "cuda"
+EMULATOR = Path(__file__).parent / "emulator"
+BINDINGS = "bindings_cuda.cpp"
+
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+
+
+def compiler() -> str | None:
+    """The C++ compiler, if there is one."""
+    return shutil.which((os.environ.get("CXX") or "c++").split()[0])
+
+
+def compile_and_link(sources: Sequence[Path], flags: Sequence[str], output: Path, headers: Path = KERNELS, link: Sequence[str] = ()) -> Path:
+    """Compile each source on its own, with the stand-in headers before the kernels' own ones, and link them into ``output``.
+
+    What was built before from the same text with the same flags is taken as it is.
+    """
+    compiler_path = compiler()
+    assert compiler_path is not None
+    command = [compiler_path, *FLAGS, *flags, f"-I{EMULATOR}", f"-I{headers}"]
+    texts = sorted({*sources, *headers.glob("*.h"), *headers.glob("*.cuh"), *EMULATOR.glob("*.h")})
+    state = hashlib.sha256("\0".join([*command, *link, *(path.name + path.read_text() for path in texts)]).encode()).hexdigest()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    stamp = output.with_suffix(".stamp")
+    with open(output.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
+        if output.exists() and stamp.exists() and stamp.read_text() == state:
+            return output
+
+        def compile_one(source: Path) -> str:
+            target = output.parent / f"{output.stem}-{source.stem}.o"
+            language = ["-x", "c++"] if source.suffix == ".cu" else []
+            run([*command, *language, "-c", str(source), "-o", str(target)])
+            return str(target)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, sources))
+        run([compiler_path, *flags, *link, *objects, "-o", str(output)])
+        stamp.write_text(state)
+    return output
+
+
+def run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def kernel_sources(folder: Path = KERNELS) -> list[Path]:
+    return sorted(folder.glob("*.cu"))
+
+
+@dataclass
+class Emulated:
+    """The compiled module on the emulated device, and the device itself."""
+
+    module: ModuleType
+    device: ctypes.CDLL
+
+    def seed(self, seed: int) -> None:
+        """Start a schedule of threads and blocks."""
+        self.device.gaal_emulator_seed(ctypes.c_ulonglong(seed))
+
+    def shape(self, multiprocessors: int, blocks: int) -> None:
+        """Pretend to have so many multiprocessors, with room for so many blocks each."""
+        self.device.gaal_emulator_device(multiprocessors, blocks)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Kernels, cooperative ones among them, and memsets since the last call."""
+        numbers = [ctypes.c_int() for _ in range(3)]
+        self.device.gaal_emulator_counts(*(ctypes.byref(number) for number in numbers))
+        kernels, cooperative, memsets = (number.value for number in numbers)
+        return kernels, cooperative, memsets
+
+
+def emulated_module(folder: Path) -> Emulated:
+    """``gaal_fast._native_cuda`` with every kernel run on this CPU."""
+    import pybind11
+
+    includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+    output = folder / f"_native_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    sources = [*kernel_sources(), KERNELS / BINDINGS, EMULATOR / "emulator.cpp"]
+    compile_and_link(sources, ["-O2", *includes], output, link=["-shared"])
+    spec = importlib.util.spec_from_file_location("_native_cuda", output)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Emulated(module, ctypes.CDLL(str(output)))

@@ -1,0 +1,59 @@
+"""The CUDA kernels on a machine without a GPU: a fixture that puts them, run thread by thread on the CPU, behind the public ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from gaal_fast.ops import _dispatch
+from gaal_fast.ops.backends import _native_cuda as glue
+from gaal_fast.ops.backends import native
+from tests.native_cuda import build
+from tests.ops.helpers import Backend
+
+# As for the ops' own suite: the same examples every time, and fixtures of the function's scope under @given.
+settings.register_profile(
+    "emulated", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("emulated")
+
+
+@pytest.fixture(scope="session")
+def build_folder(pytestconfig: pytest.Config) -> Path:
+    if build.compiler() is None:
+        pytest.skip("needs a C++ compiler")
+    return Path(pytestconfig.cache.mkdir("cuda-emulator"))
+
+
+@pytest.fixture(scope="session")
+def emulated(build_folder: Path) -> build.Emulated:
+    return build.emulated_module(build_folder)
+
+
+@pytest.fixture
+def device(emulated: build.Emulated, monkeypatch: pytest.MonkeyPatch) -> build.Emulated:
+    """The emulated device behind the glue, which then takes CPU tensors."""
+    monkeypatch.setattr(glue, "_load", lambda: emulated.module)
+    monkeypatch.setattr(glue, "_stream", lambda device: 0)
+    # A product of half precision with float32 results exists on GPUs only.
+    monkeypatch.setattr(glue, "_gram", lambda x: x.float() @ x.float().t())
+    emulated.shape(3, 2)
+    emulated.seed(0)
+    emulated.counts()
+    return emulated
+
+
+@pytest.fixture
+def backend(device: build.Emulated, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """Backend "native" on CPU tensors, with the CUDA kernels in place of the CPU's."""
+    for name in (*_dispatch.OPS, "supports"):
+        monkeypatch.setattr(native, name, getattr(glue, name))
+    monkeypatch.setattr(native, "availability", lambda device: None)
+    _dispatch._plans.clear()
+    case = Backend("native", "cpu", most_elements=250_000)
+    with case.in_force():
+        yield case
+    _dispatch._plans.clear()

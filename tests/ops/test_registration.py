@@ -1,0 +1,216 @@
+"""The registered ops: schemas, fake kernels, autograd, torch.compile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.library import opcheck
+
+from gaal_fast import ops
+from tests.ops import helpers
+from tests.ops.helpers import Backend
+
+OPTIONS = ("paper", 0.1, True, 0.75, 1e-3, 2.0)
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+COMPILERS = ["aot_eager", pytest.param("inductor", marks=needs_compiler)]
+
+
+def arguments(dtype: torch.dtype, device: str, strided: bool, requires_grad: bool) -> dict[str, list[tuple[Any, ...]]]:
+    """Calls of every registered op: with and without each optional tensor."""
+    rows, classes, width = 6, 5, 4
+
+    def matrix(n: int, m: int, seed: int) -> Tensor:
+        plain = helpers.random_logits(n, m, dtype, seed, device=device)
+        return (helpers.LAYOUTS["sliced columns"](plain) if strided else plain).requires_grad_(requires_grad)
+
+    def vector(n: int, seed: int) -> Tensor:
+        plain = helpers.random_logits(1, 2 * n, dtype, seed, device=device)[0]
+        return (plain[::2] if strided else plain[:n].clone()).requires_grad_(requires_grad)
+
+    def labels(bound: int, n: int = rows) -> Tensor:
+        wide = helpers.random_labels(2 * n, bound, device=device)
+        return wide[::2] if strided else wide[:n].clone()
+
+    z, x, guide, w, b = matrix(rows, classes, 0), matrix(rows, width, 1), matrix(8, width, 2), matrix(classes, width, 3), vector(classes, 4)
+    c = torch.rand(classes, device=device)
+    y, guide_y, index = labels(classes), labels(classes, 8), labels(rows, 3)
+
+    def gradients(seed: int) -> list[Tensor]:  # leaves that require a gradient may not be changed in place outside no_grad
+        return [matrix(classes, width, seed).detach(), vector(classes, seed).detach()]
+
+    return {
+        "softmax_stats": [(z,), (z, y), (z[:0], y[:0])],
+        "entropy_topk": [(z, 3), (z, 0), (z, rows)],
+        "linear_ce_grad": [(x, z, y), (x, z, y, index), (x, z, y, index, c), (x, z, y, None, c)],
+        "project_": [(gradients(5), gradients(6)), (gradients(5), gradients(6), *OPTIONS)],
+        "guided_linear_ce": [
+            (x, y, guide, guide_y, w, b, None, 3, *OPTIONS),
+            (x, y, guide, guide_y, w, None, c, 8, "official", 0.0, False, 0.75, 1e-3, None),
+            (x, y, guide, guide_y, w, b, c, 0, *OPTIONS),
+        ],
+    }
+
+
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["constant", "requires_grad"])
+@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("op", ["softmax_stats", "entropy_topk", "linear_ce_grad", "project_", "guided_linear_ce"])
+def test_opcheck(backend: Backend, op: str, strided: bool, requires_grad: bool) -> None:
+    for dtype in (torch.float32, torch.float16):
+        for args in arguments(dtype, backend.device, strided, requires_grad)[op]:
+            opcheck(getattr(torch.ops.gaal_fast, op).default, args)
+
+
+@pytest.mark.parametrize("op", ["softmax_stats", "entropy_topk", "linear_ce_grad", "guided_linear_ce"])
+def test_registered_ops_give_what_the_functions_give(backend: Backend, op: str) -> None:
+    """Also for inputs that require a gradient, which leave no graph behind."""
+    for args in arguments(torch.float32, backend.device, strided=True, requires_grad=True)[op]:
+        registered = getattr(torch.ops.gaal_fast, op)(*args)
+        assert not any(tensor.requires_grad for tensor in helpers.flatten(registered))
+        if op == "linear_ce_grad":
+            public = ops.linear_ce_grad(*args[:4], class_weights=args[4] if len(args) > 4 else None)
+        elif op == "guided_linear_ce":
+            names = ("class_weights", "top_k", "rule", "epsilon", "relative", "margin", "ridge", "max_correction")
+            public = ops.guided_linear_ce(*args[:6], **dict(zip(names, args[6:], strict=True)))
+        else:
+            public = getattr(ops, op)(*args)
+        filled, expected = helpers.flatten(registered), helpers.flatten(public)
+        if len(filled) > len(expected):  # an absent result is an empty tensor in the schema
+            filled = [tensor for tensor in filled if tensor.shape != (0,)]
+            expected = [tensor for tensor in expected if tensor.shape != (0,)]
+        assert helpers.bits(filled) == helpers.bits(expected)
+
+
+def test_the_registered_projection_changes_leaves_and_graphs_alike(backend: Backend) -> None:
+    leaf = torch.ones(3, device=backend.device, requires_grad=True)
+    attached = leaf * 2.0
+    guide = torch.tensor([-1.0, 0.0, 0.0], device=backend.device)
+    v = torch.ops.gaal_fast.project_([leaf, attached], [guide, guide])[0]
+    assert v.item() == 1.5 and not v.requires_grad
+    assert leaf.tolist() == [-0.5, 1.0, 1.0] and attached.tolist() == [0.5, 2.0, 2.0]
+    assert leaf.is_leaf and attached.grad_fn is not None
+
+
+@pytest.mark.parametrize("mode", ["meta", "fake"])
+def test_shapes_without_data(mode: str) -> None:
+    """Meta and fake tensors take the fake kernels; the results have the shapes, dtypes and strides of real ones."""
+    real = arguments(torch.float16, "cpu", strided=False, requires_grad=False)
+
+    def shapes(tensors: list[Tensor]) -> list[tuple[Any, ...]]:
+        return [(t.shape, t.dtype, t.stride()) for t in tensors]
+
+    def call(op: str, args: tuple[Any, ...]) -> list[Tensor]:
+        return helpers.flatten(getattr(torch.ops.gaal_fast, op)(*args))
+
+    for op in ("softmax_stats", "entropy_topk", "linear_ce_grad", "project_", "guided_linear_ce"):
+        for args in real[op]:
+            expected = shapes(call(op, args))
+
+            def convert(value: Any, to: Callable[[Tensor], Tensor]) -> Any:
+                if isinstance(value, list):
+                    return [to(tensor) for tensor in value]
+                return to(value) if isinstance(value, Tensor) else value
+
+            if mode == "meta":
+                got = call(op, tuple(convert(value, lambda t: t.to("meta")) for value in args))
+            else:
+                with FakeTensorMode() as fake:
+                    got = call(op, tuple(convert(value, fake.from_tensor) for value in args))
+            assert shapes(got) == expected
+    z = torch.zeros(4, 3, device="meta")
+    assert ops.softmax_stats(z)[0].shape == (4,) and ops.entropy_topk(z, 2)[1].dtype is torch.int64
+
+
+def whole_step(x: Tensor, y: Tensor, guide: Tensor, guide_y: Tensor, w: Tensor, b: Tensor, c: Tensor) -> tuple[Any, ...]:
+    """Every public op in one function, k depending on the batch size."""
+    logits = torch.nn.functional.linear(x, w, b)
+    k = x.shape[0] // 2
+    stats = ops.softmax_stats(logits, y)
+    top = ops.entropy_topk(logits, k)
+    grads = list(ops.linear_ce_grad(x, logits, y, top[1], class_weights=c))
+    plain = ops.softmax_stats(logits)[:2]
+    guides = [gradient.sin() for gradient in grads]
+    projection = ops.project_(grads, guides, epsilon=0.2, relative=True)
+    step = ops.guided_linear_ce(x, y, guide, guide_y, w, b, top_k=k, rule="official", class_weights=c)
+    headless = ops.guided_linear_ce(x, y, guide, guide_y, w, None, top_k=1)
+    assert headless.grad_bias is None
+    return stats, top, plain, grads, projection, projection.cosine, step, headless.grad_weight
+
+
+def inputs(rows: int, device: str, *, requires_grad: bool = False) -> tuple[Tensor, ...]:
+    classes, width = 7, 5
+    x, guide = (helpers.random_logits(rows, width, torch.float32, seed, device=device) for seed in (rows, rows + 1))
+    w = torch.nn.Parameter(helpers.random_logits(classes, width, torch.float32, 2, device=device), requires_grad)
+    b = torch.nn.Parameter(helpers.random_logits(1, classes, torch.float32, 3, device=device)[0], requires_grad)
+    y, guide_y = (helpers.random_labels(rows, classes, seed, device) for seed in (0, 1))
+    return x, y, guide, guide_y, w, b, torch.linspace(0.5, 2.0, classes, device=device)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["constant", "requires_grad"])
+def test_compiles_whole_and_once(backend: Backend, compiler: str, requires_grad: bool) -> None:
+    """fullgraph, and no recompilation for other batch sizes; the results are those of eager mode."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(whole_step, fullgraph=True, backend=compiler)
+    for rows in (8, 12, 5):
+        args = inputs(rows, backend.device, requires_grad=requires_grad)
+        for tensor in args[:4]:
+            torch._dynamo.mark_dynamic(tensor, 0)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            got = compiled(*args)
+        expected = whole_step(*args)
+        assert type(got[4]) is ops.Projection and type(got[6]) is ops.GuidedStep
+        for a, b in zip(helpers.flatten(got), helpers.flatten(expected), strict=True):
+            assert not a.requires_grad
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_compiled_call_still_looks_at_the_labels() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda z, y: ops.softmax_stats(z, y)[2], fullgraph=True, backend="aot_eager")
+    z = torch.zeros(4, 3)
+    assert compiled(z, torch.tensor([0, 1, 2, 0])).shape == (4,)
+    with pytest.raises(ValueError, match=r"^target must lie in 0"):
+        compiled(z, torch.tensor([0, 1, 3, 0]))
+
+
+def test_a_compiled_call_refuses_wrong_shapes_while_compiling() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda z, y: ops.softmax_stats(z, y)[2], fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="target must have shape"):
+        compiled(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64))
+
+
+def test_a_compiled_call_obeys_the_choice_of_backend_at_run_time() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda z: ops.softmax_stats(z)[0], fullgraph=True, backend="aot_eager")
+    z = torch.zeros(4, 3, dtype=torch.float64)
+    compiled(z)
+    with ops.backend("triton"), pytest.raises(RuntimeError, match=r"^backend 'triton'"):
+        compiled(z)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", helpers.DTYPES)
+def test_no_op_waits_for_the_gpu(dtype: torch.dtype) -> None:
+    for name, by_device in ops.availability().items():
+        if by_device["cuda:0"] is not None:
+            continue
+        for op, calls in arguments(dtype, "cuda", strided=False, requires_grad=False).items():
+            for args in calls:
+                with ops.backend("auto" if dtype is torch.float64 else name):
+                    getattr(torch.ops.gaal_fast, op)(*args)  # compiles and allocates what it needs
+                    torch.cuda.set_sync_debug_mode("error")
+                    try:
+                        getattr(torch.ops.gaal_fast, op)(*args)
+                    finally:
+                        torch.cuda.set_sync_debug_mode("default")
