@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     parser.parse(argv)
     for line in _installation():
         print(line)
-    print(f"\nbackend asked for: {ops.requested_backend()} (change with {ops.VARIABLE} or gaal_fast.ops.set_backend)")
+    print(f"\nbackend asked for: {ops.requested_backend()} (change with GAAL_FAST_BACKEND or gaal_fast.ops.set_backend)")
     for name, devices in ops.availability().items():
         for device, reason in devices.items():
             print(f"  {name:<8}{device:<8}{'ready' if reason is None else f'not usable: {reason}'}")

@@ -56,7 +56,7 @@ def report(data: FusionData) -> Iterator[str]:
     shown = ", ".join(f"{data.classes[i]} ({data.class_counts[i]})" for i in order[:8])
     yield f"training rows by class: {shown}{' ...' if len(order) > 8 else ''}"
     for issue in data.issues[:10]:
-        yield f"problem in row {issue.row}, column {issue.column}: {issue.reason}"
+        yield f"problem in row {issue.row}, column {issue.column}: {f'{issue.path}: ' if issue.path else ''}{issue.reason}"
     if len(data.issues) > 10:
         yield f"and {len(data.issues) - 10} more problems; --issues FILE writes them all"
 
