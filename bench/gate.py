@@ -24,10 +24,12 @@ class Gate:
         self.problem, self.plain = problem, dict(plain)
 
     def allowed(self, name: str, dtype: torch.dtype) -> float:
+        """Largest error of the result called ``name`` that is let pass."""
         shape = self.problem.shape
         # Sums are kept in float32 and have up to this many terms; their rounding grows like a random walk.
         terms = max(shape.rows, shape.classes, shape.width)
-        ulp = torch.finfo(dtype if dtype.is_floating_point else torch.float32).eps
+        # What goes through a matrix product is rounded to the inputs' dtype on its way, whatever the result's dtype is.
+        ulp = torch.finfo(self.problem.dtype if self.problem.flops else dtype).eps
         return 2 * self.plain.get(name, 0.0) + _ULPS * ulp + math.sqrt(terms) * torch.finfo(torch.float32).eps
 
     def verdict(self, truth: Truth, results: Mapping[str, Tensor]) -> str | None:

@@ -1,7 +1,8 @@
 """Time of every op against plain torch, ``torch.compile``, the released code's way and the floor of what must be computed.
 
-``python -m bench.ops`` runs the grid that fits the budgets, ``--quick`` one small shape in under a minute, ``--shape 256x286x2048`` one shape.
-Results are checked against float64 before and after they are timed. Writes ``ops-DEVICE.csv`` and ``ops-DEVICE.png``.
+``python -m bench.ops`` runs the grid that fits the budgets, ``--quick`` one small shape in under a minute,
+``--shape 256x286x2048`` one shape. Results are checked against float64 before and after they are timed.
+Writes ``ops-DEVICE.csv`` and ``ops-DEVICE.png``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ RATIOS = ("call_vs_eager", "call_vs_compile", "call_over_floor", "device_vs_eage
 COLUMNS = (
     "op", "shape", "B", "Y", "d", "k", "dtype", "variant", "kind", "auto", "status",
     *(metric + suffix for metric in METRICS for suffix in ("", "_p20", "_p80")),
-    "measurements", *RATIOS, "bytes", "gb_per_s", "copy_gb_per_s", "fraction_of_copy", *machine.FACTS,
+    "measurements", *RATIOS, "bytes", "gb_per_s", "copy_gb_per_s", "fraction_of_copy", "roofline_us", *machine.FACTS,
 )  # fmt: skip
 
 # What a call may be expected to cost, to see which cases fit: multiply-adds times two and bytes, each by second.
@@ -75,8 +76,13 @@ def problems(ops: Iterable[str], shapes: Sequence[Shape], options: Options) -> l
         for op in ops:
             problem = Problem(op, shape, options.dtype, options.device)
             found.setdefault((op, problem.key), problem)
-    rank = {shape: 0 for shape in FIRST} | {shape: 1 for shape in LARGE}
-    return sorted(found.values(), key=lambda p: (rank.get(p.shape, 2), expected_seconds(p) if rank.get(p.shape, 2) == 2 else 0.0))
+
+    def urgency(problem: Problem) -> tuple[int, float]:
+        if problem.shape in FIRST:
+            return 0, 0.0
+        return (1, 0.0) if problem.shape in LARGE else (2, expected_seconds(problem))
+
+    return sorted(found.values(), key=urgency)
 
 
 def reason_to_leave_out(problem: Problem, options: Options, began: float) -> str | None:
@@ -145,9 +151,7 @@ def _warm(found: Sequence[Variant], pool: Pool, status: dict[str, str]) -> list[
     return alive
 
 
-def _first_check(
-    problem: Problem, pool: Pool, alive: Sequence[Variant], status: dict[str, str]
-) -> tuple[Gate, dict[int, Truth]]:
+def _first_check(problem: Problem, pool: Pool, alive: Sequence[Variant], status: dict[str, str]) -> tuple[Gate, dict[int, Truth]]:
     """Judge everything on the first set of inputs; plain torch comes first, as it sets the tolerance."""
     pool.restore()  # floors and variants in place have been there
     truth = Truth(problem, pool.sets[0])
@@ -167,9 +171,7 @@ def _first_check(
     return gate, {0: truth}
 
 
-def _second_check(
-    variant: Variant, measured: Measured, gate: Gate, problem: Problem, pool: Pool, checked: dict[int, Truth]
-) -> str:
+def _second_check(variant: Variant, measured: Measured, gate: Gate, problem: Problem, pool: Pool, checked: dict[int, Truth]) -> str:
     """Judge what the last timed call gave."""
     if variant.kind != "floor":
         number = measured.last_set
@@ -205,6 +207,7 @@ def _rows(
                 microseconds = _device_us(good[name]) or row["call_us"]
                 rate = problem.bytes / microseconds * 1e6
                 row |= {"bytes": problem.bytes, "gb_per_s": rate / 1e9, "copy_gb_per_s": copy / 1e9, "fraction_of_copy": rate / copy}
+                row["roofline_us"] = 1e6 * max(problem.bytes / copy, problem.flops / machine.matmul_rate(problem.device, problem.dtype))
         rows.append(row)
     return rows
 
@@ -243,8 +246,8 @@ def _ratios(name: str, good: dict[str, dict[str, timing.Timing]]) -> Row:
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
-def run(ops: Iterable[str], shapes: Sequence[Shape], options: Options) -> list[Row]:
-    """Measure what fits the budgets; a case that does not has one row that says why."""
+def run(ops: Iterable[str], shapes: Sequence[Shape], options: Options, save: Callable[[list[Row]], None]) -> list[Row]:
+    """Measure what fits the budgets; a case that does not has one row that says why. ``save`` gets all rows after every case."""
     began = time.perf_counter()
     facts = machine.facts(options.device)
     rows: list[Row] = []
@@ -260,6 +263,7 @@ def run(ops: Iterable[str], shapes: Sequence[Shape], options: Options) -> list[R
             if reason is not None:
                 found = [_case_columns(problem) | {"status": f"not run: {reason}"}]
             rows += [row | facts for row in found]
+            save(rows)
             if options.device.type == "cuda":
                 torch.cuda.empty_cache()
     return rows
@@ -338,7 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="stop beginning new cases after this time (default 540, quick 40)")
     parser.add_argument("--case-seconds", type=float, help="timing of one op at one shape (default 1, quick 0.3)")
     parser.add_argument("--call-seconds", type=float, help="leave out cases whose one call takes longer (default 0.4, GPU 0.1)")
-    parser.add_argument("--memory", type=float, metavar="GB", help="leave out cases that need more (default: a quarter; GPU: half of the free)")
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="leave out cases that need more (default: a quarter; GPU: half of the free)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out; a case then takes a second instead of several")
     parser.add_argument("--alternatives", action="store_true", help="also time other ways to write the eager baseline")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
@@ -357,13 +363,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         alternatives=arguments.alternatives,
     )
     shapes = arguments.shape or (QUICK if arguments.quick else (*FIRST, *LARGE, *GRID))
-    rows = run(arguments.op or OPS, shapes, options)
     name = f"ops-{machine.label(device)}" + ("" if arguments.dtype == "float32" else f"-{arguments.dtype}")
-    report.write_csv(arguments.out / f"{name}.csv", rows, COLUMNS)
-    pictures.ops(rows, arguments.out / f"{name}.png")
+    path = arguments.out / f"{name}.csv"
+    rows = run(arguments.op or OPS, shapes, options, lambda so_far: report.write_csv(path, so_far, COLUMNS))
+    pictures.ops(rows, path.with_suffix(".png"))
     print(f"\n{report.facts_line(machine.facts(device))}\nmedian microseconds; ratios are of the backend that auto takes\n")
     print(tables(rows))
-    print(f"\nwrote {arguments.out / name}.csv and .png")
+    print(f"\nwrote {path} and {path.with_suffix('.png').name}")
     return 1 if any("WRONG" in row["status"] for row in rows) else 0
 
 

@@ -49,9 +49,7 @@ def surgery(guide_features: Tensor, logits: Tensor, target: Tensor, grad_weight:
     return project_([grad_weight, grad_bias], guides) | {"index": index}
 
 
-def guided_linear_ce(
-    features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int
-) -> Results:
+def guided_linear_ce(features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int) -> Results:
     loss, grad_features, grads = head_gradient(features, target, weight, bias)
     index, guides = guiding_gradient(guide_features, F.linear(guide_features, weight, bias), target, k)
     return project_(grads, guides) | {"loss": loss, "grad_features": grad_features, "index": index}
@@ -162,9 +160,7 @@ def _project_by_item(grads: list[Tensor], guides: list[Tensor]) -> Results:
     return {"v": torch.tensor(v), "grad_weight": grads[0], "grad_bias": grads[1]}
 
 
-def _guided_by_autograd(
-    features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int
-) -> Results:
+def _guided_by_autograd(features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int) -> Results:
     """Autograd for the active modality and for the selected logits of the guide."""
     features, weight, bias = (t.detach().requires_grad_() for t in (features, weight, bias))
     loss = F.cross_entropy(F.linear(features, weight, bias), target)

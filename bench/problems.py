@@ -69,8 +69,9 @@ class Problem:
     def inputs(self, seed: int) -> Inputs:
         """Fresh random inputs.
 
-        Guide features oppose the active ones and vary in length, so that gradients conflict and some rows are surer than others. What is
-        changed in place (``grad_weight``, ``grad_bias``) is restored by :meth:`restore` from ``fresh_weight`` and ``fresh_bias``.
+        Both modalities carry their class, in opposite directions, so that gradients conflict; rows of the guide vary in length,
+        so that some are surer than others. What is changed in place (``grad_weight``, ``grad_bias``) is restored by
+        :meth:`restore` from ``fresh_weight`` and ``fresh_bias``.
         """
         shape = self.shape
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -83,15 +84,16 @@ class Problem:
             guide_weight, guide_bias = normal(shape.classes, shape.width), normal(shape.classes)
             return self._with_gradient(
                 {"guide_weight": guide_weight, "guide_bias": guide_bias},
-                normal(*guide_weight.shape) - 0.5 * guide_weight,
-                normal(shape.classes) - 0.5 * guide_bias,
+                normal(*guide_weight.shape) - guide_weight,
+                normal(shape.classes) - guide_bias,
             )
         if self.op in ("softmax_stats", "entropy_topk"):
             length = torch.rand(shape.rows, 1, generator=generator, device=self.device) * 2.5 + 0.5
             return self._cast({"logits": normal(shape.rows, shape.classes).mul_(length), "target": target})
-        features = normal(shape.rows, shape.width)
+        centre = normal(shape.classes, shape.width)[target]
         length = torch.rand(shape.rows, 1, generator=generator, device=self.device) * 2.5 + 0.5
-        guide_features = length * (0.866 * normal(shape.rows, shape.width) - 0.5 * features)
+        features = normal(shape.rows, shape.width) + centre
+        guide_features = length * (normal(shape.rows, shape.width) - centre)
         weight, bias = normal(shape.classes, shape.width) / math.sqrt(shape.width), 0.1 * normal(shape.classes)
         if self.op == "guided_linear_ce":
             named = {"features": features, "target": target, "guide_features": guide_features, "weight": weight, "bias": bias}
@@ -249,6 +251,10 @@ class Truth:
             slacks.append(4 * epsilon * sensitivity * z.abs().amax(dim=1) + 16 * torch.finfo(torch.float32).eps * (1 + entropy))
         return torch.cat(entropies), torch.cat(slacks)
 
+    def _expected_entropy(self, entropy: Tensor) -> Expected:
+        """Measured against the logits where these are larger: the entropy is a difference of terms of their size."""
+        return Expected(entropy, max(float(entropy.abs().max()), float(self.inputs["logits"].abs().max())))
+
     def _guide_chunks(self, index: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Some rows at a time: their numbers, logits and log-probabilities of the modality whose rows are selected."""
         features = self.inputs.get("guide_features") if self.problem.op == "guided_linear_ce" else None
@@ -293,9 +299,9 @@ class Truth:
                 nll.append(-log_p.gather(1, inputs["target"][part][:, None]).squeeze(1))
                 lse.append(z.logsumexp(dim=1))
             values = {"entropy": self.entropy, "lse": torch.cat(lse), "nll": torch.cat(nll)}
-            return _by_norm(values | {"loss": values["nll"].mean()})
+            return _by_norm(values | {"loss": values["nll"].mean()}) | {"entropy": self._expected_entropy(self.entropy)}
         if op == "entropy_topk":
-            return _by_norm({"entropy": self.entropy[index]})
+            return {"entropy": self._expected_entropy(self.entropy[index])}
         if op == "linear_ce_grad":
             found = self._gradient(inputs["features"], index, logits_of_features=False)
             return _by_norm({"grad_weight": found.weight, "grad_bias": found.bias})

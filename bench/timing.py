@@ -1,9 +1,10 @@
 """Timing of several implementations against one another: call by call in turn, with rotating inputs, medians and quantiles.
 
-On the CPU every call is timed by itself. On a GPU there are three times: what the host spends on a call (``host_us``), what a call costs in a
-loop that waits for the device only at its end (``call_us``), and what the device spends (``device_hot_us`` with inputs that stay in its L2
-cache, ``device_cold_us`` with inputs that rotate through more than the cache). Device times come from replays of one CUDA graph that holds a
-call for every set of inputs; the replay is queued behind a kernel that keeps the device busy meanwhile, so no launch gap is timed.
+On the CPU every call is timed by itself. On a GPU there are three times: what the host spends on a call (``host_us``), what
+a call costs in a loop that waits for the device only at its end (``call_us``), and what the device spends (``device_hot_us``
+with inputs that stay in its L2 cache, ``device_cold_us`` with inputs that rotate through three times the cache). Device
+times come from replays of one CUDA graph that holds a call for every set of inputs; the replay is queued behind a kernel
+that keeps the device busy meanwhile, so that no launch gap is timed.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ def time_on_cpu(variants: Sequence[Variant], pool: Pool, *, seconds: float, leas
     rounds, last = 0, False
     with undisturbed():
         while not last:
-            last = rounds + 1 >= most or (rounds + 1 >= least and time.perf_counter() - started > seconds)
+            enough = rounds + 1 >= most or (rounds + 1 >= least and time.perf_counter() - started > seconds)
             number = rounds % len(pool)
+            last = enough and number == len(pool) - 1  # never on the set that was judged before: a stale result must show
             for variant in draw.sample(variants, len(variants)):
                 pool.restore(number)
                 inputs = pool.sets[number]
@@ -118,7 +120,10 @@ def time_on_cpu(variants: Sequence[Variant], pool: Pool, *, seconds: float, leas
 def time_on_gpu(
     variants: Sequence[Variant], pool: Pool, *, hot_sets: int, cold: bool, seconds: float, least: int = 5, most: int = 40
 ) -> dict[str, Measured]:
-    """All times of the module's docstring. ``cold`` says that the whole pool is larger than the cache; its first ``hot_sets`` fit into it."""
+    """All times of the module's docstring.
+
+    ``cold`` says that the whole pool is larger than the cache; its first ``hot_sets`` fit into it together.
+    """
     found = {v.name: Measured() for v in variants}
     with undisturbed():
         _host_and_loop(variants, pool, found, seconds / 2, least, most)
@@ -128,9 +133,7 @@ def time_on_gpu(
     return found
 
 
-def _host_and_loop(
-    variants: Sequence[Variant], pool: Pool, found: Mapping[str, Measured], seconds: float, least: int, most: int
-) -> None:
+def _host_and_loop(variants: Sequence[Variant], pool: Pool, found: Mapping[str, Measured], seconds: float, least: int, most: int) -> None:
     draw = random.Random(0)
     host: dict[str, list[float]] = {v.name: [] for v in variants}
     loop: dict[str, list[float]] = {v.name: [] for v in variants}
@@ -161,7 +164,7 @@ def _host_and_loop(
 
 
 def _calls_in_a_loop(variant: Variant, pool: Pool) -> int:
-    """As many as take a fiftieth of a second, at most ``LOOP``, so that a wait at the end weighs little and large calls do not take for ever."""
+    """As many as take a fiftieth of a second, 3 at least and ``LOOP`` at most, so that the wait at the end weighs little."""
     pool.restore()
     with variant.context():
         torch.cuda.synchronize()

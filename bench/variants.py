@@ -29,8 +29,9 @@ class Unavailable(Exception):
 class Variant:
     """One implementation of a problem.
 
-    ``run(inputs)`` is what is timed; ``results(inputs, returned)`` names its outputs afterwards. A ``part`` computes only part of what the op
-    does, a ``floor`` only the work that cannot be avoided; neither is a competitor. ``prepare(inputs)`` adds what only this variant needs.
+    ``run(inputs)`` is what is timed; ``results(inputs, returned)`` names its outputs afterwards. A ``part`` computes only part
+    of what the op does, a ``floor`` only the work that cannot be avoided; neither is a competitor. ``prepare(inputs)`` adds
+    what only this variant needs.
     """
 
     name: str
@@ -134,9 +135,7 @@ def _our_calls(problem: Problem) -> tuple[Callable[[Inputs], Any], Callable[[Inp
         return index, ops.project_([x["grad_weight"], x["grad_bias"]], guides, **RULE)
 
     def guided_linear_ce(x: Inputs) -> Any:
-        return ops.guided_linear_ce(
-            x["features"], x["target"], x["guide_features"], x["target"], x["weight"], x["bias"], top_k=k, **RULE
-        )
+        return ops.guided_linear_ce(x["features"], x["target"], x["guide_features"], x["target"], x["weight"], x["bias"], top_k=k, **RULE)
 
     def in_place(x: Inputs, projection: ops.Projection) -> dict[str, Tensor]:
         return {"v": projection.v, "grad_weight": x["grad_weight"], "grad_bias": x["grad_bias"]}
@@ -149,8 +148,9 @@ def _our_calls(problem: Problem) -> tuple[Callable[[Inputs], Any], Callable[[Inp
         "surgery": (surgery, lambda x, r: in_place(x, r[1]) | {"index": r[0]}),
         "guided_linear_ce": (
             guided_linear_ce,
-            lambda x, r: {name: getattr(r, name) for name in ("loss", "grad_features", "grad_weight", "grad_bias", "index")}
-            | {"v": r.projection.v},
+            lambda x, r: (
+                {name: getattr(r, name) for name in ("loss", "grad_features", "grad_weight", "grad_bias", "index")} | {"v": r.projection.v}
+            ),
         ),
     }[problem.op]
 
@@ -174,8 +174,8 @@ def compiled(problem: Problem) -> Variant:
 def compiled_graphs(problem: Problem, *, static: bool) -> Variant:
     """The same under ``mode="reduce-overhead"``.
 
-    An op that changes its input in place returns new tensors here instead, as that mode would give up CUDA graphs otherwise. ``static`` says
-    that the inputs stay at their addresses, so that nothing is copied into the graph: the best that mode can do.
+    An op that changes its input in place returns new tensors here instead, as that mode would give up CUDA graphs otherwise.
+    ``static`` says that the inputs stay at their addresses, so that nothing is copied into the graph: the best it can do.
     """
     k = problem.shape.selected
 

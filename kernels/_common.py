@@ -81,10 +81,12 @@ def launch(
     num_warps: int = 4,
     num_stages: int = 3,
 ) -> None:
-    """Launch ``programs`` instances on the current stream of ``device``, whichever device is current.
+    """Launch ``programs`` instances on the current stream of ``device``, whichever device is current; nothing for no program.
 
     Fused multiply-add is stated because its default differs between Triton versions.
     """
+    if programs == 0:
+        return
     if _trace is not None:
         _trace.append(Launch(kernel, programs, arguments, constants, num_warps, num_stages))
     if not _execute:

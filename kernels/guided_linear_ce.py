@@ -351,7 +351,7 @@ def direct_kernel(
     """Launch 2, direct form. Programs below ``head_tiles`` form a tile of g and of g_p, the others a tile of the feature gradient."""
     program = tl.program_id(0)
     if program < head_tiles:
-        tiles_d = tl.cdiv(dim, BLOCK)
+        tiles_d = tl.maximum(tl.cdiv(dim, BLOCK), 1)  # without features there is still the bias
         tile_d = program % tiles_d
         columns = (program // tiles_d) * BLOCK + tl.arange(0, BLOCK)
         dims = tile_d * BLOCK + tl.arange(0, BLOCK)
@@ -587,7 +587,7 @@ def stacked_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Launch 3, sample space: one tile of (A^T U + v C / C_p A_p^T U_p) / C."""
-    tiles_d = tl.cdiv(dim, BLOCK)
+    tiles_d = tl.maximum(tl.cdiv(dim, BLOCK), 1)
     tile_d = tl.program_id(0) % tiles_d
     columns = (tl.program_id(0) // tiles_d) * BLOCK + tl.arange(0, BLOCK)
     dims = tile_d * BLOCK + tl.arange(0, BLOCK)
@@ -630,7 +630,7 @@ def guided_linear_ce(
 ) -> tuple[torch.Tensor | None, ...]:
     """Loss, feature gradient and corrected head gradient of one step. Three launches, and two products of PyTorch unless `own_logits`.
 
-    :param features: [B, d], float32, float16 or bfloat16, d > 0.
+    :param features: [B, d], float32, float16 or bfloat16.
     :param target: [B] int64.
     :param guide_features: [P, d], P <= `MAX_ROWS`.
     :param guide_target: [P] int64.
@@ -757,7 +757,7 @@ def guided_linear_ce(
         "grad_norm2_ptr": grad_norm2,
         **rule_values,
     }
-    head_tiles = -(-n_cols // GRAD_TILE) * -(-dim // GRAD_TILE)
+    head_tiles = -(-n_cols // GRAD_TILE) * max(1, -(-dim // GRAD_TILE))
     feature_tiles = -(-n_active // GRAD_TILE) * -(-dim // GRAD_TILE)
     blocks_of_products = {"BLOCK": GRAD_TILE} | products
     if use_gram(n_active, top_k, n_cols, dim, dtype, precision):

@@ -134,7 +134,7 @@ def linear_ce_grad_kernel(
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    tiles_d = tl.cdiv(dim, BLOCK_D)
+    tiles_d = tl.maximum(tl.cdiv(dim, BLOCK_D), 1)  # without features there is still the bias
     tile_y = tl.program_id(0) // tiles_d
     tile_d = tl.program_id(0) % tiles_d
     columns = tile_y * BLOCK_Y + tl.arange(0, BLOCK_Y)
@@ -205,6 +205,6 @@ def linear_ce_grad(
         "dim": dim,
     }
     constants = {"BLOCK_Y": 64, "BLOCK_D": 64} | product_tiles(features.dtype, dot_precision(features.dtype))
-    programs = -(-n_cols // 64) * -(-dim // 64)
+    programs = -(-n_cols // 64) * max(1, -(-dim // 64))
     launch(linear_ce_grad_kernel, programs, arguments, constants, device=features.device, num_stages=PRODUCT_STAGES)
     return grad_weight, grad_bias

@@ -26,7 +26,7 @@ struct Chunk {
   int tensor;
   int64_t begin;
   int64_t end;
-  bool packs;
+  bool aligned;
 };
 
 __device__ __forceinline__ Chunk chunk_at(const TensorTable& table, int chunk) {
@@ -44,8 +44,8 @@ __device__ __forceinline__ Chunk chunk_at(const TensorTable& table, int chunk) {
   found.tensor = low;
   found.begin = static_cast<int64_t>(chunk - table.first_chunk[low]) * kChunk;
   found.end = found.begin + kChunk < table.size[low] ? found.begin + kChunk : table.size[low];
-  // A chunk begins at a multiple of 16 bytes from the tensor's start. Where either start is not aligned, single elements are read.
-  found.packs = is_aligned16(table.grad[low]) && is_aligned16(table.guide[low]);
+  // A chunk begins at a multiple of 16 bytes from the tensor's start.
+  found.aligned = is_aligned16(table.grad[low]) && is_aligned16(table.guide[low]);
   return found;
 }
 
@@ -62,19 +62,28 @@ struct Sums {
 };
 
 // The loads of a group come before its arithmetic and its stores, so that they are all in flight at once: the compiler cannot move a
-// load over a store that might touch the same memory.
+// load over a store that might touch the same memory. Tensors that are not aligned are read element by element, in the same order, so that
+// the sums do not depend on addresses.
 template <typename T, int packs>
-__device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* from, int64_t first) {
+__device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* from, int64_t first, bool aligned) {
 #pragma unroll
-  for (int i = 0; i < packs; ++i) group[i] = load_pack(from + (first + i * kThreads) * Pack<T>::kSize);
+  for (int i = 0; i < packs; ++i) {
+    const T* const at = from + (first + i * kThreads) * Pack<T>::kSize;
+    if (aligned) {
+      group[i] = load_pack(at);
+    } else {
+#pragma unroll
+      for (int j = 0; j < Pack<T>::kSize; ++j) group[i].v[j] = at[j];
+    }
+  }
 }
 
 template <typename T, int packs>
-__device__ __forceinline__ void add_packs(Sums& sums, const T* grad, const T* guide, int64_t first) {
+__device__ __forceinline__ void add_packs(Sums& sums, const T* grad, const T* guide, int64_t first, bool aligned) {
   Pack<T> g[packs];
   Pack<T> p[packs];
-  load_group(g, grad, first);
-  load_group(p, guide, first);
+  load_group(g, grad, first, aligned);
+  load_group(p, guide, first, aligned);
 #pragma unroll
   for (int i = 0; i < packs; ++i) {
 #pragma unroll
@@ -83,16 +92,22 @@ __device__ __forceinline__ void add_packs(Sums& sums, const T* grad, const T* gu
 }
 
 template <typename T, int packs>
-__device__ __forceinline__ void update_packs(float v, T* grad, const T* guide, int64_t first) {
+__device__ __forceinline__ void update_packs(float v, T* grad, const T* guide, int64_t first, bool aligned) {
   Pack<T> g[packs];
   Pack<T> p[packs];
-  load_group(g, static_cast<const T*>(grad), first);
-  load_group(p, guide, first);
+  load_group(g, static_cast<const T*>(grad), first, aligned);
+  load_group(p, guide, first, aligned);
 #pragma unroll
   for (int i = 0; i < packs; ++i) {
 #pragma unroll
     for (int j = 0; j < Pack<T>::kSize; ++j) g[i].v[j] = from_float<T>(fmaf(v, to_float(p[i].v[j]), to_float(g[i].v[j])));
-    store_pack(grad + (first + i * kThreads) * Pack<T>::kSize, g[i]);
+    T* const at = grad + (first + i * kThreads) * Pack<T>::kSize;
+    if (aligned) {
+      store_pack(at, g[i]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < Pack<T>::kSize; ++j) at[j] = g[i].v[j];
+    }
   }
 }
 
@@ -118,15 +133,11 @@ __global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant
     const T* const grad = static_cast<const T*>(table.grad[chunk.tensor]);
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
     Sums part;
-    int64_t tail = chunk.begin;
-    if (chunk.packs) {
-      const int64_t count = (chunk.end - chunk.begin) / size;
-      int64_t i = threadIdx.x;
-      for (; i + 3 * kThreads < count; i += 4 * kThreads) add_packs<T, 4>(part, grad + chunk.begin, guide + chunk.begin, i);
-      for (; i < count; i += kThreads) add_packs<T, 1>(part, grad + chunk.begin, guide + chunk.begin, i);
-      tail += count * size;
-    }
-    for (int64_t i = tail + threadIdx.x; i < chunk.end; i += kThreads) part.add(to_float(grad[i]), to_float(guide[i]));
+    const int64_t count = (chunk.end - chunk.begin) / size;
+    int64_t i = threadIdx.x;
+    for (; i + 3 * kThreads < count; i += 4 * kThreads) add_packs<T, 4>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i < count; i += kThreads) add_packs<T, 1>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) part.add(to_float(grad[i]), to_float(guide[i]));
     sums[0] += part.dot;
     sums[1] += part.guide_norm2;
     sums[2] += part.grad_norm2;
@@ -164,15 +175,13 @@ __global__ void __launch_bounds__(kThreads) add_scaled(const __grid_constant__ T
     const Chunk chunk = chunk_at(table, chunks - 1 - c);
     T* const grad = static_cast<T*>(table.grad[chunk.tensor]);
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
-    int64_t tail = chunk.begin;
-    if (chunk.packs) {
-      const int64_t count = (chunk.end - chunk.begin) / size;
-      int64_t i = threadIdx.x;
-      for (; i + 3 * kThreads < count; i += 4 * kThreads) update_packs<T, 4>(v, grad + chunk.begin, guide + chunk.begin, i);
-      for (; i < count; i += kThreads) update_packs<T, 1>(v, grad + chunk.begin, guide + chunk.begin, i);
-      tail += count * size;
+    const int64_t count = (chunk.end - chunk.begin) / size;
+    int64_t i = threadIdx.x;
+    for (; i + 3 * kThreads < count; i += 4 * kThreads) update_packs<T, 4>(v, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i < count; i += kThreads) update_packs<T, 1>(v, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) {
+      grad[i] = from_float<T>(fmaf(v, to_float(guide[i]), to_float(grad[i])));
     }
-    for (int64_t i = tail + threadIdx.x; i < chunk.end; i += kThreads) grad[i] = from_float<T>(fmaf(v, to_float(guide[i]), to_float(grad[i])));
   }
 }
 

@@ -1,11 +1,16 @@
-"""Random changes of training pictures, a pure function of (seed, epoch, row)."""
+"""Random changes of training pictures, a pure function of (seed, epoch, row).
+
+The operations are torchvision's (the tests compare them), written out for two reasons. Products and sums are separate operations
+and means are sums of integers: a fused multiply-add, or another order of summation, makes the last bit of torchvision's jitter and
+blur depend on the number of threads, so that worker processes would see other pictures. And importing torchvision takes seconds.
+"""
 
 import math
 from typing import Literal
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
 
 Preset = Literal["paper", "light", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -64,8 +69,6 @@ def _light(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def _paper(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    # Products and sums are separate operations throughout, and means are sums of integers: a fused multiply-add or another
-    # order of summation would make the last bit depend on the number of threads, as torchvision's own jitter and blur do.
     size = image.shape[-1]
     if rng.random() < _JITTER_PROBABILITY:
         factors = rng.uniform(1 - _JITTER, 1 + _JITTER, 3)
@@ -75,8 +78,7 @@ def _paper(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         image = _grey(image).to(torch.uint8).expand_as(image)
     if rng.random() < _BLUR_PROBABILITY:
         image = gaussian_blur(image, blur_kernel(size), float(rng.uniform(*_BLUR_SIGMA)))
-    top, left, height, width = _crop_box(size, rng)
-    image = F.resized_crop(image, top, left, height, width, [size, size], antialias=True)
+    image = resized_crop(image, *_crop_box(size, rng))
     return image.flip(-1) if rng.random() < _FLIP_PROBABILITY else image
 
 
@@ -128,6 +130,12 @@ def gaussian_blur(image: torch.Tensor, kernel: int, sigma: float) -> torch.Tenso
             pair = padded.narrow(axis, reach - offset, size) + padded.narrow(axis, reach + offset, size)
             values += pair * weight
     return values.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resized_crop(image: torch.Tensor, top: int, left: int, height: int, width: int) -> torch.Tensor:
+    """A box of uint8 [3, S, S], resized to the whole size (bilinear, antialiased)."""
+    box = image[None, :, top : top + height, left : left + width]
+    return interpolate(box, size=image.shape[1:], mode="bilinear", antialias=True)[0]
 
 
 def _crop_box(size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

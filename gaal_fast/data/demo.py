@@ -20,7 +20,9 @@ rotation, view, light, background, noise) is drawn independently of y, so p(y | 
 through ``look`` and ``decoration`` alone.
 """
 
+import contextlib
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -28,6 +30,7 @@ import shutil
 import struct
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -678,7 +681,7 @@ def _csv_rows(items: Items) -> Iterator[list[str]]:
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     try:
         return ImageFont.load_default(size)
-    except (ImportError, TypeError):  # Pillow without FreeType, or older than 10.1: one fixed size
+    except ImportError:  # Pillow without FreeType: one fixed size
         return ImageFont.load_default()
 
 
@@ -828,10 +831,8 @@ def _default_roots(seed: int) -> list[Path]:
     if os.path.isabs(cache):
         roots.append(Path(cache) / "gaal_fast" / name)
     else:
-        try:
+        with contextlib.suppress(RuntimeError):  # no home directory
             roots.append(Path.home() / ".cache" / "gaal_fast" / name)
-        except RuntimeError:  # no home directory
-            pass
     owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     roots.append(Path(tempfile.gettempdir()) / f"gaal_fast-{owner}" / name)
     return roots
@@ -839,38 +840,43 @@ def _default_roots(seed: int) -> list[Path]:
 
 def _remove_stale(root: Path) -> None:
     """Drop what killed runs left beside ``root``; a younger folder may belong to a run that is still at work."""
-    for partial in root.parent.glob(f".{root.name}.*.partial"):
-        try:
+    for partial in root.parent.glob(f".{glob.escape(root.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process may be removing it too
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(partial, ignore_errors=True)
-        except OSError:
-            continue
 
 
-def _sibling(root: Path) -> Path:
-    return root.parent / f".{root.name}.{os.getpid()}-{os.urandom(4).hex()}.partial"
+def _put_aside(root: Path) -> None:
+    """Make way at ``root``: a set that is broken or was edited is kept under a new name, an empty folder is not."""
+    with contextlib.suppress(OSError):
+        root.rmdir()
+        return
+    number = 1
+    while (kept := root.with_name(f"{root.name}.replaced-{number}")).exists():
+        number += 1
+    os.rename(root, kept)
+    warnings.warn(f"{root} was incomplete or edited: rendered anew, the old folder is kept as {kept}", stacklevel=4)
 
 
 def _render(root: Path, seed: int, rows: int) -> None:
     """Write the set beside ``root`` and rename it into place, so that ``root`` is either whole or not there."""
     root.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(root)
-    fresh, old = _sibling(root), _sibling(root)
+    fresh = root.parent / f".{root.name}.{os.getpid()}-{os.urandom(4).hex()}.partial"
     try:
         fresh.mkdir()
         _write(fresh, seed, rows)
+        if _is_whole(root, seed, rows):  # another process was first, with the same bytes
+            return
         if root.exists():
-            if _is_whole(root, seed, rows):  # another process was first, with the same bytes
-                return
-            os.rename(root, old)
+            _put_aside(root)
         try:
             os.rename(fresh, root)
         except OSError:
             if not _is_whole(root, seed, rows):
                 raise
     finally:
-        for folder in (fresh, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
@@ -892,9 +898,9 @@ def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
     place = next((folder for folder in roots if _is_whole(folder, seed, DEMO_ROWS)), None)
     reason = ""
     for folder in roots if place is None else ():
-        if root is not None:
-            _refuse_foreign(folder, seed)
         try:
+            if root is not None:
+                _refuse_foreign(folder, seed)
             _render(folder, seed, DEMO_ROWS)
         except OSError as error:
             reason = reason or f"{folder}: {error.strerror or error}"

@@ -1,5 +1,6 @@
 """The order in which rows are trained on, and the processes that read them."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -73,6 +74,7 @@ def make_loader(
         collate_fn=_as_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_ctrl_c_to_the_trainer,
         # Without a generator of its own a loader draws from the global one, which would shift every later random number.
         generator=torch.Generator(),
     )
@@ -82,6 +84,11 @@ def auto_workers(dataset: FusionDataset) -> int:
     """The number of processes `make_loader` uses if none is given."""
     slow = len(dataset) >= _SMALL_DATASET and any(modality.is_slow() for modality in dataset.modalities)
     return min(_MAX_WORKERS, available_cpus()) if slow else 0
+
+
+def _leave_ctrl_c_to_the_trainer(_worker: int) -> None:
+    """A terminal sends Ctrl-C to every process; a reader that obeyed it would break the batch that the trainer wants to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_is(batch: Batch) -> Batch:

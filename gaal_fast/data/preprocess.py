@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import skops.io
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import Pipeline
@@ -111,12 +110,16 @@ class TablePreprocessor:
     def save(self, folder: Path) -> None:
         """Writes the fitted transformer (skops) and the schema (JSON) into a folder, which is made if need be."""
         Path(folder).mkdir(parents=True, exist_ok=True)
+        import skops.io  # takes seconds to import, and only runs that are saved or loaded need it
+
         skops.io.dump(self._fitted, Path(folder) / TRANSFORMER_FILE)
         (Path(folder) / SCHEMA_FILE).write_text(self.schema.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "TablePreprocessor":
         """Reads what `save` wrote. Raises UserError if a file is absent, damaged, or holds a type that `save` never writes."""
+        import skops.io
+
         path, schema_path = Path(folder) / TRANSFORMER_FILE, Path(folder) / SCHEMA_FILE
         for file in (path, schema_path):
             if not file.is_file():

@@ -94,16 +94,17 @@ def test_forty_steps_and_twenty_resumed_for_twenty_more_end_in_the_same_bits(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal of another kind on Windows")
-def test_ctrl_c_saves_exits_130_and_resumes_to_the_same_bits(trees: Path, tmp_path: Path, run_command: Run) -> None:
-    base = [*flags(trees, tmp_path / "stopped")[:-2], "--train.epochs", "40", "--train.patience", "40"]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_saves_exits_130_and_resumes_to_the_same_bits(trees: Path, tmp_path: Path, run_command: Run, workers: int) -> None:
+    base = [*flags(trees, tmp_path / "stopped")[:-2], "--train.epochs", "40", "--train.patience", "40", "--data.workers", str(workers)]
     command = [sys.executable, "-m", "gaal_fast.train", *base, "--run.dir", str(tmp_path / "stopped")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 90
     while not (tmp_path / "stopped" / run_folder.METRICS).exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in err

@@ -131,6 +131,11 @@ def test_blur_is_torchvision_s(sigma: float, size: int) -> None:
     assert (mine != reference).float().mean() < 0.01
 
 
+@pytest.mark.parametrize("box", [(0, 0, 32, 32), (3, 5, 25, 20), (8, 0, 24, 29), (31, 31, 1, 1)])
+def test_crops_are_torchvision_s(image: torch.Tensor, box: tuple[int, int, int, int]) -> None:
+    assert torch.equal(A.resized_crop(image, *box), F.resized_crop(image, *box, [SIZE, SIZE], antialias=True))
+
+
 def test_the_blur_s_kernel_shrinks_below_64_pixels() -> None:
     assert [A.blur_kernel(size) for size in (300, 64, 63, 32, 16, 8, 1)] == [29, 29, 29, 15, 7, 3, 3]
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ROOT / "csrc" / "cuda"
+# Another folder of the same files, for a test that breaks them on purpose.
+KERNELS = Path(os.environ.get("GAAL_FAST_CUDA_SOURCES") or ROOT / "csrc" / "cuda")
 EMULATOR = Path(__file__).parent / "emulator"
 BINDINGS = "bindings_cuda.cpp"
 
@@ -29,15 +30,17 @@ def compiler() -> str | None:
     return shutil.which((os.environ.get("CXX") or "c++").split()[0])
 
 
-def compile_and_link(sources: Sequence[Path], flags: Sequence[str], output: Path, headers: Path = KERNELS, link: Sequence[str] = ()) -> Path:
+def compile_and_link(
+    sources: Sequence[Path], flags: Sequence[str], output: Path, kernels: Path = KERNELS, link: Sequence[str] = ()
+) -> Path:
     """Compile each source on its own, with the stand-in headers before the kernels' own ones, and link them into ``output``.
 
     What was built before from the same text with the same flags is taken as it is.
     """
     compiler_path = compiler()
     assert compiler_path is not None
-    command = [compiler_path, *FLAGS, *flags, f"-I{EMULATOR}", f"-I{headers}"]
-    texts = sorted({*sources, *headers.glob("*.h"), *headers.glob("*.cuh"), *EMULATOR.glob("*.h")})
+    command = [compiler_path, *FLAGS, *flags, f"-I{EMULATOR}", f"-I{kernels}"]
+    texts = sorted({*sources, *kernels.glob("*.h"), *kernels.glob("*.cuh"), *EMULATOR.glob("*.h")})
     state = hashlib.sha256("\0".join([*command, *link, *(path.name + path.read_text() for path in texts)]).encode()).hexdigest()
     output.parent.mkdir(parents=True, exist_ok=True)
     stamp = output.with_suffix(".stamp")
@@ -62,6 +65,29 @@ def compile_and_link(sources: Sequence[Path], flags: Sequence[str], output: Path
 def run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+# What each part of checked_run.cpp needs.
+PARTS = {
+    "rows": (1, ["row_stats.cu"]),
+    "gradients": (2, ["row_stats.cu", "linear_ce_grad.cu", "composition.cu"]),
+    "project": (4, ["project.cu"]),
+    "guided": (8, ["guided_linear_ce.cu"]),
+}
+CHECKERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+
+
+def checked_program(folder: Path, checker: str, part: str, kernels: Path = KERNELS) -> Path:
+    """A program that runs a part of the kernels under a checker."""
+    bit, names = PARTS[part]
+    flags = ["-O1", "-g1", *CHECKERS[checker], f"-DGAAL_PARTS={bit}"]
+    output = folder / f"checked-{checker}-{part}"
+    # The scheduler itself is not instrumented: under the thread checker it announces what orders the emulated threads.
+    scheduler = compile_and_link([EMULATOR / "emulator.cpp"], ["-O1", f"-DGAAL_EMULATOR_TSAN={int(checker == 'thread')}"], folder / f"scheduler-{checker}.o", link=["-r"])
+    return compile_and_link([*(kernels / name for name in names), EMULATOR / "checked_run.cpp"], flags, output, kernels, link=[str(scheduler)])
 
 
 def kernel_sources(folder: Path = KERNELS) -> list[Path]:

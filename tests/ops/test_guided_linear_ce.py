@@ -263,8 +263,16 @@ def test_sample_space_equals_gradient_space(monkeypatch: pytest.MonkeyPatch, rul
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
 
-def test_the_switch_looks_at_shapes_only() -> None:
+def test_the_switch_looks_at_shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows against a large head: sample space. Many rows, or a head of two classes: gradient space."""
+    taken = []
+    for name in ("_head_gradient_gram", "_head_gradient_direct"):
+        path = getattr(torch_backend, name)
+        monkeypatch.setattr(torch_backend, name, lambda *args, name=name, path=path: (taken.append(name), path(*args))[1])
+    with ops.backend("torch"):
+        make(4, 4, 50, 50, 2, torch.float32, "cpu", Rule()).run()
+        make(40, 40, 3, 3, 20, torch.float32, "cpu", Rule()).run()
+    assert taken == ["_head_gradient_gram", "_head_gradient_direct"]
     cheaper = torch_backend._gram_is_cheaper
     assert cheaper(64, 32, 286, 2048) and cheaper(32, 16, 10_000, 512)
     assert not cheaper(256, 128, 286, 2048) and not cheaper(64, 32, 2, 2048) and not cheaper(4096, 2048, 717, 2048)

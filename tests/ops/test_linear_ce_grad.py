@@ -78,6 +78,20 @@ def test_class_weights(backend: Backend, dtype: torch.dtype) -> None:
         check(features, logits, target, torch.tensor([7, 3, 21, 39], device=backend.device), given_weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_residuals_are_not_rounded(dtype: torch.dtype) -> None:
+    """On the torch backend the only rounding to half precision is that of the result. A residual of 1e-7 is 0 in float16, many are not."""
+    features, logits, target = make(4096, 2, 3, dtype, "cpu")
+    logits[:, 0], target[:], features[:, 0] = 8.0, 0, 1.0
+    logits[:, 1] = 1.0
+    truth = oracle.linear_ce_grad(helpers.array(features), helpers.array(logits), target.numpy())
+    with ops.backend("torch"):
+        weight, bias = ops.linear_ce_grad(features, logits, target)
+    eps = torch.finfo(dtype).eps
+    np.testing.assert_allclose(helpers.array(bias), truth.bias, rtol=0.51 * eps)
+    np.testing.assert_allclose(helpers.array(weight[:, 0]), truth.weight[:, 0], rtol=0.51 * eps)
+
+
 def test_no_rows_give_zeros(backend: Backend) -> None:
     features, logits, target = make(4, 3, 5, torch.float32, backend.device)
     none = torch.zeros(0, dtype=torch.int64, device=backend.device)

@@ -220,6 +220,16 @@ def test_layouts_and_canaries(backend: Backend, layout: str, dtype: torch.dtype,
     assert canaries() == before
 
 
+@pytest.mark.parametrize("shape", [(300, 400), (3, 50_000), (40, 2, 30, 20)], ids=str)
+def test_large_strided_gradients(backend: Backend, shape: tuple[int, ...]) -> None:
+    """Beyond one block, with the dimensions in another order than in memory, and with gaps."""
+    grads, guides = make([shape], torch.float32, backend.device, cosine=-0.5)
+    backend.require("project_", *grads, *guides)
+    reordered = grads[0].transpose(0, -1).contiguous().transpose(0, -1)
+    gaps = guides[0].repeat_interleave(2, dim=-1)[..., ::2]
+    check([reordered], [gaps], Rule(epsilon=0.2))
+
+
 def test_canary_borders(backend: Backend) -> None:
     """Contiguous gradients inside a larger buffer, at odd offsets: not a byte beside them is written."""
     for size, offset in ((1, 1), (37, 3), (1024, 1), (1025, 7), (40_001, 5)):

@@ -1,6 +1,7 @@
 // The scheduler of the emulated device. Compiled without sanitizers; under ThreadSanitizer it announces every switch of fibers, and the only
 // orders between emulated threads are those announced here:
-//   launch    everything before a launch, and everything of earlier launches, comes before each of its threads
+//   launch    everything before a launch comes before each of its threads; blocks of one launch are not ordered, not even where one starts
+//             after another has ended
 //   barrier   __syncthreads, __syncwarp and a grid-wide wait order the threads that meet there
 //   fence     a fence before an atomic releases, a fence after an atomic acquires what earlier such pairs on that address released
 // Shuffles order nothing, as on the device.
@@ -16,10 +17,15 @@
 #include <string>
 #include <vector>
 
-#ifdef GAAL_EMULATOR_TSAN
+#ifndef GAAL_EMULATOR_TSAN
+#define GAAL_EMULATOR_TSAN 0
+#endif
+
+#if GAAL_EMULATOR_TSAN
 extern "C" {
 void* __tsan_get_current_fiber(void);
 void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -27,6 +33,7 @@ void __tsan_release(void* address);
 #else
 static void* __tsan_get_current_fiber() { return nullptr; }
 static void* __tsan_create_fiber(unsigned) { return nullptr; }
+static void __tsan_destroy_fiber(void*) {}
 static void __tsan_switch_to_fiber(void*, unsigned) {}
 static void __tsan_acquire(void*) {}
 static void __tsan_release(void*) {}
@@ -65,7 +72,7 @@ gaal_emulator_switch:
 namespace emulator {
 namespace {
 
-constexpr size_t kStack = 256 * 1024;
+constexpr size_t kStack = 64 * 1024;
 constexpr unsigned kWarpSize = 32;
 
 enum class State { kReady, kAtBarrier, kAtWarp, kAtGrid, kDone };
@@ -107,14 +114,13 @@ struct Block {
   char barrier_order[2];  // addresses that stand for an order; the two of neighbouring barriers differ
   unsigned barriers;
   char warp_order[32];
-  bool alive;
 };
 
 struct Device {
-  std::vector<Thread*> pool;  // every fiber ever made
   std::vector<Thread*> idle;
   std::vector<Thread*> ready;
-  std::vector<Block*> blocks;
+  std::vector<Block*> blocks;  // alive
+  std::vector<Block*> ended;
   Grid grid;
   const std::function<void()>* kernel;
   Thread* running;
@@ -130,7 +136,8 @@ struct Device {
   int multiprocessors = 3;
   int blocks_per_multiprocessor = 2;
   Counters counters;
-  char launch_order;
+  char launch_start;
+  char launch_end;
   char grid_order;
 };
 
@@ -156,13 +163,11 @@ void to_scheduler() {
 
 void body() {
   Thread* const self = device.running;
-  for (;;) {
-    __tsan_acquire(&device.launch_order);
-    (*device.kernel)();
-    __tsan_release(&device.launch_order);
-    self->state = State::kDone;
-    to_scheduler();
-  }
+  __tsan_acquire(&device.launch_start);
+  (*device.kernel)();
+  __tsan_release(&device.launch_end);
+  self->state = State::kDone;
+  for (;;) to_scheduler();
 }
 
 void to_thread(Thread* thread) {
@@ -176,10 +181,19 @@ void to_thread(Thread* thread) {
   device.running = nullptr;
 }
 
-Thread* make_thread() {
-  Thread* const thread = new Thread{};
-  thread->stack = static_cast<char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (thread->stack == MAP_FAILED) throw std::bad_alloc();
+// A fiber at the beginning of the kernel. It may reuse a stack, but for the race checker it is a new thread: the memory is mapped anew,
+// which makes the checker forget who used it.
+void make_fiber(Thread* thread) {
+#if GAAL_EMULATOR_TSAN
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (thread->stack != nullptr ? MAP_FIXED : 0);
+#else
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+#endif
+  if (thread->stack == nullptr || GAAL_EMULATOR_TSAN) {
+    void* const memory = mmap(thread->stack, kStack, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    thread->stack = static_cast<char*>(memory);
+  }
   thread->fiber = __tsan_create_fiber(0);
 #if defined(__x86_64__)
   void** top = reinterpret_cast<void**>(thread->stack + kStack);
@@ -193,8 +207,6 @@ Thread* make_thread() {
   thread->context.uc_stack.ss_size = kStack;
   makecontext(&thread->context, &body, 0);
 #endif
-  device.pool.push_back(thread);
-  return thread;
 }
 
 void set_ready(Thread* thread) {
@@ -205,14 +217,14 @@ void set_ready(Thread* thread) {
 void start_block(unsigned index) {
   Block* const block = new Block{};
   block->index = index;
-  block->alive = true;
   const size_t bytes = device.grid.shared_bytes;
   block->shared = static_cast<unsigned char*>(::operator new(bytes + 1, std::align_val_t{128}));
   std::memset(block->shared, 0xff, bytes + 1);
   for (unsigned i = 0; i < device.grid.threads; ++i) {
-    if (device.idle.empty()) device.idle.push_back(make_thread());
+    if (device.idle.empty()) device.idle.push_back(new Thread{});
     Thread* const thread = device.idle.back();
     device.idle.pop_back();
+    make_fiber(thread);
     thread->block = block;
     thread->index = i;
     thread->exchanges = 0;
@@ -222,14 +234,22 @@ void start_block(unsigned index) {
     set_ready(thread);
   }
   device.blocks.push_back(block);
-  __tsan_release(&device.launch_order);  // its memory was just poisoned
+  __tsan_release(&device.launch_start);  // its memory was just poisoned
 }
 
+// The block's memory is kept until the launch ends: freed, it could become another block's without any order between the two.
 void end_block(Block* block) {
   for (Thread* thread : block->threads) device.idle.push_back(thread);
-  ::operator delete(block->shared, std::align_val_t{128});
   device.blocks.erase(std::find(device.blocks.begin(), device.blocks.end(), block));
-  delete block;
+  device.ended.push_back(block);
+}
+
+void free_blocks(std::vector<Block*>& blocks) {
+  for (Block* block : blocks) {
+    ::operator delete(block->shared, std::align_val_t{128});
+    delete block;
+  }
+  blocks.clear();
 }
 
 void wait(State state, const char* what) {
@@ -387,7 +407,7 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
   device.ready.clear();
   device.grid_waiting = 0;
   if (device.scheduler_fiber == nullptr) device.scheduler_fiber = __tsan_get_current_fiber();
-  __tsan_release(&device.launch_order);
+  __tsan_release(&device.launch_start);
 
   std::vector<unsigned> order(grid.blocks);
   for (unsigned i = 0; i < grid.blocks; ++i) order[i] = i;
@@ -413,21 +433,16 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
     device.ready.pop_back();
     to_thread(thread);
     if (!device.error.empty()) break;
-    if (thread->state == State::kDone && ++thread->block->done == grid.threads) {
-      __tsan_acquire(&device.launch_order);
-      end_block(thread->block);
+    if (thread->state == State::kDone) {
+      __tsan_destroy_fiber(thread->fiber);
+      if (++thread->block->done == grid.threads) end_block(thread->block);
     }
   }
-  __tsan_acquire(&device.launch_order);
-  if (device.error.empty()) return cudaSuccess;
+  __tsan_acquire(&device.launch_end);
+  free_blocks(device.ended);
   // The fibers of a failed launch are stuck in the middle of a kernel: never used again.
-  while (!device.blocks.empty()) {
-    Block* const block = device.blocks.back();
-    device.blocks.pop_back();
-    ::operator delete(block->shared, std::align_val_t{128});
-    delete block;
-  }
-  return cudaErrorLaunchFailure;
+  free_blocks(device.blocks);
+  return device.error.empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
 Counters& counters() { return device.counters; }

@@ -1,0 +1,250 @@
+"""Softmax statistics, selection and residual rows of the C++ kernels, on every instruction set of this machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests import oracle
+from tests.native.conftest import DTYPES, Kernels, guarded, wide
+
+EPS = float(np.finfo(np.float32).eps)
+SEGMENT = 16384  # columns after which a row is shared out over the threads
+BLOCK = 4096  # columns whose statistics are merged with those before
+LAYOUTS = [(0, 0), (3, 1), (5, 7)]  # elements between rows, elements off a 64-byte boundary
+
+
+def logits_of(rows: int, columns: int, dtype: torch.dtype, seed: int = 0, scale: float = 3.0) -> Tensor:
+    return (torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype)
+
+
+def labels_of(rows: int, columns: int, seed: int = 1) -> Tensor:
+    return torch.randint(0, columns, (rows,), generator=torch.Generator().manual_seed(seed))
+
+
+def assert_stats(got: Tensor, logits: Tensor, target: Tensor, ulps: float = 4.0) -> None:
+    """Each within a few ulp, relative where there is no cancellation: the entropy even of a row that is all but certain."""
+    z, (entropy, lse, nll) = wide(logits), wide(got)
+    truth, top = oracle.softmax_stats(z, target.numpy()), z.max(axis=1)
+    np.testing.assert_allclose(entropy, truth.entropy, rtol=ulps * EPS, atol=0.0)
+    assert (np.abs(lse - truth.lse) <= EPS * (np.abs(top) + ulps * np.abs(truth.lse - top) + np.abs(truth.lse))).all()
+    spread = top - z[np.arange(len(z)), target]
+    assert (np.abs(nll - truth.nll) <= EPS * (spread + ulps * np.abs(truth.nll))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stats_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
+    for columns in range(1, 71):
+        gap, shift = LAYOUTS[columns % 3]
+        logits = guarded(logits_of(5, columns, dtype, columns), gap, shift)
+        target, out = labels_of(5, columns), guarded(torch.full((3, 5), torch.nan), 2, shift)
+        kernels.softmax_stats(logits.matrix, target, out.matrix)
+        assert_stats(out.matrix, logits.matrix, target)
+        logits.assert_intact()
+        out.assert_intact()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [127, 286, BLOCK - 1, BLOCK, BLOCK + 1, 10007, SEGMENT - 1, SEGMENT, SEGMENT + 1, 40009])
+def test_stats_across_blocks_and_segments(kernels: Kernels, dtype: torch.dtype, columns: int) -> None:
+    logits = guarded(logits_of(4, columns, dtype, columns), 3, 1)
+    # The largest logit of a row in its first, a middle and its last part.
+    for row, column in enumerate((0, columns // 2, columns - 1)):
+        logits.matrix[row, column] = 20.0
+    target = labels_of(4, columns)
+    assert_stats(kernels.softmax_stats(logits.matrix, target), logits.matrix, target, ulps=8)
+    logits.assert_intact()
+
+
+def test_entropy_of_confident_rows_keeps_its_relative_precision(kernels: Kernels) -> None:
+    margins = torch.linspace(0.0, 100.0, 2001)
+    logits = torch.stack([margins, torch.zeros_like(margins), torch.full_like(margins, -1.5)], dim=1)
+    target = torch.zeros(len(logits), dtype=torch.int64)
+    got = wide(kernels.softmax_stats(logits, target))
+    z = wide(logits)
+    rest = np.exp(z[:, 1:] - z[:, :1])
+    truth = np.log1p(rest.sum(1)) - (rest * (z[:, 1:] - z[:, :1])).sum(1) / (1 + rest.sum(1))
+    normal = rest.min(axis=1) > 1e-37  # subnormal terms have fewer digits
+    # Every term inherits the rounding of x - m, up to |x - m| / 2 ulp.
+    bound = EPS * (4 + margins.numpy() / 2)
+    assert (np.abs(got[0] - truth) <= bound * truth)[normal].all()
+    assert (np.abs(got[2] - np.log1p(rest.sum(1))) <= bound * truth)[normal].all()
+    assert (got[0][~normal] >= 0).all() and (got[0][~normal] < 1e-34).all()
+
+
+def test_exp_within_two_ulp_down_to_the_subnormals(kernels: Kernels) -> None:
+    """With one huge class, the probability of the others is e^x itself, rounded once more by the factor 1 / sum."""
+    x = -np.linspace(17.5, 104.5, 3 * 4095, dtype=np.float32).reshape(3, 4095)
+    logits = torch.from_numpy(np.concatenate([np.zeros((3, 1), np.float32), x], axis=1))
+    out, sums = torch.empty_like(logits), torch.empty(4096)
+    kernels.residual(logits, torch.zeros(3, dtype=torch.int64), out, sums)
+    got = wide(out)[:, 1:] * 3
+    truth = np.exp(x.astype(np.float64)) / (1 + np.exp(x.astype(np.float64)).sum(axis=1, keepdims=True))
+    spacing = np.spacing(truth.astype(np.float32)).astype(np.float64)
+    assert (np.abs(got - truth) <= 3 * 2.0 * np.maximum(spacing, 2.0**-149)).all()
+    assert (wide(out)[:, 1:][x < -103.98] == 0).all()
+    near = torch.from_numpy(np.linspace(-18.0, 0.0, 4096, dtype=np.float32))[None]
+    entry = torch.empty_like(near)
+    kernels.residual(near, torch.zeros(1, dtype=torch.int64), entry, torch.empty(4096))
+    p = np.exp(wide(near)) / np.exp(wide(near)).sum()
+    assert (np.abs(wide(entry)[:, 1:] - p[:, 1:]) <= 2.0 * np.spacing(p.astype(np.float32))[:, 1:]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [3, 40, BLOCK + 5, SEGMENT + 9])
+def test_special_values(kernels: Kernels, dtype: torch.dtype, columns: int) -> None:
+    inf, nan = torch.inf, torch.nan
+    logits = logits_of(9, columns, dtype)
+    big = 1e4 if dtype is not torch.float16 else 6e4
+    logits[0] = -inf  # no class at all
+    logits[1, : columns - 1] = -inf  # one class is left, in the last part
+    logits[2, 1:] = -inf  # one class is left, in the first part
+    logits[3, columns - 1] = nan
+    logits[4, 0] = nan
+    logits[5] = -inf
+    logits[5, columns // 2] = nan  # a NaN in a part that is -inf otherwise
+    logits[6, columns - 1] = inf
+    logits[7] = -big
+    logits[7, columns - 2] = big
+    logits[8, : columns // 2] = -inf
+    target = torch.tensor([0, columns - 1, 0, 0, 0, columns // 2, columns - 1, 0, columns - 1])
+    got = wide(kernels.softmax_stats(logits, target))
+    truth = oracle.softmax_stats(wide(logits), target.numpy())
+    undefined = np.array([True, False, False, True, True, True, True, False, False])
+    assert np.array_equal(np.isnan(got[0]), undefined) and np.array_equal(np.isnan(got[2]), undefined)
+    assert np.array_equal(np.isfinite(got[1]), ~undefined)
+    assert (got[0, [1, 2, 7]] == 0).all()
+    for values, want in zip(got, (truth.entropy, truth.lse, truth.nll), strict=True):
+        np.testing.assert_allclose(values[~undefined], want[~undefined], rtol=8 * EPS)
+
+    out, sums = torch.empty_like(logits), torch.empty(columns, dtype=dtype)
+    weights = torch.ones(columns)
+    kernels.residual(logits, target, out, sums, None, weights)
+    assert np.array_equal(np.isnan(wide(out)).all(axis=1), undefined)
+    want = oracle.residual(wide(logits), target.numpy())[~undefined]
+    np.testing.assert_allclose(wide(out)[~undefined], want, atol=float(torch.finfo(dtype).eps), rtol=float(torch.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_every_half_precision_number_is_read_exactly(kernels: Kernels, dtype: torch.dtype) -> None:
+    """With one class, lse is the logit."""
+    logits = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)[:, None]
+    single = kernels.softmax_stats(logits)[1]
+    want = logits[:, 0].float()
+    finite = want.isfinite()
+    assert torch.equal(single[finite], want[finite])
+    assert single[want.isnan() | (want == torch.inf)].isnan().all()
+    # Whole vectors take another way in than single columns.
+    many = logits.repeat(1, 64).contiguous()
+    np.testing.assert_allclose(kernels.softmax_stats(many)[1][finite], wide(want[finite]) + np.log(64), rtol=2 * EPS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_every_half_precision_number_is_rounded_to_nearest_even(kernels: Kernels, dtype: torch.dtype) -> None:
+    numbers = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
+    guide = torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
+    for v in (0.75, 1.0 + 2.0**-9, 2.0**-7):
+        # <g, g_p> is -1 by the first pair alone, so that the official rule acts, and v is its margin.
+        first, rounded = torch.ones(1, dtype=dtype), torch.zeros_like(numbers)
+        assert kernels.project([first, rounded], [-first, guide], True, 0.0, False, v, 1e9, -1.0)[:2] == (v, -1.0)
+        assert torch.equal(rounded, (guide.float() * v).to(dtype))
+
+
+@pytest.mark.parametrize("out_dtype", ["same", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_residual_of_every_tail(kernels: Kernels, dtype: torch.dtype, out_dtype: str) -> None:
+    out_dtype = dtype if out_dtype == "same" else torch.float32
+    eps = float(torch.finfo(out_dtype).eps)
+    tiny = float(torch.finfo(out_dtype).smallest_normal) * eps
+    for columns in [*range(1, 71), 286, BLOCK + 3]:
+        gap, shift = LAYOUTS[columns % 3]
+        logits, target = guarded(logits_of(7, columns, dtype, columns), gap, shift), labels_of(7, columns)
+        index = torch.tensor([6, 0, 3, 3, 5])
+        weights = torch.rand(columns, generator=torch.Generator().manual_seed(2)) + 0.1
+        out = guarded(torch.full((5, columns), torch.nan, dtype=out_dtype), (gap + 1) % 4, shift)
+        sums = guarded(torch.full((1, columns), torch.nan, dtype=out_dtype), 0, shift)
+        loss = kernels.residual(logits.matrix, target, out.matrix, sums.matrix, index, weights)
+        rows, labels = wide(logits.matrix)[index], target[index].numpy()
+        want = oracle.residual(rows, labels, weights.numpy())
+        # e^{x - m} inherits the rounding of x - m, up to |x - m| / 2 ulp, and the sum grows by rounding with the terms of a lane.
+        bound = 2 * eps + EPS * columns / 1024 + EPS * (rows.max(axis=1, keepdims=True) - rows) / 2
+        bound[np.arange(len(rows)), labels] += 2 * EPS
+        assert (np.abs(wide(out.matrix) - want) <= bound * np.abs(want) + 2 * tiny).all()
+        # The sums are those of what was written, rounded once.
+        exact = wide(out.matrix).sum(axis=0)
+        assert (np.abs(wide(sums.matrix)[0] - exact) <= 0.51 * eps * np.abs(exact) + tiny).all()
+        assert loss == pytest.approx(oracle.cross_entropy(rows, labels, weights.numpy()), rel=4 * EPS)
+        for memory in (logits, out, sums):
+            memory.assert_intact()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [2, 37, 286, SEGMENT + 7])
+def test_residual_in_place(kernels: Kernels, dtype: torch.dtype, columns: int) -> None:
+    logits, target = logits_of(6, columns, dtype), labels_of(6, columns)
+    apart, sums = torch.empty_like(logits), torch.empty(columns, dtype=dtype)
+    loss = kernels.residual(logits, target, apart, sums)
+    in_place, sums_in_place = guarded(logits), torch.empty_like(sums)
+    assert kernels.residual(in_place.matrix, target, in_place.matrix, sums_in_place) == loss
+    assert torch.equal(in_place.matrix, apart) and torch.equal(sums, sums_in_place)
+    in_place.assert_intact()
+
+
+def test_target_of_a_confident_row_keeps_its_relative_precision(kernels: Kernels) -> None:
+    """p - 1 would be 0 in float32."""
+    logits = torch.tensor([[30.0, 0.0, -1.0], [0.0, 20.0, 0.5]])
+    out = torch.empty_like(logits)
+    kernels.residual(logits, torch.tensor([0, 1]), out, torch.empty(3))
+    z = wide(logits)
+    for row, label in ((0, 0), (1, 1)):
+        rest = np.exp(np.delete(z[row], label) - z[row, label]).sum()
+        assert out[row, label].item() == pytest.approx(-rest / (1 + rest) / 2, rel=4 * EPS)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 33, 300])
+def test_selection_is_exact(kernels: Kernels, columns: int) -> None:
+    """The order is that of the entropies the kernels give, ties and NaN as documented."""
+    logits = logits_of(70, columns, torch.float32)
+    logits[10:20] = logits[3]
+    logits[40:44] = torch.nan
+    logits[50:54] = 0.0
+    entropy = kernels.softmax_stats(logits)[0]
+    for k in (0, 1, 2, 5, 8, 35, 69, 70):
+        values, index = kernels.entropy_topk(logits, k)
+        want = oracle.topk(entropy.numpy(), k)
+        assert np.array_equal(index.numpy(), want)
+        assert torch.equal(values.nan_to_num(nan=9.0), entropy[index].nan_to_num(nan=9.0))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("columns", "rows", "guide_rows", "k"),
+    [(1, 3, 3, 2), (2, 9, 7, 3), (33, 20, 31, 31), (286, 40, 17, 8), (SEGMENT + 5, 3, 4, 2), (5, 4, 0, 0)],
+)
+def test_guided_residuals_are_the_single_steps(
+    kernels: Kernels, dtype: torch.dtype, columns: int, rows: int, guide_rows: int, k: int, biased: bool
+) -> None:
+    logits, guide_logits = logits_of(rows, columns, dtype, 1), logits_of(guide_rows, columns, dtype, 2)
+    bias = logits_of(1, columns, dtype, 3, 1.0)[0] if biased else None
+    target, guide_target = labels_of(rows, columns, 4), labels_of(guide_rows, columns, 5)
+    features = logits_of(guide_rows, 11, dtype, 6)
+    weights = torch.rand(columns) + 0.5
+    loss, out, sums, index, selected, guide_out, guide_sums = kernels.guided_residuals(
+        logits, target, bias, guide_logits, guide_target, features, k, weights
+    )
+    # In float32 the sum with the bias is the same before and within; lower precisions would round it in between.
+    plus, guide_plus = ((z.float() + bias.float() if biased else z.float()) for z in (logits, guide_logits))
+    want_index = kernels.entropy_topk(guide_plus, k)[1]
+    assert torch.equal(index, want_index) and torch.equal(selected, features[index])
+    for got, got_sums, z, y, rows_ in ((out, sums, plus, target, None), (guide_out, guide_sums, guide_plus, guide_target, index)):
+        want, want_sums = torch.empty(len(got), columns), torch.empty(columns)
+        want_loss = kernels.residual(z, y, want, want_sums, rows_, weights)
+        if rows_ is None:
+            assert loss == want_loss
+        assert torch.equal(got, want.to(dtype))
+        eps = float(torch.finfo(dtype).eps)
+        exact = wide(got).sum(axis=0)
+        np.testing.assert_allclose(wide(got_sums), exact, rtol=0.51 * eps, atol=1e-7 if dtype is torch.float16 else 1e-37)
