@@ -3,6 +3,7 @@
 #   make test     set up, then run every test this machine can run
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
@@ -13,7 +14,7 @@ train: $(STAMP)
 	$(BIN)/python -m gaal_fast.train $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 doctor: $(STAMP)
 	$(BIN)/python -m gaal_fast.doctor $(ARGS)

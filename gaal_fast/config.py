@@ -94,8 +94,9 @@ class MethodConfig(Section):
         "gaal", description="gaal; alternating: no surgery; concat: joint training; image or table: one modality alone"
     )
     rule: Literal["paper", "official"] = Field("paper", description="equation (5), or what the authors' code does")
-    epsilon: float = Field(0.0, ge=0, description="alignment margin of equation (3)")
-    relative: bool = Field(False, description="epsilon is a cosine: multiply it by both norms")
+    # Chosen on validation rows (bench/README.md); a cosine means the same at every size of gradient, which a plain epsilon does not.
+    epsilon: float = Field(0.3, ge=0, description="alignment margin of equation (3)")
+    relative: bool = Field(True, description="epsilon is a cosine: multiply it by both norms; false: equation (3) as it stands")
     margin: float = Field(0.75, ge=0, description="lower bound of v on conflict, rule official")
     ridge: float = Field(1e-3, ge=0, description="added to the guide's squared norm, rule official")
     max_correction: float | None = Field(None, gt=0, description="largest correction as a multiple of the gradient")
