@@ -40,7 +40,7 @@ METRICS = ("call_us", "host_us", "device_hot_us", "device_cold_us")
 RATIOS = ("call_vs_eager", "call_vs_compile", "call_over_floor", "device_vs_eager", "device_vs_compile", "device_over_floor")
 COLUMNS = (
     "op", "shape", "B", "Y", "d", "k", "dtype", "variant", "kind", "auto", "status",
-    *(metric + suffix for metric in METRICS for suffix in ("", "_p20", "_p80")),
+    *(metric + suffix for metric in METRICS for suffix in ("", "_p20", "_p80", "_min")),
     "measurements", *RATIOS, "bytes", "gb_per_s", "copy_gb_per_s", "fraction_of_copy", "roofline_us", *machine.FACTS,
 )  # fmt: skip
 
@@ -200,7 +200,7 @@ def _rows(
         row["auto"] = auto if name == ("ours auto" if "+" in auto else f"ours {auto}") else ""
         if name in good:
             for metric, t in good[name].items():
-                row |= {metric: t.median, f"{metric}_p20": t.p20, f"{metric}_p80": t.p80}
+                row |= {metric: t.median, f"{metric}_p20": t.p20, f"{metric}_p80": t.p80, f"{metric}_min": t.least}
             row["measurements"] = good[name]["call_us"].count
             row |= _ratios(name, good)
             if kinds[name] != "part":

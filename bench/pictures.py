@@ -10,7 +10,7 @@ from bench.problems import MEMORY_BOUND, OPS
 from bench.report import Row
 
 # Told apart by colour-blind readers too.
-COLOURS = {"eager": "#0072b2", "compile": "#d55e00", "released": "#777777", "ours": "#009e73"}
+COLOURS = {"eager": "#0072b2", "compile": "#d55e00", "released": "#777777", "ours": "#009e73", "floor": "#222222"}
 PHASES = {
     "forward": "#0072b2",
     "guide forward": "#56b4e9",
@@ -47,52 +47,68 @@ def ops(rows: Sequence[Row], path: Path) -> None:
     if not by_op:
         return
     shown = [op for op in OPS if op in by_op]
-    longest = max(len(by_op[op]) for op in shown)
     columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    figure = _figure(5.2 * columns, lines * (1.4 + 0.21 * longest) + 3.6)
-    grid = figure.add_gridspec(lines + 1, columns, height_ratios=[1.4 + 0.21 * longest] * lines + [3.6])
-    for place, op in enumerate(shown):
-        axes = figure.add_subplot(grid[place // columns, place % columns])
-        _speedups(axes, op, by_op[op])
-    facts = next(row for row in rows if row.get("device"))
+    lines = [shown[i : i + columns] for i in range(0, len(shown), columns)]
+    heights = [1.0 + 0.17 * max(len(by_op[op]) for op in line) for line in lines]
     memory_bound = [op for op in shown if op in MEMORY_BOUND]
+    heights += [3.4] if memory_bound else []
+    figure = _figure(5.2 * columns, sum(heights) + 1.0)
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    panels = []
+    for number, line in enumerate(lines):
+        for place, op in enumerate(line):
+            panels.append(figure.add_subplot(grid[number, place]))
+            _speedups(panels[-1], op, by_op[op])
     for place, op in enumerate(memory_bound):
-        _bandwidth(figure.add_subplot(grid[lines, place]), op, by_op[op])
-    figure.suptitle(
-        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['dtype']}, {facts['commit']}, {facts['date']}",
-        fontsize=9,
+        _bandwidth(figure.add_subplot(grid[len(lines), place]), op, by_op[op])
+    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, ncols=len(handles), loc="outside upper center", frameon=False)
+    facts = next(row for row in rows if row.get("device"))
+    figure.supxlabel(
+        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['dtype']}, commit {facts['commit']}, {facts['date']}",
+        fontsize=8,
     )
     _save(figure, path)
 
 
+# What ours is compared with: the row's name for each, and how it is drawn.
+_AGAINST = {
+    "eager": ("eager torch", "o"),
+    "compile": ("torch.compile", "s"),
+    "released": ("the released code's way", "D"),
+    "floor": ("the floor", "|"),
+}
+
+
 def _speedups(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
+    """One line a shape: how many times longer each of the others takes than the backend of ours that ``auto`` takes."""
     from bench.ops import best_of_ours
 
-    shapes = list(groups)
-    label = "device" if any((best_of_ours(g) or {}).get("device_vs_eager") for g in groups.values()) else "call"
-    for against, marker in (("eager", "o"), ("compile", "s"), ("released", "D")):
-        points = []
-        for position, shape in enumerate(shapes):
-            mine = best_of_ours(groups[shape])
-            if against == "released":  # it waits for the device, so it has a time per call only
-                other = next((r for r in groups[shape] if r["variant"] == "released" and r.get("call_us")), None)
-                ratio = other["call_us"] / mine["call_us"] if other else None
-            else:
-                ratio = mine.get(f"{label}_vs_{against}")
-            if ratio:
-                points.append((ratio, position))
+    label = "device" if any(best_of_ours(group).get("device_vs_eager") for group in groups.values()) else "call"
+    for against, (name, marker) in _AGAINST.items():
+        ratios = [_ratio(best_of_ours(group), group, against, label) for group in groups.values()]
+        points = [(ratio, position) for position, ratio in enumerate(ratios) if ratio]
         if points:
-            name = {"eager": "eager torch", "compile": "torch.compile", "released": "released code's way"}[against]
-            axes.plot(*zip(*points, strict=True), marker, color=COLOURS[against], label=name, markersize=5, alpha=0.85)
+            style = {"markersize": 8, "markeredgewidth": 1.5} if against == "floor" else {"markersize": 4.5, "alpha": 0.85}
+            axes.plot(*zip(*points, strict=True), marker, color=COLOURS[against], label=name, linestyle="", **style)
     axes.axvline(1, color="#333333", linewidth=0.8)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_yticks(range(len(shapes)), shapes, fontsize=7)
-    axes.set_ylim(len(shapes) - 0.5, -0.5)
-    axes.set_title(f"{op}: times faster ({label} time)", fontsize=9)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.45), max(high, 4.5))
+    _plain_numbers(axes.xaxis)
+    axes.set_yticks(range(len(groups)), list(groups), fontsize=6.5)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_title(f"{op}: time over ours ({label} time)", fontsize=9)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, loc="upper right", framealpha=0.7)
+
+
+def _ratio(mine: Row, group: Sequence[Row], against: str, label: str) -> float | None:
+    if against == "floor":
+        over = mine.get(f"{label}_over_floor")
+        return 1 / over if over else None
+    if against == "released":  # it waits for the device, so it has a time per call only
+        return next((row["call_us"] / mine["call_us"] for row in group if row["variant"] == "released" and row.get("call_us")), None)
+    return mine.get(f"{label}_vs_{against}")
 
 
 def _bandwidth(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
@@ -109,11 +125,20 @@ def _bandwidth(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
     axes.axhline(1, color="#333333", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("compulsory traffic (MB)")
-    axes.set_ylabel("fraction of measured copy bandwidth")
-    axes.set_title(op, fontsize=9)
+    _plain_numbers(axes.xaxis)
+    _plain_numbers(axes.yaxis)
+    axes.set_xlabel("compulsory traffic (MB)", fontsize=8)
+    axes.set_ylabel("fraction of copy bandwidth", fontsize=8)
+    axes.set_title(f"{op}: against a large copy", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """0.5 and 10 instead of powers; nothing at the minor ticks of a logarithmic axis."""
+    axis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axis.set_minor_formatter(lambda value, _: "")
+    axis.set_tick_params(labelsize=8)
 
 
 def step(rows: Sequence[Row], path: Path) -> None:

@@ -28,18 +28,19 @@ LOOP = 24  # calls between two waits for the device
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds: median, 20th and 80th percentile of so many measurements."""
+    """Microseconds: median, 20th and 80th percentile, and least of so many measurements."""
 
     median: float
     p20: float
     p80: float
+    least: float
     count: int
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
         ordered = sorted(1e6 * s for s in seconds)
         last = len(ordered) - 1
-        return cls(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], len(ordered))
+        return cls(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], ordered[0], len(ordered))
 
 
 @dataclass

@@ -43,8 +43,7 @@ class Launch:
     programs: int
     arguments: dict[str, Any]
     constants: dict[str, Any]
-    num_warps: int
-    num_stages: int
+    options: dict[str, Any]  # num_warps, num_stages, maxnreg, enable_fp_fusion, as Triton takes them
 
 
 _trace: list[Launch] | None = None
@@ -80,20 +79,23 @@ def launch(
     device: torch.device,
     num_warps: int = 4,
     num_stages: int = 3,
+    max_registers: int | None = None,
 ) -> None:
     """Launch ``programs`` instances on the current stream of ``device``, whichever device is current; nothing for no program.
 
-    Fused multiply-add is stated because its default differs between Triton versions.
+    ``max_registers=255``, the hardware's limit, keeps ptxas from spilling a few registers to fit one more program on a multiprocessor.
     """
     if programs == 0:
         return
+    # Fused multiply-add is stated because its default differs between Triton versions.
+    options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": max_registers, "enable_fp_fusion": True}
     if _trace is not None:
-        _trace.append(Launch(kernel, programs, arguments, constants, num_warps, num_stages))
+        _trace.append(Launch(kernel, programs, arguments, constants, options))
     if not _execute:
         return
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
-        kernel[(programs,)](**arguments, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True)
+        kernel[(programs,)](**arguments, **constants, **options)
 
 
 _tickets: dict[tuple[int, int], torch.Tensor] = {}

@@ -5,7 +5,8 @@ entropies into sort keys, sorts them and writes the first k. The partial statist
 ``_common.ticket`` for the counter.
 
 Order. A key is a signed 64-bit integer, (o << 32) | (2^32 - 1 - i): o is the float's bit pattern mapped so that integer order is float
-order (flip the lower 31 bits of a negative), with every NaN mapped to the largest integer because NaN counts as greatest; i is the row.
+order (flip the lower 31 bits of a negative), with every NaN mapped to the pattern of one NaN above +inf because NaN counts as
+greatest; i is the row.
 Comparing keys therefore compares entropies first and prefers the smaller row on a tie, no two keys are equal, and the entropy is read
 back from the key bit for bit. The sort is a bitonic network, so its work does not depend on the data.
 """
@@ -26,7 +27,7 @@ MAX_ROWS = 4096  # keys that one program sorts
 def order_keys(value, index):
     """int64 keys of float32 ``value`` and non-negative int32 ``index``: descending order is (value desc, NaN first, index asc)."""
     bits = value.to(tl.int32, bitcast=True)
-    ordered = tl.where(value != value, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    ordered = tl.where(value != value, 0x7FC00000, bits ^ ((bits >> 31) & 0x7FFFFFFF))
     return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
 
 

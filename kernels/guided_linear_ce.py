@@ -40,12 +40,11 @@ from ._common import (
     ticket,
 )
 from .entropy_topk import key_index, order_keys, sort_descending, sort_warps
-from .linear_ce_grad import PRODUCT_STAGES, head_grad_tile, load_rows, product_tiles, residual_tile, store_head_grad
+from .linear_ce_grad import PRODUCT_OPTIONS, head_grad_tile, load_rows, product_tiles, residual_tile, store_head_grad
 from .project import SUM_BLOCK, finish_projection, rule_arguments, scalar_outputs
 from .softmax_stats import COMBINE_ROWS, merge_partials, row_stats, split_columns, tile_shape
 
 LOGIT_ROWS, LOGIT_COLUMNS = 32, 64  # tile of the logits kernel
-LOGIT_STAGES = 3  # with two it spills on sm_80
 GRAM_TILE = 32
 GRAD_TILE = 64  # head gradient: classes by features; feature gradient: rows by features
 UPDATE_BLOCK = 1024
@@ -361,9 +360,8 @@ def direct_kernel(
             None, n_active, n_active, n_cols, dim, columns, dims, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
         # The gradient of no rows is 0, not 0 / 0.
-        scale = tl.where(n_active > 0, 1.0 / total, 0.0)
-        grad = grad * scale
-        bias = bias * scale
+        grad = tl.where(n_active > 0, grad / total, 0.0)
+        bias = tl.where(n_active > 0, bias / total, 0.0)
         store_head_grad(grad_ptr, grad_bias_ptr, grad, bias, columns, dims, n_cols, dim, tile_d == 0)
         guide, guide_bias, guide_total = head_grad_tile(
             tl.zeros((BLOCK, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32),
@@ -371,9 +369,8 @@ def direct_kernel(
             row_max_ptr + n_active, row_scale_ptr + n_active, guide_target_ptr, class_weights_ptr,
             index_ptr, k, n_guide, n_cols, dim, columns, dims, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
-        guide_scale = tl.where(k > 0, 1.0 / guide_total, 0.0)
-        guide = guide * guide_scale
-        guide_bias = guide_bias * guide_scale
+        guide = tl.where(k > 0, guide / guide_total, 0.0)
+        guide_bias = tl.where(k > 0, guide_bias / guide_total, 0.0)
         store_head_grad(guide_ptr, guide_bias_ptr, guide, guide_bias, columns, dims, n_cols, dim, tile_d == 0)
 
         g = grad.to(tl.float64)
@@ -697,7 +694,7 @@ def guided_linear_ce(
         tiles = -(-n_active // LOGIT_ROWS) + -(-n_guide // LOGIT_ROWS)
         launch(
             logits_kernel, max(1, tiles * parts), arguments | finish, constants | finish_constants,
-            device=device, num_stages=LOGIT_STAGES,
+            device=device, **PRODUCT_OPTIONS,
         )  # fmt: skip
     else:
         logits = torch.nn.functional.linear(features, weight, bias)
@@ -766,12 +763,12 @@ def guided_linear_ce(
         constants = {"HAS_BIAS": bias is not None, "TILE": GRAM_TILE, "SUM_BLOCK": SUM_BLOCK}
         launch(
             gram_kernel, side * side + feature_tiles, arguments | rows_of_both | scalars,
-            constants | rule_constants | blocks_of_products, device=device, num_stages=PRODUCT_STAGES,
+            constants | rule_constants | blocks_of_products, device=device, **PRODUCT_OPTIONS,
         )  # fmt: skip
         arguments = {"grad_weight_ptr": grad_weight, "grad_bias_ptr": grad_bias, "v_ptr": v}
         launch(
             stacked_kernel, head_tiles, arguments | rows_of_both, blocks_of_products,
-            device=device, num_stages=PRODUCT_STAGES,
+            device=device, **PRODUCT_OPTIONS,
         )  # fmt: skip
     else:
         in_place = dtype == torch.float32
@@ -791,7 +788,7 @@ def guided_linear_ce(
         }
         launch(
             direct_kernel, head_tiles + feature_tiles, arguments | rows_of_both | scalars,
-            {"SUM_BLOCK": SUM_BLOCK} | rule_constants | blocks_of_products, device=device, num_stages=PRODUCT_STAGES,
+            {"SUM_BLOCK": SUM_BLOCK} | rule_constants | blocks_of_products, device=device, **PRODUCT_OPTIONS,
         )  # fmt: skip
         weight_programs = -(-(n_cols * dim) // UPDATE_BLOCK)
         arguments = {

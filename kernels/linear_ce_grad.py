@@ -29,7 +29,7 @@ _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat1
 
 # Two stages, and 16 rows at a time for float32: deeper or longer pipelines spill registers on one architecture or another
 # (``aot`` measures it), most of all on the multiply-add path, where a thread holds its operands for the whole depth in registers.
-PRODUCT_STAGES = 2
+PRODUCT_OPTIONS = {"num_stages": 2, "max_registers": 255}
 
 
 def product_tiles(dtype: torch.dtype, precision: str) -> dict[str, Any]:
@@ -206,5 +206,5 @@ def linear_ce_grad(
     }
     constants = {"BLOCK_Y": 64, "BLOCK_D": 64} | product_tiles(features.dtype, dot_precision(features.dtype))
     programs = -(-n_cols // 64) * max(1, -(-dim // 64))
-    launch(linear_ce_grad_kernel, programs, arguments, constants, device=features.device, num_stages=PRODUCT_STAGES)
+    launch(linear_ce_grad_kernel, programs, arguments, constants, device=features.device, **PRODUCT_OPTIONS)
     return grad_weight, grad_bias

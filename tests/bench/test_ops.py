@@ -59,7 +59,7 @@ def test_every_op_is_checked_timed_and_written(dtype: str, tmp_path: Path, capsy
     for row in rows:
         assert row["status"] == "ok" or row["status"].startswith("not available"), row
         if row["status"] == "ok":
-            assert float(row["call_us_p20"]) <= float(row["call_us"]) <= float(row["call_us_p80"])
+            assert float(row["call_us_min"]) <= float(row["call_us_p20"]) <= float(row["call_us"]) <= float(row["call_us_p80"])
     for op in OPS:
         names = {row["variant"] for row in rows if row["op"] == op and row["status"] == "ok"}
         assert {"floor", "eager", "ours torch"} <= names
@@ -299,7 +299,8 @@ def test_ratios_and_losses() -> None:
                 "call_us": call, "auto": auto}  # fmt: skip
 
     times = {
-        name: {"call_us": Timing(us, us, us, 1)} for name, us in {"floor": 5.0, "ours native": 20.0, "eager": 10.0, "compile": 40.0}.items()
+        name: {"call_us": Timing(us, us, us, us, 1)}
+        for name, us in {"floor": 5.0, "ours native": 20.0, "eager": 10.0, "compile": 40.0}.items()
     }
     ratios = bench_ops._ratios("ours native", times)
     assert ratios == {"call_vs_eager": 0.5, "call_vs_compile": 2.0, "call_over_floor": 4.0}
@@ -311,7 +312,7 @@ def test_ratios_and_losses() -> None:
 
 def test_quantiles() -> None:
     timing_ = Timing.of([x * 1e-6 for x in (5, 1, 2, 3, 4, 6)])
-    assert (timing_.median, timing_.p20, timing_.p80, timing_.count) == (3.5, 2, 5, 6)
+    assert (timing_.median, timing_.p20, timing_.p80, timing_.least, timing_.count) == (3.5, 2, 5, 1, 6)
 
 
 def test_a_set_that_is_changed_in_place_is_fresh_for_every_call() -> None:

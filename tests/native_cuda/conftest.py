@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from gaal_fast.ops import _dispatch
@@ -13,6 +14,8 @@ from gaal_fast.ops.backends import _native_cuda as glue
 from gaal_fast.ops.backends import native
 from tests.native_cuda import build
 from tests.ops.helpers import Backend
+
+PLACES = ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 # As for the ops' own suite: the same examples every time, and fixtures of the function's scope under @given.
 settings.register_profile(
@@ -57,3 +60,27 @@ def backend(device: build.Emulated, monkeypatch: pytest.MonkeyPatch) -> Iterator
     with case.in_force():
         yield case
     _dispatch._plans.clear()
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Backend "native" with the CUDA kernels, on the emulated device and on a GPU."""
+    if request.param == "emulated":
+        yield request.getfixturevalue("backend")
+        return
+    case = Backend("native", "cuda")
+    with case.in_force():
+        yield case
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The shared suite without its cases in float64, which belong to backend "torch"."""
+
+    def wide(item: pytest.Item) -> bool:
+        call = getattr(item, "callspec", None)
+        return item.path.name == "test_shared_suite.py" and call is not None and call.params.get("dtype") is torch.float64
+
+    dropped = [item for item in items if wide(item)]
+    if dropped:
+        items[:] = [item for item in items if not wide(item)]
+        config.hook.pytest_deselected(items=dropped)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import inspect
 
-import pytest
-import torch
-
 from tests.ops import (
     test_entropy_topk,
     test_guided_linear_ce,
@@ -14,15 +11,6 @@ from tests.ops import (
     test_project,
     test_softmax_stats,
 )
-
-
-
-@pytest.fixture(autouse=True)
-def only_what_the_kernels_take(request: pytest.FixtureRequest) -> None:
-    """float64 belongs to backend "torch"."""
-    call = getattr(request.node, "callspec", None)
-    if call is not None and call.params.get("dtype") is torch.float64:
-        pytest.skip("the CUDA kernels do not take float64")
 
 
 for _module in (test_softmax_stats, test_entropy_topk, test_linear_ce_grad, test_project, test_guided_linear_ce):

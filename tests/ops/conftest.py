@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,22 +9,25 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from gaal_fast.ops import _dispatch as ops_backends
-from tests.ops.helpers import Backend
+from tests.ops.helpers import INTERPRETED, Backend
 
 # The same examples on every machine and every run: a failure in CI is a failure at home.
 settings.register_profile(
-    "ops", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "ops",
+    max_examples=6 if INTERPRETED else 25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("ops")
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 _CASES = [pytest.param(Backend("torch", "cpu"), id="torch"), pytest.param(Backend("native", "cpu"), id="native")]
 if torch.cuda.is_available():
     _CASES += [pytest.param(Backend(name, "cuda"), id=f"{name}-cuda", marks=pytest.mark.gpu) for name in ops_backends.BACKENDS]
 else:  # one line in the report stands for the three
     _CASES += [pytest.param(Backend("torch", "cuda"), id="cuda", marks=pytest.mark.gpu)]
-if INTERPRETED:  # it has to be set before triton is imported, and then no kernel of that process is compiled
+if INTERPRETED:
     _CASES = [pytest.param(Backend("triton", "cpu", most_elements=40_000), id="triton-interpreted")]
 
 

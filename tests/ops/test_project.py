@@ -84,7 +84,7 @@ SHAPES = [(17, 9), (17,)]
 @pytest.mark.parametrize("cosine", [-1.0, -0.6, -0.02, 0.05, 0.7])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_every_rule(backend: Backend, rule: Rule, cosine: float, dtype: torch.dtype) -> None:
-    for ratio in (1.0, 0.05, 30.0):
+    for ratio in (1.0,) if helpers.INTERPRETED else (1.0, 0.05, 30.0):
         grads, guides = make(SHAPES, dtype, backend.device, cosine=cosine, ratio=ratio)
         backend.require("project_", *grads, *guides)
         check(grads, guides, rule)

@@ -26,7 +26,7 @@ class Arena:
     def allocate(self, size: tuple[int, ...], dtype: torch.dtype, shift: int = 0) -> Tensor:
         """A contiguous poisoned tensor; ``shift`` elements off the alignment that a fresh allocation has."""
         count = int(np.prod(size, dtype=np.int64))
-        width = torch.empty(0, dtype=dtype).element_size()
+        width = dtype.itemsize
         first = _BORDER + shift * width
         raw = _plain_full((first + count * width + _BORDER,), _CANARY, dtype=torch.uint8)
         self._raw.append(raw)
@@ -44,6 +44,7 @@ class Arena:
 
 
 _plain_full = torch.full
+_plain_new_empty = Tensor.new_empty
 
 
 def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
@@ -61,7 +62,9 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     def empty_like(other: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
         return arena.allocate(tuple(other.shape), dtype or other.dtype)
 
-    def new_empty(other: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+    def new_empty(other: Tensor, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        if device is not None:  # the interpreter's own
+            return _plain_new_empty(other, *size, dtype=dtype, device=device)
         return arena.allocate(_size(size), dtype or other.dtype)
 
     with monkeypatch.context() as patch:
@@ -123,7 +126,7 @@ def generator(seed: int) -> Callable[..., Tensor]:
     source = torch.Generator().manual_seed(seed)
 
     def normal(*size: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*size, generator=source, dtype=torch.float64)).to(dtype)
+        return (scale * torch.randn(size, generator=source, dtype=torch.float64)).to(dtype)
 
     return normal
 

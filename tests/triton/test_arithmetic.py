@@ -10,8 +10,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-
 from gaal_fast.kernels import _common, entropy_topk, project, softmax_stats
+
 from tests import oracle
 from tests.ops.helpers import assert_no_worse
 from tests.triton import helpers

@@ -11,13 +11,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from gaal_fast.kernels import _common, softmax_stats
 from gaal_fast.kernels import guided_linear_ce as guided
 from gaal_fast.kernels.entropy_topk import entropy_topk
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
 from gaal_fast.kernels.project import BLOCK, CHUNK, SLOTS, project_
+from torch import Tensor
+
 from tests import oracle
 from tests.ops.helpers import assert_no_worse, naive_head_gradient, naive_project, naive_stats
 from tests.triton import helpers
@@ -112,7 +112,11 @@ HEADS = [(1, 1, 1, 1), (17, 64, 64, 17), (33, 65, 63, 20), (40, 130, 129, 1), (5
 def test_head_gradient(rows: int, classes: int, width: int, k: int, weighted: bool, dtype: torch.dtype) -> None:
     """Around the edges of the tiles; a row that is chosen twice counts twice, one that is not chosen may hold anything."""
     normal = helpers.generator(rows)
-    features, logits, target = normal(rows, width, dtype=dtype), normal(rows, classes, dtype=dtype, scale=3.0), helpers.labels(rows, classes, 0)
+    features, logits, target = (
+        normal(rows, width, dtype=dtype),
+        normal(rows, classes, dtype=dtype, scale=3.0),
+        helpers.labels(rows, classes, 0),
+    )
     index = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:k]
     if k > 1:
         index[-1] = index[0]
@@ -120,7 +124,9 @@ def test_head_gradient(rows: int, classes: int, width: int, k: int, weighted: bo
     others = torch.ones(rows, dtype=torch.bool).index_fill(0, index, False)
     features[others], logits[others] = math.nan, math.nan
     weight, bias = linear_ce_grad(features, logits, target, index, class_weights)
-    truth = oracle.linear_ce_grad(*map(helpers.array, (features, logits)), target.numpy(), index.numpy(), weighted and class_weights.numpy() or None)
+    truth = oracle.linear_ce_grad(
+        *map(helpers.array, (features, logits)), target.numpy(), index.numpy(), None if class_weights is None else class_weights.numpy()
+    )
     naive = naive_head_gradient(features, logits, target, index, class_weights)
     assert_no_worse(weight, naive[0], truth.weight, truth.weight_scale)
     assert_no_worse(bias, naive[1], truth.bias, truth.bias_scale)
@@ -146,7 +152,9 @@ def test_what_nobody_checks_on_a_gpu_becomes_nan(bad: str) -> None:
         step = run_guided(make_guided(6, 6, 3, 4, 2) | {"target": target})
         assert all(x.isnan().all() for x in (step["loss"], step["grad_features"], step["grad_weight"]))
         step = run_guided(make_guided(6, 6, 3, 4, 6) | {"guide_target": target})
-        assert step["loss"].isfinite() and step["grad_features"].isfinite().all() and step["v"].isnan() and step["grad_weight"].isnan().all()
+        assert (
+            step["loss"].isfinite() and step["grad_features"].isfinite().all() and step["v"].isnan() and step["grad_weight"].isnan().all()
+        )
 
 
 SHAPES = {
@@ -281,11 +289,13 @@ def assert_guided(arguments: dict) -> dict[str, Tensor]:
     tiny = torch.finfo(features.dtype).smallest_normal
 
     def near(name: str, want: np.ndarray | float, scale: np.ndarray | float) -> None:
-        got = helpers.array(step[name])
+        got, scale = helpers.array(step[name]), scale + np.abs(want)
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         assert (np.nan_to_num(np.abs(got - want)) <= np.nan_to_num(off * scale) + tiny).all(), (name, np.abs(got - want).max(), off)
 
-    dot_scale = (np.abs(truth.plain.weight_scale) * np.abs(truth.guide.weight_scale)).sum() + (truth.plain.bias_scale * truth.guide.bias_scale).sum()
+    dot_scale = (np.abs(truth.plain.weight_scale) * np.abs(truth.guide.weight_scale)).sum() + (
+        truth.plain.bias_scale * truth.guide.bias_scale
+    ).sum()
     guide_scale = (truth.guide.weight_scale**2).sum() + (truth.guide.bias_scale**2).sum()
     grad_scale = (truth.plain.weight_scale**2).sum() + (truth.plain.bias_scale**2).sum()
     near("loss", truth.loss, 1 + abs(truth.loss))

@@ -31,7 +31,7 @@ def _load(name: str) -> ModuleType | str:
     """A part of the backend, or the reason why it is missing."""
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return str(error)
 
 
@@ -51,7 +51,7 @@ def _cpu() -> ModuleType:
 
 
 def _cuda() -> ModuleType:
-    return _load("gaal_fast.ops.backends._native_cuda_glue")
+    return _load("gaal_fast.ops.backends._native_cuda")
 
 
 def availability(device: torch.device) -> str | None:

@@ -25,7 +25,6 @@
 extern "C" {
 void* __tsan_get_current_fiber(void);
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -33,7 +32,6 @@ void __tsan_release(void* address);
 #else
 static void* __tsan_get_current_fiber() { return nullptr; }
 static void* __tsan_create_fiber(unsigned) { return nullptr; }
-static void __tsan_destroy_fiber(void*) {}
 static void __tsan_switch_to_fiber(void*, unsigned) {}
 static void __tsan_acquire(void*) {}
 static void __tsan_release(void*) {}
@@ -181,20 +179,14 @@ void to_thread(Thread* thread) {
   device.running = nullptr;
 }
 
-// A fiber at the beginning of the kernel. It may reuse a stack, but for the race checker it is a new thread: the memory is mapped anew,
-// which makes the checker forget who used it.
+// A fiber at the beginning of the kernel.
 void make_fiber(Thread* thread) {
-#if GAAL_EMULATOR_TSAN
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (thread->stack != nullptr ? MAP_FIXED : 0);
-#else
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-#endif
-  if (thread->stack == nullptr || GAAL_EMULATOR_TSAN) {
-    void* const memory = mmap(thread->stack, kStack, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (thread->stack == nullptr) {
+    void* const memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     thread->stack = static_cast<char*>(memory);
   }
-  thread->fiber = __tsan_create_fiber(0);
+  if (thread->fiber == nullptr) thread->fiber = __tsan_create_fiber(0);
 #if defined(__x86_64__)
   void** top = reinterpret_cast<void**>(thread->stack + kStack);
   *--top = nullptr;  // where body would return to; also aligns the stack as a call does
@@ -237,15 +229,17 @@ void start_block(unsigned index) {
   __tsan_release(&device.launch_start);  // its memory was just poisoned
 }
 
-// The block's memory is kept until the launch ends: freed, it could become another block's without any order between the two.
+// The block's memory is kept until the launch ends, and for the race checker its fibers too: used again, they would order two blocks that
+// nothing orders. That checker knows some 8000 threads, so a launch under it must not have more.
 void end_block(Block* block) {
-  for (Thread* thread : block->threads) device.idle.push_back(thread);
+  if (!GAAL_EMULATOR_TSAN) device.idle.insert(device.idle.end(), block->threads.begin(), block->threads.end());
   device.blocks.erase(std::find(device.blocks.begin(), device.blocks.end(), block));
   device.ended.push_back(block);
 }
 
 void free_blocks(std::vector<Block*>& blocks) {
   for (Block* block : blocks) {
+    if (GAAL_EMULATOR_TSAN && &blocks == &device.ended) device.idle.insert(device.idle.end(), block->threads.begin(), block->threads.end());
     ::operator delete(block->shared, std::align_val_t{128});
     delete block;
   }
@@ -433,10 +427,7 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
     device.ready.pop_back();
     to_thread(thread);
     if (!device.error.empty()) break;
-    if (thread->state == State::kDone) {
-      __tsan_destroy_fiber(thread->fiber);
-      if (++thread->block->done == grid.threads) end_block(thread->block);
-    }
+    if (thread->state == State::kDone && ++thread->block->done == grid.threads) end_block(thread->block);
   }
   __tsan_acquire(&device.launch_end);
   free_blocks(device.ended);

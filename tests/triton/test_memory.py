@@ -1,0 +1,140 @@
+"""What the kernels read and write, in the interpreter: canaries around every tensor, poisoned outputs and workspaces, inputs off their
+alignment with garbage on both sides, rows far apart, and inputs that stay as they were.
+
+compute-sanitizer cannot see an access that stays inside the caching allocator's block; a canary can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from gaal_fast.kernels import guided_linear_ce as guided
+from gaal_fast.kernels.entropy_topk import entropy_topk
+from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
+from gaal_fast.kernels.project import project_
+from gaal_fast.kernels.softmax_stats import softmax_stats
+from torch import Tensor
+
+from tests.triton import helpers
+
+normal = helpers.generator(7)
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "rows apart": lambda x: _inside(x, x.shape[0], 3 * x.shape[1] + 7)[:, 2 : 2 + x.shape[1]],
+    "every other row": lambda x: _inside(x, 2 * x.shape[0], x.shape[1], 2)[::2, 2:],
+    "columns apart": lambda x: _every_other_column(x),
+    "transposed": lambda x: x.t().contiguous().t(),
+}
+
+
+def _inside(x: Tensor, rows: int, columns: int, step: int = 1) -> Tensor:
+    around = x.new_full((rows, columns + 2), math.nan)
+    around[::step, 2 : 2 + x.shape[1]] = x
+    return around
+
+
+def _every_other_column(x: Tensor) -> Tensor:
+    around = x.new_full((x.shape[0], 2 * x.shape[1]), math.nan)
+    around[:, ::2] = x
+    return around[:, ::2]
+
+
+def calls(rows: int, classes: int, width: int, dtype: torch.dtype) -> dict[str, tuple[Callable, list[Tensor | None]]]:
+    """Every kernel's host function as a function of all its tensors."""
+    logits, features = normal(rows, classes, dtype=dtype, scale=3.0), normal(rows, width, dtype=dtype)
+    weight, guide = normal(classes, width, dtype=dtype), normal(rows + 3, width, dtype=dtype)
+    target, guide_target, k = helpers.labels(rows, classes, 0), helpers.labels(rows + 3, classes, 1), max(1, rows // 2)
+    index, class_weights = torch.arange(rows - 1, rows - 1 - k, -1), normal(classes).abs() + 0.5
+    step = [features, target, guide, guide_target, weight, normal(classes, dtype=dtype), class_weights]
+    return {
+        "softmax_stats": (softmax_stats, [logits, target]),
+        "entropy_topk": (lambda z: entropy_topk(z, k), [logits]),
+        "linear_ce_grad": (linear_ce_grad, [features, logits, target, index, class_weights]),
+        "linear_ce_grad, all rows": (linear_ce_grad, [features, logits, target, None, None]),
+        "guided_linear_ce": (lambda *x: guided.guided_linear_ce(*x, k, epsilon=0.5, relative=True), step),
+        "guided_linear_ce, no bias": (lambda *x: guided.guided_linear_ce(*x[:5], None, None, k, "official"), step[:5]),
+    }
+
+
+SIZES = [(1, 1, 1), (3, 2, 5), (33, 65, 70), (5, 300, 17)]
+OPS = list(calls(1, 1, 1, torch.float32))
+FORMS = {"own-gram": (True, True), "blas-direct": (False, False)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("op", OPS)
+def test_nothing_outside_is_read_or_written(
+    op: str, size: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between canaries, off its alignment and poisoned, the result has the bits that it has in ordinary memory."""
+    function, inputs = calls(*size, dtype)[op]
+    for own, gram in FORMS.values() if op.startswith("guided") else [(True, True)]:
+        monkeypatch.setattr(guided, "own_logits", lambda *_, own=own: own)
+        monkeypatch.setattr(guided, "use_gram", lambda *_, gram=gram: gram)
+        expected = helpers.bits(function(*inputs))
+        with helpers.guarded(monkeypatch) as arena:
+            moved = [helpers.placed(arena, x, shift=1 if x is not None and x.is_floating_point() else 0) for x in inputs]
+            results = function(*moved)
+        assert helpers.bits(results) == expected
+        assert helpers.bits(moved) == helpers.bits(inputs), "an input was changed"
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "contiguous"])
+@pytest.mark.parametrize("op", OPS)
+def test_layouts(op: str, layout: str) -> None:
+    """The same bits from every layout of the matrices; what lies between the elements is NaN."""
+    function, inputs = calls(20, 37, 21, torch.float32)[op]
+    expected = helpers.bits(function(*inputs))
+    strided = [LAYOUTS[layout](x) if x is not None and x.dim() == 2 else x for x in inputs]
+    assert all(torch.equal(a, b) for a, b in zip(inputs, strided, strict=True) if a is not None)
+    assert helpers.bits(function(*strided)) == expected
+
+
+@pytest.mark.parametrize("op", ["softmax_stats", "entropy_topk"])
+def test_rows_that_share_memory(op: str) -> None:
+    """Row stride 0, as after ``expand``."""
+    function, inputs = calls(20, 37, 21, torch.float32)[op]
+    shared = inputs[0][:1].expand(20, 37)
+    assert helpers.bits(function(shared, *inputs[1:])) == helpers.bits(function(shared.contiguous(), *inputs[1:]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("count", [1, 1023, 1025, 8193])
+def test_projection_writes_its_gradients_only(count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    grads, guides = [normal(count, dtype=dtype), normal(7, 3, dtype=dtype)], [normal(count, dtype=dtype), normal(7, 3, dtype=dtype)]
+    for epsilon, moves in ((1e4, True), (-1e4, False)):
+        expected = [g.clone() for g in grads]
+        scalars = helpers.bits(project_(expected, guides, epsilon=epsilon))
+        with helpers.guarded(monkeypatch) as arena:
+            moved, left = [[helpers.placed(arena, x) for x in tensors] for tensors in (grads, guides)]
+            assert helpers.bits(project_(moved, left, epsilon=epsilon)) == scalars
+        assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(guides)
+        assert (helpers.bits(moved) != helpers.bits(grads)) == moves
+
+
+def test_rows_beyond_two_gigaelements() -> None:
+    """Offsets of rows are 64-bit: here two rows lie 2^31 + 64 elements apart in memory that is never touched in between."""
+    apart = 2**31 + 64
+    try:
+        memory = torch.empty(apart + 64, dtype=torch.float16)
+    except RuntimeError:
+        pytest.skip("no 4.3 GB of address space")
+    normal_rows, target = normal(2, 33, dtype=torch.float16, scale=2.0), torch.tensor([3, 30])
+    far = memory.as_strided((2, 33), (apart, 1))
+    far.copy_(normal_rows)
+    assert helpers.bits(softmax_stats(far, target)) == helpers.bits(softmax_stats(normal_rows, target))
+    assert helpers.bits(entropy_topk(far, 2)) == helpers.bits(entropy_topk(normal_rows, 2))
+    features = normal(2, 5, dtype=torch.float16)
+    assert helpers.bits(linear_ce_grad(features, far, target)) == helpers.bits(linear_ce_grad(features, normal_rows, target))
+    far_step = guided.guided_linear_ce(far, target, far, target, normal_rows, None, None, 1)
+    assert helpers.bits(far_step) == helpers.bits(
+        guided.guided_linear_ce(normal_rows, target, normal_rows, target, normal_rows, None, None, 1)
+    )
+    far_weight = guided.guided_linear_ce(normal_rows, target % 2, normal_rows, target % 2, far, None, None, 1)
+    near_weight = guided.guided_linear_ce(normal_rows, target % 2, normal_rows, target % 2, normal_rows, None, None, 1)
+    assert helpers.bits(far_weight) == helpers.bits(near_weight)
