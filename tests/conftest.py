@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+import setuptools  # noqa: F401  On Python 3.11 it must come before anything that imports the standard library's distutils
 import torch
 
 

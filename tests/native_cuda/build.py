@@ -96,7 +96,10 @@ def kernel_sources(folder: Path = KERNELS) -> list[Path]:
 
 @dataclass
 class Emulated:
-    """The compiled module on the emulated device, and the device itself."""
+    """The compiled module on the emulated devices, and these devices themselves.
+
+    Number 0 has 3 multiprocessors with room for 2 blocks each, number 1 has one with room for one block, number 2 has 132 with 4.
+    """
 
     module: ModuleType
     device: ctypes.CDLL
@@ -105,9 +108,9 @@ class Emulated:
         """Start a schedule of threads and blocks."""
         self.device.gaal_emulator_seed(ctypes.c_ulonglong(seed))
 
-    def shape(self, multiprocessors: int, blocks: int) -> None:
-        """Pretend to have so many multiprocessors, with room for so many blocks each."""
-        self.device.gaal_emulator_device(multiprocessors, blocks)
+    def current(self) -> int:
+        """The number of the current device."""
+        return self.device.gaal_emulator_current_device()
 
     def counts(self) -> tuple[int, int, int]:
         """Kernels, cooperative ones among them, and memsets since the last call."""

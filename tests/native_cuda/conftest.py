@@ -43,7 +43,6 @@ def device(emulated: build.Emulated, monkeypatch: pytest.MonkeyPatch) -> build.E
     monkeypatch.setattr(glue, "_stream", lambda device: 0)
     # A product of half precision with float32 results exists on GPUs only.
     monkeypatch.setattr(glue, "_gram", lambda x: x.float() @ x.float().t())
-    emulated.shape(3, 2)
     emulated.seed(0)
     emulated.counts()
     return emulated

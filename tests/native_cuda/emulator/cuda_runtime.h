@@ -79,9 +79,8 @@ struct Counters {
 };
 Counters& counters();
 void set_seed(uint64_t seed);
-// How many multiprocessors the device pretends to have, and how many blocks fit on each.
+// How many multiprocessors the current device pretends to have, and how many blocks fit on each.
 void set_device(int multiprocessors, int blocks_per_multiprocessor);
-int multiprocessors();
 int blocks_per_multiprocessor();
 
 }  // namespace emulator

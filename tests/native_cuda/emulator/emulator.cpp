@@ -131,8 +131,9 @@ struct Device {
   unsigned grid_waiting;
   uint64_t random = 88172645463325252ull;
   std::string error;
-  int multiprocessors = 3;
-  int blocks_per_multiprocessor = 2;
+  // Multiprocessors of each device, and blocks that fit on one of them.
+  int shapes[3][2] = {{3, 2}, {1, 1}, {132, 4}};
+  int current = 0;
   Counters counters;
   char launch_start;
   char launch_end;
@@ -390,7 +391,7 @@ void grid_barrier() {
 }
 
 int launch(const Grid& grid, const std::function<void()>& kernel) {
-  const unsigned most = static_cast<unsigned>(device.multiprocessors * device.blocks_per_multiprocessor);
+  const unsigned most = static_cast<unsigned>(device.shapes[device.current][0] * device.shapes[device.current][1]);
   if (grid.blocks == 0 || grid.threads == 0 || grid.threads > 1024 || grid.threads % kWarpSize != 0) return cudaErrorInvalidValue;
   if (grid.cooperative && grid.blocks > most) return cudaErrorCooperativeLaunchTooLarge;
   ++device.counters.kernels;
@@ -439,11 +440,10 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
 Counters& counters() { return device.counters; }
 void set_seed(uint64_t seed) { device.random = seed * 2654435769u + 88172645463325252ull; }
 void set_device(int multiprocessors, int blocks_per_multiprocessor) {
-  device.multiprocessors = multiprocessors;
-  device.blocks_per_multiprocessor = blocks_per_multiprocessor;
+  device.shapes[device.current][0] = multiprocessors;
+  device.shapes[device.current][1] = blocks_per_multiprocessor;
 }
-int multiprocessors() { return device.multiprocessors; }
-int blocks_per_multiprocessor() { return device.blocks_per_multiprocessor; }
+int blocks_per_multiprocessor() { return device.shapes[device.current][1]; }
 
 }  // namespace emulator
 
@@ -453,15 +453,20 @@ const char* cudaGetErrorString(cudaError_t status) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = emulator::device.current;
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device > 2) return cudaErrorInvalidValue;
+  emulator::device.current = device;
+  return cudaSuccess;
+}
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
+  if (device < 0 || device > 2) return cudaErrorInvalidValue;
   switch (which) {
-    case cudaDevAttrMultiProcessorCount: *value = emulator::multiprocessors(); break;
+    case cudaDevAttrMultiProcessorCount: *value = emulator::device.shapes[device][0]; break;
     case cudaDevAttrCooperativeLaunch: *value = 1; break;
   }
   return cudaSuccess;
@@ -481,7 +486,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
 // For tests that hold the library by ctypes.
 extern "C" {
 __attribute__((visibility("default"))) void gaal_emulator_seed(unsigned long long seed) { emulator::set_seed(seed); }
-__attribute__((visibility("default"))) void gaal_emulator_device(int multiprocessors, int blocks) { emulator::set_device(multiprocessors, blocks); }
+__attribute__((visibility("default"))) int gaal_emulator_current_device() { return emulator::device.current; }
 __attribute__((visibility("default"))) void gaal_emulator_counts(int* kernels, int* cooperative, int* memsets) {
   *kernels = emulator::device.counters.kernels;
   *cooperative = emulator::device.counters.cooperative_kernels;
