@@ -1,7 +1,7 @@
 """What pyproject.toml cannot say: where the packages lie, and the two optional extension modules.
 
-``gaal_fast._native_cpu`` (C++) and ``gaal_fast._native_cuda`` (CUDA C++) speed the library up and are never needed: one that cannot be built
-is left out with one line that says why. Neither needs torch to build.
+``gaal_fast._native_cpu`` (C++) and ``gaal_fast._native_cuda`` (CUDA C++) speed the library up and are never needed: one that cannot
+be built is left out with one line that says why. Neither needs torch to build.
 
 Environment variables:
     GAAL_FAST_NO_NATIVE=1   build neither
@@ -27,7 +27,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 # Relative to this file, as setuptools wants it: a build runs in this folder.
-CPU_SOURCES = sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp")) + ["csrc/bindings_cpu.cpp"]
+CPU_SOURCES = [*sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp")), "csrc/bindings_cpu.cpp"]
 CUDA_SOURCES = sorted(str(path) for pattern in ("*.cu", "*.cpp") for path in Path("csrc/cuda").glob(pattern))
 HEADERS = sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern))
 
@@ -135,9 +135,8 @@ class OptionalBuildExt(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, extension.sources))
-        self.compiler.link_shared_object(
-            objects, self.get_ext_fullpath(extension.name), libraries=[] if sys.platform == "darwin" else ["dl", "pthread"], target_lang="c++"
-        )
+        libraries = [] if sys.platform == "darwin" else ["dl", "pthread"]
+        self.compiler.link_shared_object(objects, self.get_ext_fullpath(extension.name), libraries=libraries, target_lang="c++")
 
     def build_cuda(self, extension: Extension) -> None:
         nvcc = find_nvcc()

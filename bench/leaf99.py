@@ -71,7 +71,9 @@ def _one(root: str, columns: str, method: str, seed: int, options: dict[str, Any
     return summary | {"columns": columns}
 
 
-def run(root: Path, seeds: Iterable[int], *, methods: Iterable[str], column_sets: Iterable[str], options: dict[str, Any], jobs: int) -> list[dict[str, Any]]:
+def run(
+    root: Path, seeds: Iterable[int], *, methods: Iterable[str], column_sets: Iterable[str], options: dict[str, Any], jobs: int
+) -> list[dict[str, Any]]:
     """Every (columns, method, seed) in ``jobs`` processes of one thread each; the summaries in a fixed order."""
     tasks = [(str(root), c, m, s, options) for c in column_sets for m in methods for s in seeds]
     found: dict[int, dict[str, Any]] = {}
@@ -105,13 +107,17 @@ def tabulate(summaries: list[dict[str, Any]], part: str = "test") -> list[dict[s
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.leaf99", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.leaf99", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with leaf.csv and images/")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--columns", default=",".join(COLUMN_SETS))
     parser.add_argument("--gaal", default="", metavar="KEY=VALUE,...", help="method options of gaal, such as epsilon=0.1,relative=true")
-    parser.add_argument("--part", choices=["val", "test"], default="test", help="val is for choosing options without looking at the test rows")
+    parser.add_argument(
+        "--part", choices=["val", "test"], default="test", help="val is for choosing options without looking at the test rows"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     arguments = parser.parse_args()

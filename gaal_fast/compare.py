@@ -24,7 +24,7 @@ COLUMNS = ("method", "modality", "accuracy", "std", "seeds")
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.compare",
-        description="Train several methods on one split and tabulate their test accuracy. Takes every flag of train; method.name is ignored.",
+        description="Train several methods on one split and tabulate their test accuracy. Takes the flags of train but method.name.",
         epilog="example: python -m gaal_fast.compare --methods gaal,concat --train.seeds 5",
     )
     parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=f"comma-separated (default {','.join(METHODS)})")

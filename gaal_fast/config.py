@@ -1,6 +1,6 @@
 """The one typed configuration: every key is a dotted flag (``--method.lambda-image``) and a YAML key.
 
-Order of precedence, weakest first: defaults, preset, YAML file, flags. Nothing here imports torch, so that a typing error is answered at once.
+Order of precedence, weakest first: defaults, preset, YAML file, flags. Nothing here imports torch, so that a mistake is answered at once.
 """
 
 from __future__ import annotations
@@ -309,7 +309,8 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         group = groups.setdefault(section, parser.add_argument_group(section))
         choices = [str(v) for v in get_args(field.annotation)] if get_origin(field.annotation) is Literal else None
         default = ",".join(field.default) if isinstance(field.default, list) else _plain(field.default)
-        text = f"{field.description} ({'|'.join(choices)}; default {default})" if choices else f"{field.description} (default {default or 'none'})"
+        values = f"{'|'.join(choices)}; " if choices else ""
+        text = f"{field.description} ({values}default {default or 'none'})"
         group.add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS, metavar="VALUE", help=text.replace("%", "%%"))
 
 

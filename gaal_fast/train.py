@@ -21,9 +21,9 @@ from gaal_fast.training import Interrupted, Trainer
 from gaal_fast.training.log import accuracy_words
 
 # What may differ when a run goes on: how long, where, and where its data lies (which must be the same data).
-RESUMABLE = frozenset(
-    f"train.{name}" for name in ("epochs", "max-steps", "patience", "device", "progress", "seeds")
-) | frozenset(f"data.{name}" for name in ("csv", "images", "cache", "cache-dir", "workers"))
+RESUMABLE = frozenset(f"train.{name}" for name in ("epochs", "max-steps", "patience", "device", "progress", "seeds")) | frozenset(
+    f"data.{name}" for name in ("csv", "images", "cache", "cache-dir", "workers")
+)
 
 
 @command
@@ -180,7 +180,8 @@ def check_modalities(config: Config, data: FusionData) -> None:
     """Refuse a method whose modalities the data does not have."""
     if data.images is None and config.method.name != "table":
         raise UserError(
-            f"--data.image-column: no column of {config.data.csv} names pictures; name it, or train on the table alone with --method.name table"
+            f"--data.image-column: no column of {config.data.csv} names pictures; "
+            "name it, or train on the table alone with --method.name table"
         )
 
 

@@ -15,7 +15,9 @@ from gaal_fast.methods import build_method
 from gaal_fast.models import SmallImageEncoder, TableEncoder, build_image_encoder
 
 
-@pytest.mark.parametrize(("name", "width", "features"), [("small", None, 128), ("small", 40, 40), ("resnet18", None, 512), ("resnet18", 64, 64)])
+@pytest.mark.parametrize(
+    ("name", "width", "features"), [("small", None, 128), ("small", 40, 40), ("resnet18", None, 512), ("resnet18", 64, 64)]
+)
 def test_image_encoder_gives_features_of_the_width_it_says(name: str, width: int | None, features: int) -> None:
     encoder, found = build_image_encoder(name, width=width)
     assert found == features

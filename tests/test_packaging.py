@@ -24,7 +24,8 @@ COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in ("pip", "setuptools", "pybind11")), reason="needs pip, setuptools and pybind11"
+        any(importlib.util.find_spec(name) is None for name in ("pip", "setuptools", "pybind11")),
+        reason="needs pip, setuptools and pybind11",
     ),
 ]
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -98,7 +99,11 @@ def test_wheel_with_a_compiler(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"CC": "/bin/false", "CXX": "/bin/false"}, {"CC": "/no/such/compiler", "CXX": "/no/such/compiler"}, {"PATH": "/nowhere", "CXX": "c++", "CC": "cc"}],
+    [
+        {"CC": "/bin/false", "CXX": "/bin/false"},
+        {"CC": "/no/such/compiler", "CXX": "/no/such/compiler"},
+        {"PATH": "/nowhere", "CXX": "c++", "CC": "cc"},
+    ],
     ids=["failing", "missing", "empty PATH"],
 )
 def test_wheel_without_a_compiler(source: Path, tmp_path: Path, changes: dict[str, str]) -> None:
@@ -130,7 +135,9 @@ def test_wheel_for_any_machine(source: Path, tmp_path: Path) -> None:
 def test_source_distribution(source: Path, tmp_path: Path) -> None:
     script = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
     (tmp_path / "dist").mkdir()
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "dist")], cwd=source, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "dist")], cwd=source, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:

@@ -1,5 +1,5 @@
-// The kernels, written once. A source file per instruction set defines GAAL_ISA_NAMESPACE (and GAAL_AVX512 or GAAL_AVX2), includes this
-// file and is compiled with the flags of that set.
+// The kernels, written once. A source file per instruction set defines GAAL_ISA_NAMESPACE (and GAAL_AVX512 or
+// GAAL_AVX2), includes this file and is compiled with the flags of that set.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -16,8 +16,8 @@ namespace {
 
 #include "vec.h"
 
-// Elements of a row that stay in the first-level cache between the pass for the maximum and the pass for the sums: the logits are read
-// from memory once, and the sums need no rescaling inside a block.
+// Elements of a row that stay in the first-level cache between the pass for the maximum and the pass for the sums: the
+// logits are read from memory once, and the sums need no rescaling inside a block.
 constexpr int64_t kBlock = 4096;
 
 template <bool kBias, class T>
@@ -104,7 +104,10 @@ void row_exp_impl(const T* x, const T* bias, int64_t n, float max, float scale, 
     store(out + j, exp_nonpositive(max_or_second(splat(kExpFloor), load_logits<kBias>(x, bias, j) - max)) * scale);
   const int tail = (int)(n - j);
   if (tail)
-    store_tail(out + j, exp_nonpositive(max_or_second(splat(kExpFloor), load_logits_tail<kBias>(x, bias, j, tail, max) - max)) * scale, tail);
+    store_tail(
+        out + j,
+        exp_nonpositive(max_or_second(splat(kExpFloor), load_logits_tail<kBias>(x, bias, j, tail, max) - max)) * scale,
+        tail);
 }
 template <class T, class Out>
 void row_exp(const void* x, const void* bias, int64_t n, float max, float scale, void* out) {
@@ -204,8 +207,8 @@ void axpy(void* g_, const void* h_, int64_t n, float v) {
 }
 
 template <int kInner>
-void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n, float* out,
-                       int64_t out_stride) {
+void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n,
+                       float* out, int64_t out_stride) {
   for (int64_t r = 0; r < n_rows; ++r, a += a_stride, out += out_stride) {
     vf factor[kInner];
     for (int y = 0; y < kInner; ++y) factor[y] = splat(a[y]);
@@ -224,8 +227,8 @@ void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t
   }
 }
 
-void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,
-                  int64_t out_stride) {
+void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n_inner,
+                  int64_t n, float* out, int64_t out_stride) {
   using Impl = void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*, int64_t);
   constexpr Impl impl[8] = {small_matmul_impl<1>, small_matmul_impl<2>, small_matmul_impl<3>, small_matmul_impl<4>,
                             small_matmul_impl<5>, small_matmul_impl<6>, small_matmul_impl<7>, small_matmul_impl<8>};
@@ -234,7 +237,9 @@ void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_st
 
 constexpr Kernels kTable = {
     {row_stats<float>, row_stats<bfloat16>, row_stats<float16>},
-    {{row_exp<float, float>, row_exp<float, float>}, {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>}, {row_exp<float16, float16>, row_exp<float16, float>}},
+    {{row_exp<float, float>, row_exp<float, float>},
+     {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>},
+     {row_exp<float16, float16>, row_exp<float16, float>}},
     {column_sums<float>, column_sums<bfloat16>, column_sums<float16>},
     {dot_norms<float>, dot_norms<bfloat16>, dot_norms<float16>},
     {axpy<float>, axpy<bfloat16>, axpy<float16>},

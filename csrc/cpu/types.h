@@ -17,8 +17,9 @@ struct float16 {
   uint16_t bits;
 };
 
-// Softmax statistics of a row (or of a part of it), relative to its maximum m. The entries equal to m are counted, not summed:
-// the sum of the others then keeps its relative precision for a confident row, where 1 + rest would swallow it in float32.
+// Softmax statistics of a row (or of a part of it), relative to its maximum m. The entries equal to m are counted, not
+// summed: the sum of the others then keeps its relative precision for a confident row, where 1 + rest would swallow it
+// in float32.
 //   sum_j e^{x_j - m} = ties + rest,   shifted = sum_j e^{x_j - m} (x_j - m)
 // A NaN or +inf entry leaves NaN in `rest` and `shifted`; nothing but -inf leaves max = -inf and three zeros.
 struct RowStats {
@@ -36,7 +37,8 @@ RowStats merge_stats(const RowStats& a, const RowStats& b);
 struct Kernels {
   // Statistics of x[0 .. n), to which bias[0 .. n) of the same dtype is added first unless it is null.
   RowStats (*row_stats[kDTypes])(const void* x, const void* bias, int64_t n);
-  // out_j = e^{x_j + bias_j - max} * scale for one row; [input dtype][0: same dtype out, 1: float32 out]. out == x is allowed for equal dtypes.
+  // out_j = e^{x_j + bias_j - max} * scale for one row; [input dtype][0: same dtype out, 1: float32 out]. out == x is
+  // allowed for equal dtypes.
   void (*row_exp[kDTypes][2])(const void* x, const void* bias, int64_t n, float max, float scale, void* out);
   // out_j = sum_r a[r * stride + j] for j < n, summed in double in the order of r.
   void (*column_sums[kDTypes])(const void* a, int64_t stride, int64_t n_rows, int64_t n, void* out);
@@ -45,8 +47,8 @@ struct Kernels {
   // g += v h, rounded once.
   void (*axpy[kDTypes])(void* g, const void* h, int64_t n, float v);
   // out[r, j] = sum_y a[r, y] w[y, j] for n_inner <= 8, float32.
-  void (*small_matmul)(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,
-                       int64_t out_stride);
+  void (*small_matmul)(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows,
+                       int64_t n_inner, int64_t n, float* out, int64_t out_stride);
 };
 
 const Kernels* portable_kernels();

@@ -1,7 +1,8 @@
-// One vector type per instruction set on the GCC/Clang vector extension; intrinsics only where the extension has no word for it
-// (masked loads and stores, max, scaling by 2^n, half conversions). Included inside the namespace of one instruction set, with
-// GAAL_AVX512, GAAL_AVX2 or neither defined. No inline function of the standard library may be used here or in kernels_impl.h: the linker
-// keeps one copy for the whole module, which could then be the AVX-512 one on a machine without it.
+// One vector type per instruction set on the GCC/Clang vector extension; intrinsics only where the extension has no
+// word for it (masked loads and stores, max, scaling by 2^n, half conversions). Included inside the namespace of one
+// instruction set, with GAAL_AVX512, GAAL_AVX2 or neither defined. No inline function of the standard library may be
+// used here or in kernels_impl.h: the linker keeps one copy for the whole module, which could then be the AVX-512 one
+// on a machine without it.
 
 #if defined(GAAL_AVX512)
 constexpr int kBytes = 64;
@@ -16,8 +17,8 @@ typedef float vf __attribute__((vector_size(kBytes)));
 typedef int32_t vi __attribute__((vector_size(kBytes)));
 typedef uint32_t vu __attribute__((vector_size(kBytes)));
 typedef double vd __attribute__((vector_size(kBytes)));
-typedef float vf_half __attribute__((vector_size(kBytes / 2)));      // as many lanes as vd
-typedef uint16_t vu16 __attribute__((vector_size(kBytes / 2)));      // as many lanes as vf
+typedef float vf_half __attribute__((vector_size(kBytes / 2)));  // as many lanes as vd
+typedef uint16_t vu16 __attribute__((vector_size(kBytes / 2)));  // as many lanes as vf
 
 template <class To, class From>
 inline To bit_cast(const From& from) {
@@ -48,7 +49,7 @@ inline vf max_or_second(vf a, vf b) {
 #endif
 }
 
-// ---- 16-bit formats -------------------------------------------------------------------------------------------------------------------
+// ---- 16-bit formats ----
 
 inline vf from_bits(vu16 bits, bfloat16) { return bit_cast<vf>(__builtin_convertvector(bits, vu) << 16); }
 
@@ -93,7 +94,7 @@ inline vu16 to_bits(vf x, float16) {
 #endif
 }
 
-// ---- loads and stores -----------------------------------------------------------------------------------------------------------------
+// ---- loads and stores ----
 
 inline vf load(const float* p) { return load_raw<vf>(p); }
 inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof(v)); }
@@ -157,7 +158,7 @@ inline void store_tail(Half* p, vf v, int count) {
 #endif
 }
 
-// ---- reductions over lanes, always in the same tree -------------------------------------------------------------------------------------
+// ---- reductions over lanes, always in the same tree ----
 
 template <int N>
 inline double tree_sum(const double* a) {
@@ -229,10 +230,11 @@ inline float max_lanes(vf v) {
 #endif
 }
 
-// ---- exp --------------------------------------------------------------------------------------------------------------------------------
+// ---- exp ----
 
-// e^x for x <= 0 (NaN stays NaN), within 1 ulp over the whole range, subnormal results included. x = n ln2 + r, |r| <= ln2 / 2.
-// The caller has clamped x to >= kExpFloor, below which e^x rounds to zero: the product x e^x then stays finite for x = -inf.
+// e^x for x <= 0 (NaN stays NaN), within 1 ulp over the whole range, subnormal results included. x = n ln2 + r, |r| <=
+// ln2 / 2. The caller has clamped x to >= kExpFloor, below which e^x rounds to zero: the product x e^x then stays
+// finite for x = -inf.
 constexpr float kExpFloor = -104.0f;
 
 inline vf exp_nonpositive(vf x) {
@@ -242,7 +244,8 @@ inline vf exp_nonpositive(vf x) {
   // The high part of ln2 has so few bits that n * high is exact: right without a fused multiply-add too.
   vf r = x - n * 0x1.63p-1f;
   r = r - n * -0x1.bd0106p-13f;
-  // Minimax fit of (e^r - 1 - r) / r^2, coefficients rounded to float32 one after another: relative error of e^r 3.2e-9.
+  // Minimax fit of (e^r - 1 - r) / r^2, coefficients rounded to float32 one after another: relative error of
+  // e^r 3.2e-9.
   vf p = splat(0x1.6a4d6p-10f);
   p = p * r + 0x1.12398ep-7f;
   p = p * r + 0x1.5558bp-5f;

@@ -21,6 +21,14 @@ namespace gaal {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// Tells the compiler that a pointer leads to global memory. It cannot see that by itself in a function that is called, or where a pointer may
+// be null, and would then use slower accesses that work everywhere.
+template <typename T>
+__device__ __forceinline__ T* global(T* pointer) {
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+
 // 16 bytes of one element type: the widest access of a thread.
 template <typename T>
 struct alignas(16) Pack {

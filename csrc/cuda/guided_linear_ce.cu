@@ -97,7 +97,8 @@ __host__ __device__ inline int forward_items(const GuidedArgs& a) { return tiles
 
 // Items of one row tile are neighbours: item = (tile_m * tiles_n + tile_n) * splits + split.
 template <typename T>
-__device__ __noinline__ void forward_item(const GuidedArgs& a, int item, unsigned char* shared) {
+__device__ __noinline__ void forward_item(const GuidedArgs& a, int item) {
+  GAAL_DYNAMIC_SHARED(shared);
   const int split = item % a.logit_splits;
   const int tile_n = item / a.logit_splits % tiles(a.classes);
   const int tile_m = item / a.logit_splits / tiles(a.classes);
@@ -107,7 +108,7 @@ __device__ __noinline__ void forward_item(const GuidedArgs& a, int item, unsigne
   Product<T> product;
   product.clear();
   const int begin = split * a.logit_depth;
-  multiply<T>(product, left, right, begin, begin + a.logit_depth < a.width ? begin + a.logit_depth : a.width, shared);
+  multiply<T>(product, left, right, begin, begin + a.logit_depth < a.width ? begin + a.logit_depth : a.width);
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
   __syncthreads();
@@ -166,7 +167,8 @@ __device__ __noinline__ void row_item(const GuidedArgs& a, int row) {
 
 // --- select ----------------------------------------------------------------------------------------------------------------------------
 
-__device__ __noinline__ void select_item(const GuidedArgs& a, unsigned char* shared) {
+__device__ __noinline__ void select_item(const GuidedArgs& a) {
+  GAAL_DYNAMIC_SHARED(shared);
   uint64_t* const keys = reinterpret_cast<uint64_t*>(shared);
   double* const scratch = reinterpret_cast<double*>(shared + kScratch);
   __syncthreads();
@@ -197,14 +199,15 @@ __device__ __noinline__ void select_item(const GuidedArgs& a, unsigned char* sha
 __host__ __device__ inline int feature_items(const GuidedArgs& a) { return tiles(a.rows) * tiles(a.width); }
 
 template <typename T>
-__device__ __noinline__ void feature_item(const GuidedArgs& a, int item, unsigned char* shared) {
+__device__ __noinline__ void feature_item(const GuidedArgs& a, int item) {
+  GAAL_DYNAMIC_SHARED(shared);
   const int tile_m = item / tiles(a.width);
   const int tile_n = item % tiles(a.width);
   ResidualsAlongK<T> left(stacked_logits(a, nullptr, 0), a.metas, nullptr, tile_m, a.classes);
   RowsAcross<T> right(static_cast<const T*>(a.weight), a.weight_stride, nullptr, a.classes, a.classes, tile_n, a.width, a.weight_packs);
   Product<T> product;
   product.clear();
-  multiply<T>(product, left, right, 0, a.classes, shared);
+  multiply<T>(product, left, right, 0, a.classes);
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
   // Not the total of the selection, which another block may be making right now. The order of the sum is the same.
@@ -228,7 +231,8 @@ __host__ __device__ inline int head_items(const GuidedArgs& a) { return tiles(a.
 // Leaves the sums of the batch in the first dump and in the first 64 column sums, those of the selected rows in the second ones.
 // Ends with a barrier.
 template <typename T>
-__device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int tile_n, bool with_guide, unsigned char* shared) {
+__device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int tile_n, bool with_guide) {
+  GAAL_DYNAMIC_SHARED(shared);
   float* const column_sums = reinterpret_cast<float*>(shared + kColumnSums);
   for (int guide = 0; guide < (with_guide ? 2 : 1); ++guide) {
     const StackedRows<float> logits = stacked_logits(a, nullptr, 0);
@@ -241,7 +245,7 @@ __device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int 
                         index, source_rows, count, tile_n, a.width, a.row_packs);
     Product<T> product;
     product.clear();
-    multiply<T>(product, left, right, 0, count, shared);
+    multiply<T>(product, left, right, 0, count);
     left.reduce_sums(column_sums + guide * kTile, reinterpret_cast<float*>(shared));
     product.dump(reinterpret_cast<float*>(shared + (guide == 0 ? kFirstDump : kSecondDump)));
     __syncthreads();
@@ -264,11 +268,12 @@ __device__ __forceinline__ bool holds_bias(const GuidedArgs& a, int tile_m, int 
 }
 
 template <typename T>
-__device__ void direct_item(const GuidedArgs& a, int item, unsigned char* shared) {
+__device__ void direct_item(const GuidedArgs& a, int item) {
+  GAAL_DYNAMIC_SHARED(shared);
   const int tiles_n = head_items(a) / tiles(a.classes);
   const int tile_m = item / tiles_n;
   const int tile_n = item % tiles_n;
-  head_products<T>(a, tile_m, tile_n, true, shared);
+  head_products<T>(a, tile_m, tile_n, true);
   const float* const grad_dump = reinterpret_cast<const float*>(shared + kFirstDump);
   const float* const guide_dump = reinterpret_cast<const float*>(shared + kSecondDump);
   const float* const column_sums = reinterpret_cast<const float*>(shared + kColumnSums);
@@ -331,7 +336,8 @@ __device__ __forceinline__ void tiles_of_pair(int pair, int count, int* tile_i, 
 
 // A part of a tile of one Gram matrix: item = pair * splits + split; the first splits are of the residuals, the others of the features.
 template <typename T>
-__device__ __noinline__ void gram_item(const GuidedArgs& a, int item, unsigned char* shared) {
+__device__ __noinline__ void gram_item(const GuidedArgs& a, int item) {
+  GAAL_DYNAMIC_SHARED(shared);
   const int pair = item / gram_splits(a);
   const int split = item % gram_splits(a);
   int tile_i;
@@ -344,13 +350,13 @@ __device__ __noinline__ void gram_item(const GuidedArgs& a, int item, unsigned c
     ResidualsAlongK<T> left(logits, a.metas, a.chosen, tile_i, a.classes);
     ResidualsAlongK<T> right(logits, a.metas, a.chosen, tile_j, a.classes);
     const int begin = split * a.residual_depth;
-    multiply<T>(product, left, right, begin, begin + a.residual_depth < a.classes ? begin + a.residual_depth : a.classes, shared);
+    multiply<T>(product, left, right, begin, begin + a.residual_depth < a.classes ? begin + a.residual_depth : a.classes);
   } else {
     const StackedRows<T> features = stacked_features<T>(a, a.index, a.k);
     RowsAlongK<T> left(features, tile_i, a.width);
     RowsAlongK<T> right(features, tile_j, a.width);
     const int begin = (split - a.residual_splits) * a.feature_depth;
-    multiply<T>(product, left, right, begin, begin + a.feature_depth < a.width ? begin + a.feature_depth : a.width, shared);
+    multiply<T>(product, left, right, begin, begin + a.feature_depth < a.width ? begin + a.feature_depth : a.width);
   }
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
@@ -360,7 +366,8 @@ __device__ __noinline__ void gram_item(const GuidedArgs& a, int item, unsigned c
 }
 
 // Sums of (residual Gram) * (feature Gram + 1 for a bias) over a strip of a pair's tile. A pair i < j of rows stands for (j, i) too.
-__device__ __noinline__ void gram_strip(const GuidedArgs& a, int strip_of_pair, unsigned char* shared) {
+__device__ __noinline__ void gram_strip(const GuidedArgs& a, int strip_of_pair) {
+  GAAL_DYNAMIC_SHARED(shared);
   const int pair = strip_of_pair / kStrips;
   const int strip = strip_of_pair % kStrips;
   const int stacked = a.rows + a.k;
@@ -408,7 +415,8 @@ __host__ __device__ inline int partial_items(const GuidedArgs& a) {
 }
 
 // v, for every thread of the block; any block gets the same. Begins and ends with a barrier.
-__device__ float correction(const GuidedArgs& a, bool write, unsigned char* shared) {
+__device__ float correction(const GuidedArgs& a, bool write) {
+  GAAL_DYNAMIC_SHARED(shared);
   double sums[3] = {0.0, 0.0, 0.0};
   for (int i = static_cast<int>(threadIdx.x); i < partial_items(a); i += kTileThreads) {
     sums[0] += a.partial[i * 3];
@@ -450,7 +458,8 @@ __device__ void update(T* grad, const float* guide, int64_t first, int64_t end, 
 }
 
 template <typename T>
-__device__ void finish_item(const GuidedArgs& a, int64_t item, float v, unsigned char* shared) {
+__device__ void finish_item(const GuidedArgs& a, int64_t item, float v) {
+  GAAL_DYNAMIC_SHARED(shared);
   T* const grad_weight = static_cast<T*>(a.grad_weight);
   T* const grad_bias = static_cast<T*>(a.grad_bias);
   if (!a.sample_space) {
@@ -468,7 +477,7 @@ __device__ void finish_item(const GuidedArgs& a, int64_t item, float v, unsigned
   const int tile_m = static_cast<int>(item) / tiles_n;
   const int tile_n = static_cast<int>(item) % tiles_n;
   const bool with_guide = v != 0.0f;  // true for NaN
-  head_products<T>(a, tile_m, tile_n, with_guide, shared);
+  head_products<T>(a, tile_m, tile_n, with_guide);
   const float* const grad_dump = reinterpret_cast<const float*>(shared + kFirstDump);
   const float* const guide_dump = reinterpret_cast<const float*>(shared + kSecondDump);
   const float* const column_sums = reinterpret_cast<const float*>(shared + kColumnSums);
@@ -502,12 +511,13 @@ __host__ __device__ inline int ticket_count(const GuidedArgs& a) { return row_ti
 
 // First of three launches, a block per item.
 template <typename T>
-__device__ void forward_stage(const GuidedArgs& a, unsigned char* shared) {
+__device__ void forward_stage(const GuidedArgs& a) {
+  GAAL_DYNAMIC_SHARED(shared);
   int* const flag = reinterpret_cast<int*>(shared + kFlag);
   const int all_rows = a.rows + a.guide_rows;
   if (all_rows > 0) {
     const int item = static_cast<int>(blockIdx.x);
-    forward_item<T>(a, item, shared);
+    forward_item<T>(a, item);
     const int per_tile = tiles(a.classes) * a.logit_splits;
     const int tile_m = item / per_tile;
     if (!is_last_block(a.tickets + tile_m, static_cast<unsigned>(per_tile), flag)) return;
@@ -515,72 +525,74 @@ __device__ void forward_stage(const GuidedArgs& a, unsigned char* shared) {
     for (int row = tile_m * kTile + static_cast<int>(threadIdx.x) / kWarp; row < end; row += kTileThreads / kWarp) row_item<T>(a, row);
     if (!is_last_block(a.tickets + tiles(all_rows), static_cast<unsigned>(tiles(all_rows)), flag)) return;
   }
-  select_item(a, shared);
+  select_item(a);
 }
 
 // Second launch: the gradient to the features, and everything that v needs.
 template <typename T>
-__device__ void inner_stage(const GuidedArgs& a, unsigned char* shared) {
+__device__ void inner_stage(const GuidedArgs& a) {
+  GAAL_DYNAMIC_SHARED(shared);
   int* const flag = reinterpret_cast<int*>(shared + kFlag);
   unsigned* const tickets = a.tickets + row_tickets(a);
   const int inner = a.sample_space ? pairs_of(a.rows + a.k) * gram_splits(a) : head_items(a);
   const int item = static_cast<int>(blockIdx.x);
   if (item >= inner) {
-    if (item - inner < feature_items(a)) feature_item<T>(a, item - inner, shared);
+    if (item - inner < feature_items(a)) feature_item<T>(a, item - inner);
     return;
   }
   if (a.sample_space) {
-    gram_item<T>(a, item, shared);
+    gram_item<T>(a, item);
     const int pair = item / gram_splits(a);
     if (!is_last_block(tickets + 1 + pair, static_cast<unsigned>(gram_splits(a)), flag)) return;
-    for (int strip = 0; strip < kStrips; ++strip) gram_strip(a, pair * kStrips + strip, shared);
+    for (int strip = 0; strip < kStrips; ++strip) gram_strip(a, pair * kStrips + strip);
     if (!is_last_block(tickets, static_cast<unsigned>(pairs_of(a.rows + a.k)), flag)) return;
   } else {
-    direct_item<T>(a, item, shared);
+    direct_item<T>(a, item);
     if (!is_last_block(tickets, static_cast<unsigned>(inner), flag)) return;
   }
-  correction(a, true, shared);
+  correction(a, true);
 }
 
 template <typename T>
-__device__ void whole_step(const GuidedArgs& a, unsigned char* shared) {
+__device__ void whole_step(const GuidedArgs& a) {
+  GAAL_DYNAMIC_SHARED(shared);
   const cooperative_groups::grid_group grid = cooperative_groups::this_grid();
   const int blocks = static_cast<int>(gridDim.x);
   const int block = static_cast<int>(blockIdx.x);
-  for (int item = block; item < forward_items(a); item += blocks) forward_item<T>(a, item, shared);
+  for (int item = block; item < forward_items(a); item += blocks) forward_item<T>(a, item);
   grid.sync();
   constexpr int warps = kTileThreads / kWarp;
   for (int row = block * warps + static_cast<int>(threadIdx.x) / kWarp; row < a.rows + a.guide_rows; row += blocks * warps) row_item<T>(a, row);
   grid.sync();
   // One block sorts while the others, which need no selection for it, make the gradient to the features.
-  if (block == 0) select_item(a, shared);
+  if (block == 0) select_item(a);
   if (blocks == 1 || block > 0) {
     const int workers = blocks == 1 ? 1 : blocks - 1;
-    for (int item = blocks == 1 ? 0 : block - 1; item < feature_items(a); item += workers) feature_item<T>(a, item, shared);
+    for (int item = blocks == 1 ? 0 : block - 1; item < feature_items(a); item += workers) feature_item<T>(a, item);
   }
   grid.sync();
   if (a.sample_space) {
-    for (int item = block; item < pairs_of(a.rows + a.k) * gram_splits(a); item += blocks) gram_item<T>(a, item, shared);
+    for (int item = block; item < pairs_of(a.rows + a.k) * gram_splits(a); item += blocks) gram_item<T>(a, item);
     grid.sync();
-    for (int strip = block; strip < pairs_of(a.rows + a.k) * kStrips; strip += blocks) gram_strip(a, strip, shared);
+    for (int strip = block; strip < pairs_of(a.rows + a.k) * kStrips; strip += blocks) gram_strip(a, strip);
   } else {
-    for (int item = block; item < head_items(a); item += blocks) direct_item<T>(a, item, shared);
+    for (int item = block; item < head_items(a); item += blocks) direct_item<T>(a, item);
   }
   grid.sync();
-  const float v = correction(a, block == 0, shared);
-  for (int64_t item = block; item < finish_items(a); item += blocks) finish_item<T>(a, item, v, shared);
+  const float v = correction(a, block == 0);
+  for (int64_t item = block; item < finish_items(a); item += blocks) finish_item<T>(a, item, v);
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads) guided_step(const __grid_constant__ GuidedArgs a, Stage stage) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks) guided_step(const __grid_constant__ GuidedArgs a, Stage stage) {
   GAAL_DYNAMIC_SHARED(shared);
   switch (stage) {
-    case Stage::kWhole: return whole_step<T>(a, shared);
-    case Stage::kForward: return forward_stage<T>(a, shared);
-    case Stage::kInner: return inner_stage<T>(a, shared);
+    case Stage::kWhole: return whole_step<T>(a);
+    case Stage::kForward: return forward_stage<T>(a);
+    case Stage::kInner: return inner_stage<T>(a);
     case Stage::kFinish: {
       const float v = a.scalars[kScalarV];
-      for (int64_t item = blockIdx.x; item < finish_items(a); item += gridDim.x) finish_item<T>(a, item, v, shared);
+      for (int64_t item = blockIdx.x; item < finish_items(a); item += gridDim.x) finish_item<T>(a, item, v);
     }
   }
 }

@@ -33,7 +33,7 @@ struct GradArgs {
 constexpr int kPartial = kTile * kTile + kTile;
 
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads) head_gradient(const __grid_constant__ GradArgs a) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const __grid_constant__ GradArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   const int tiles_n = a.width > 0 ? ceil_div(a.width, kTile) : 1;
   const int tile = static_cast<int>(blockIdx.x / a.splits);

@@ -147,7 +147,7 @@ __device__ void finish(const RowsArgs& a, unsigned char* shared) {
 
 // `lanes` lanes of a warp per row: rows of up to a few thousand columns.
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads) rows_by_lanes(const __grid_constant__ RowsArgs a, int lanes) {
+__global__ void __launch_bounds__(kSelectThreads, 2) rows_by_lanes(const __grid_constant__ RowsArgs a, int lanes) {
   GAAL_DYNAMIC_SHARED(shared);
   const int64_t position = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kSelectThreads) rows_by_lanes(const __grid_con
 
 // One block, or `parts` blocks, per row.
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads) rows_by_blocks(const __grid_constant__ RowsArgs a) {
+__global__ void __launch_bounds__(kSelectThreads, 2) rows_by_blocks(const __grid_constant__ RowsArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   const int64_t position = blockIdx.x / a.parts;
   const int part = static_cast<int>(blockIdx.x % a.parts);

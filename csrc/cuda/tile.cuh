@@ -17,6 +17,7 @@ namespace gaal {
 
 constexpr int kTile = 64;
 constexpr int kTileThreads = 128;
+constexpr int kTileBlocks = 3;  // at least so many on a multiprocessor: up to 168 registers a thread
 constexpr int kPacksPerThread = 2;
 constexpr int kDumpStride = kTile + 4;  // float32 elements; the padding spreads a column over the banks
 
@@ -64,7 +65,7 @@ struct StackedRows {
   __device__ __forceinline__ const T* row(int r) const {
     if (r >= rows) return nullptr;
     if (r < split) return first + r * first_stride;
-    const int64_t s = index == nullptr ? r - split : index[r - split];
+    const int64_t s = index == nullptr ? r - split : global(index)[r - split];
     return second + s * second_stride;
   }
 };
@@ -73,10 +74,16 @@ struct StackedRows {
 template <typename T>
 __device__ __forceinline__ Pack<T> load_masked(const T* row, int begin, int end, bool packs) {
   constexpr int size = Pack<T>::kSize;
-  if (row != nullptr && packs && begin + size <= end) return load_pack(row + begin);
   Pack<T> pack;
 #pragma unroll
-  for (int i = 0; i < size; ++i) pack.v[i] = row != nullptr && begin + i < end ? row[begin + i] : from_float<T>(0.0f);
+  for (int i = 0; i < size; ++i) pack.v[i] = from_float<T>(0.0f);
+  if (row == nullptr) return pack;
+  row = global(row);
+  if (packs && begin + size <= end) return load_pack(row + begin);
+#pragma unroll
+  for (int i = 0; i < size; ++i) {
+    if (begin + i < end) pack.v[i] = row[begin + i];
+  }
   return pack;
 }
 
@@ -134,7 +141,7 @@ struct RowsAcross {
   __device__ __forceinline__ Raw fetch(int, int k) const {
     const T* row = nullptr;
     if (k < depth) {
-      const int64_t source = index == nullptr ? k : index[k];
+      const int64_t source = index == nullptr ? k : global(index)[k];
       // An illegal index reads as 0 here; the statistics of that row are NaN, and so is its product.
       if (source >= 0 && source < source_rows) row = base + source * stride;
     }
@@ -162,7 +169,7 @@ struct ResidualsAlongK {
     for (int j = 0; j < kPacksPerThread; ++j) {
       const int r = tile * kTile + static_cast<int>(threadIdx.x) / 4 + j * (kTileThreads / 4);
       row[j] = logits.row(r);
-      meta[j] = r >= logits.rows ? RowMeta{0.0f, 0.0f, 0.0f, -1} : r < logits.split ? metas[r] : second_metas[r - logits.split];
+      meta[j] = r >= logits.rows ? RowMeta{0.0f, 0.0f, 0.0f, -1} : r < logits.split ? global(metas)[r] : global(second_metas)[r - logits.split];
     }
   }
   __device__ __forceinline__ Raw fetch(int j, int k) const {
@@ -215,8 +222,8 @@ struct ResidualsAcross {
     const Z* row = nullptr;
     raw.meta = RowMeta{0.0f, 0.0f, 0.0f, -1};
     if (k < depth) {
-      raw.meta = metas[k];
-      const int64_t source = index == nullptr ? k : index[k];
+      raw.meta = global(metas)[k];
+      const int64_t source = index == nullptr ? k : global(index)[k];
       if (source >= 0 && source < source_rows) row = base + source * stride;
     }
     load_logits(raw.logit, row, begin, columns, packs);
@@ -352,26 +359,26 @@ struct TensorProduct {
 #pragma unroll
     for (int k = 0; k < Shape::kStep; k += kFragment) {
       A left[2];
-      B right[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int m = first_row() + i * kFragment;
-        const int n = first_column() + i * kFragment;
         if (a_along_k) {
           wmma::load_matrix_sync(left[i], a + m * Shape::kAlongKStride + k, Shape::kAlongKStride);
         } else {
           wmma::load_matrix_sync(left[i], a + k * Shape::kAcrossStride + m, Shape::kAcrossStride);
         }
-        if (b_along_k) {
-          wmma::load_matrix_sync(right[i], b + n * Shape::kAlongKStride + k, Shape::kAlongKStride);
-        } else {
-          wmma::load_matrix_sync(right[i], b + k * Shape::kAcrossStride + n, Shape::kAcrossStride);
-        }
       }
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
+      for (int j = 0; j < 2; ++j) {
+        const int n = first_column() + j * kFragment;
+        B right;
+        if (b_along_k) {
+          wmma::load_matrix_sync(right, b + n * Shape::kAlongKStride + k, Shape::kAlongKStride);
+        } else {
+          wmma::load_matrix_sync(right, b + k * Shape::kAcrossStride + n, Shape::kAcrossStride);
+        }
 #pragma unroll
-        for (int j = 0; j < 2; ++j) wmma::mma_sync(sum[i][j], left[i], right[j], sum[i][j]);
+        for (int i = 0; i < 2; ++i) wmma::mma_sync(sum[i][j], left[i], right, sum[i][j]);
       }
     }
   }
@@ -462,6 +469,7 @@ __device__ __forceinline__ void store_group(T* to, const float (&value)[4], int 
   struct alignas(4 * sizeof(T)) Group {
     T v[4];
   };
+  to = global(to);
   if (whole && count == 4) {
     Group group;
 #pragma unroll

@@ -124,6 +124,4 @@ class AlternatingLearning(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.model.head.weight.device
-        self._last_turn = {
-            name: (features.to(device), target.to(device)) for name, (features, target) in state["last_turn"].items()
-        }
+        self._last_turn = {name: (features.to(device), target.to(device)) for name, (features, target) in state["last_turn"].items()}

@@ -51,5 +51,5 @@ class Method(ABC):
         """What besides the model must be kept to go on bit for bit."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  not every method keeps something
         """Take back what ``state_dict`` gave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ class SmallImageEncoder(nn.Module):
         self.width = width
         channels = (3, 16, 32, 64, width)
         blocks: list[nn.Module] = []
-        for index, (inward, outward) in enumerate(zip(channels, channels[1:], strict=False)):
+        for index, (inward, outward) in enumerate(pairwise(channels)):
             blocks += [nn.Conv2d(inward, outward, 3, padding=1, bias=False), nn.BatchNorm2d(outward), nn.ReLU(inplace=True)]
             if index < 3:
                 blocks.append(nn.MaxPool2d(2))
@@ -46,9 +47,7 @@ class TableEncoder(nn.Module):
         super().__init__()
         self.width = width
         hidden = hidden or width
-        self.layers = nn.Sequential(
-            nn.Linear(in_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width)
-        )
+        self.layers = nn.Sequential(nn.Linear(in_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)

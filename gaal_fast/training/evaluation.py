@@ -23,7 +23,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 class Predictions:
     """Logits for N rows in data order.
 
-    ``logits[m]`` is float64 ``[n_m, Y]`` for the rows ``rows[m]`` (int64 ``[n_m]``) that have modality m; ``logits["multi"]`` is ``[N, Y]``.
+    ``logits[m]`` is float64 ``[n_m, Y]`` for the rows ``rows[m]`` (int64 ``[n_m]``) that have modality m, and ``logits["multi"]``
+    ``[N, Y]`` for all of them.
     """
 
     logits: dict[str, np.ndarray]
@@ -67,9 +68,7 @@ def predict(model: FusionModel, batches: Iterable[Any], *, device: torch.device,
         seen += len(batch.target)
     model.train(was_training)
     classes = len(prior)
-    found = {
-        name: (torch.cat(parts) if parts else torch.zeros(0, classes)).double().numpy() for name, parts in logits.items()
-    }
+    found = {name: (torch.cat(parts) if parts else torch.zeros(0, classes)).double().numpy() for name, parts in logits.items()}
     places = {name: (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)).numpy() for name, parts in rows.items()}
     blind = np.setdiff1d(np.arange(seen), np.concatenate(list(places.values())))
     found[MULTI][blind] = np.log(np.maximum(prior, 1e-12))
@@ -81,9 +80,7 @@ def scores(predictions: Predictions) -> dict[str, dict[str, float | int | None]]
 
     Scores: accuracy, balanced_accuracy, macro_f1, nll (mean negative log-likelihood in nats) and rows (how many were counted).
     """
-    table: dict[str, dict[str, float | int | None]] = {
-        name: {} for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "rows")
-    }
+    table: dict[str, dict[str, float | int | None]] = {name: {} for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "rows")}
     for name, logits in predictions.logits.items():
         target = predictions.target if name == MULTI else predictions.target[predictions.rows[name]]
         labelled = target >= 0

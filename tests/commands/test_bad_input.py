@@ -92,7 +92,7 @@ def test_no_target_named(data: Path, run_command: Run) -> None:
 
 def test_all_pictures_missing_hints_at_the_extension_or_the_folder(data: Path, tmp_path: Path, run_command: Run) -> None:
     edit(data, lambda frame: frame.assign(photo=frame["photo"].str.replace(".png", ".jpg")))
-    assert_one_line(run_command("train", *flags(data, tmp_path / "run")), r'\.png')
+    assert_one_line(run_command("train", *flags(data, tmp_path / "run")), r"\.png")
     edit(data, lambda frame: frame.assign(photo=frame["photo"].str.replace(".jpg", ".png")))
     assert_one_line(run_command("train", *flags(data, tmp_path / "run"), "--data.images", tmp_path), r"images")
     assert not (tmp_path / "run").exists()

@@ -27,7 +27,7 @@ def predict(trees: Path, trained: Path, tmp_path: Path, run_command: Run) -> Cal
         folder = ["--images", trees.parent / "images"] if images else []
         answer = run_command("predict", "--run", trained, "--csv", csv, "--out", out, *folder)
         assert answer.code == 0, answer.err
-        result = pd.read_csv(out, dtype={name: str for name in frame.columns}, keep_default_na=False)
+        result = pd.read_csv(out, dtype=dict.fromkeys(frame.columns, str), keep_default_na=False)
         assert len(result) == len(frame)
         np.testing.assert_allclose(result[PROBABILITIES].sum(axis=1), 1, atol=1e-9)
         assert (result["prediction"] == np.array(CLASSES)[result[PROBABILITIES].to_numpy().argmax(axis=1)]).all()

@@ -45,7 +45,7 @@ def make_method(
     guide: str = "fresh", **projection: Any,
 ) -> AlternatingLearning:  # fmt: skip
     model = model or make_model(order)
-    fractions = {n: 0.5 for n in order} if fractions is None else fractions
+    fractions = dict.fromkeys(order, 0.5) if fractions is None else fractions
     return AlternatingLearning(model, order=order, surgery=SurgeryOptions(fractions, PROJECTION | projection, guide))
 
 
@@ -80,7 +80,9 @@ class HeadInNumpy:
         entropy = -(p * np.log(p)).sum(1)
         return (p - np.eye(CLASSES)[target]).T @ extended / len(target), entropy
 
-    def update(self, active: np.ndarray, guide: np.ndarray, target: np.ndarray, guide_target: np.ndarray, k: int, rule: str, epsilon: float) -> float:
+    def update(
+        self, active: np.ndarray, guide: np.ndarray, target: np.ndarray, guide_target: np.ndarray, k: int, rule: str, epsilon: float
+    ) -> float:
         g, _ = self.gradient(active, target)
         _, entropy = self.gradient(guide, guide_target)
         hard = np.argsort(-entropy, kind="stable")[:k]

@@ -106,7 +106,8 @@ def test_rules(module: ModuleType, rule: oracle.Rule, sign: float) -> None:
     h = sign * 0.4 * g + vector(37, torch.float32, 4, 0.1)
     want = oracle.project([wide(g)], [wide(h)], rule)
     before = g.clone()
-    options = (rule.rule == "official", rule.epsilon, rule.relative, rule.margin, rule.ridge, -1.0 if rule.max_correction is None else rule.max_correction)
+    limit = -1.0 if rule.max_correction is None else rule.max_correction
+    options = (rule.rule == "official", rule.epsilon, rule.relative, rule.margin, rule.ridge, limit)
     v = Kernels(module, "portable").project([g], [h], *options)[0]
     assert v == pytest.approx(want.v, rel=1e-12)
     assert torch.equal(g, before) == (want.v == 0.0)
@@ -163,7 +164,8 @@ def everything(kernels: Kernels) -> list[Tensor]:
         results += [kernels.softmax_stats(logits, target), *kernels.entropy_topk(logits, rows // 2)]
         out, sums = torch.empty_like(logits), torch.empty(columns)
         results += [torch.tensor(kernels.residual(logits, target, out, sums)), out, sums]
-        guide, guide_target, features = logits_of(rows, columns, torch.float32, 7), labels_of(rows, columns, 8), logits_of(rows, 700, torch.float32, 9)
+        guide, guide_target = logits_of(rows, columns, torch.float32, 7), labels_of(rows, columns, 8)
+        features = logits_of(rows, 700, torch.float32, 9)
         loss, *others = kernels.guided_residuals(logits, target, logits[0].clone(), guide, guide_target, features, rows // 3)
         results += [torch.tensor(loss), *others]
     g, h = vector(200_001, torch.float32, 1), vector(200_001, torch.float32, 2)
@@ -200,7 +202,8 @@ logits = array.array("f", [((i * 7919) % 1000) / 100 for i in range(rows * colum
 out = []
 for threads in (1, 4):
     entropy, lse = array.array("f", bytes(4 * rows)), array.array("f", bytes(4 * rows))
-    module.softmax_stats(0, logits.buffer_info()[0], columns, rows, columns, 0, entropy.buffer_info()[0], lse.buffer_info()[0], 0, threads, -1)
+    data, to_entropy, to_lse = (a.buffer_info()[0] for a in (logits, entropy, lse))
+    module.softmax_stats(0, data, columns, rows, columns, 0, to_entropy, to_lse, 0, threads, -1)
     out.append(list(entropy) + list(lse))
 assert out[0] == out[1]
 json.dump(out[0], sys.stdout)

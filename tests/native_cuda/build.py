@@ -22,7 +22,7 @@ KERNELS = Path(os.environ.get("GAAL_FAST_CUDA_SOURCES") or ROOT / "csrc" / "cuda
 EMULATOR = Path(__file__).parent / "emulator"
 BINDINGS = "bindings_cuda.cpp"
 
-FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 
 
 def compiler() -> str | None:
@@ -40,26 +40,28 @@ def compile_and_link(
     compiler_path = compiler()
     assert compiler_path is not None
     command = [compiler_path, *FLAGS, *flags, f"-I{EMULATOR}", f"-I{kernels}"]
-    texts = sorted({*sources, *kernels.glob("*.h"), *kernels.glob("*.cuh"), *EMULATOR.glob("*.h")})
-    state = hashlib.sha256("\0".join([*command, *link, *(path.name + path.read_text() for path in texts)]).encode()).hexdigest()
+    headers = [*kernels.glob("*.h"), *kernels.glob("*.cuh"), *EMULATOR.glob("*.h")]
     output.parent.mkdir(parents=True, exist_ok=True)
-    stamp = output.with_suffix(".stamp")
-    with open(output.with_suffix(".lock"), "w") as lock:
+
+    def state(command: Sequence[str], files: Sequence[Path]) -> str:
+        return hashlib.sha256(b"\0".join([" ".join(command).encode(), *(path.read_bytes() for path in files)])).hexdigest()
+
+    def make(target: Path, command: list[str], made_from: list[Path]) -> Path:
+        stamp, wanted = Path(f"{target}.stamp"), state(command, made_from)
+        if not (target.exists() and stamp.exists() and stamp.read_text() == wanted):
+            run([*command, "-o", str(target)])
+            stamp.write_text(wanted)
+        return target
+
+    def compile_one(source: Path) -> Path:
+        language = ["-x", "c++"] if source.suffix == ".cu" else []
+        target = output.parent / f"{output.name.partition('.')[0]}-{source.stem}.o"
+        return make(target, [*command, *language, "-c", str(source)], [source, *sorted(headers)])
+
+    with open(f"{output}.lock", "w") as lock, ThreadPoolExecutor(os.cpu_count()) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
-        if output.exists() and stamp.exists() and stamp.read_text() == state:
-            return output
-
-        def compile_one(source: Path) -> str:
-            target = output.parent / f"{output.stem}-{source.stem}.o"
-            language = ["-x", "c++"] if source.suffix == ".cu" else []
-            run([*command, *language, "-c", str(source), "-o", str(target)])
-            return str(target)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, sources))
-        run([compiler_path, *flags, *link, *objects, "-o", str(output)])
-        stamp.write_text(state)
-    return output
+        objects = [*pool.map(compile_one, sources), *(Path(item) for item in link if not item.startswith("-"))]
+        return make(output, [compiler_path, *flags, *(item for item in link if item.startswith("-")), *map(str, objects)], objects)
 
 
 def run(command: Sequence[str]) -> None:
@@ -86,8 +88,11 @@ def checked_program(folder: Path, checker: str, part: str, kernels: Path = KERNE
     flags = ["-O1", "-g1", *CHECKERS[checker], f"-DGAAL_PARTS={bit}"]
     output = folder / f"checked-{checker}-{part}"
     # The scheduler itself is not instrumented: under the thread checker it announces what orders the emulated threads.
-    scheduler = compile_and_link([EMULATOR / "emulator.cpp"], ["-O1", f"-DGAAL_EMULATOR_TSAN={int(checker == 'thread')}"], folder / f"scheduler-{checker}.o", link=["-r"])
-    return compile_and_link([*(kernels / name for name in names), EMULATOR / "checked_run.cpp"], flags, output, kernels, link=[str(scheduler)])
+    flag = f"-DGAAL_EMULATOR_TSAN={int(checker == 'thread')}"
+    scheduler = compile_and_link([EMULATOR / "emulator.cpp"], ["-O1", flag], folder / f"scheduler-{checker}.o", link=["-r"])
+    return compile_and_link(
+        [*(kernels / name for name in names), EMULATOR / "checked_run.cpp"], flags, output, kernels, link=[str(scheduler)]
+    )
 
 
 def kernel_sources(folder: Path = KERNELS) -> list[Path]:

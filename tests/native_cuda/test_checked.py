@@ -54,7 +54,10 @@ def test_no_bad_access_no_race_and_equal_bits(build_folder: Path, checker: str, 
 BROKEN = {
     "no release before the ticket": ("    __threadfence();\n    const unsigned taken", "    const unsigned taken"),
     "no acquire after the ticket": ("    __threadfence();\n    *flag", "    *flag"),
-    "no barrier before the ticket": ("  __syncthreads();\n  if (threadIdx.x == 0) {\n    __threadfence();", "  if (threadIdx.x == 0) {\n    __threadfence();"),
+    "no barrier before the ticket": (
+        "  __syncthreads();\n  if (threadIdx.x == 0) {\n    __threadfence();",
+        "  if (threadIdx.x == 0) {\n    __threadfence();",
+    ),
     "no barrier after the ticket": ("  __syncthreads();\n  return *flag", "  return *flag"),
 }
 

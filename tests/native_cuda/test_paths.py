@@ -241,14 +241,14 @@ def test_counts_of_launches(place: Backend, sample_space: bool, request: pytest.
     assert launches(device, lambda: glue.softmax_stats(logits, case.target))[0] == 1
     assert launches(device, lambda: glue.entropy_topk(logits, 32))[0] == 1
     assert launches(device, lambda: glue.linear_ce_grad(case.features, logits, case.target, None, None))[0] == 2
-    grads, guides = [torch.ones(70, 5, device=place.device), torch.ones(3, device=place.device)], [torch.ones(70, 5, device=place.device)] * 2
-    guides[1] = torch.ones(3, device=place.device)
+    grads, guides = ([torch.ones(70, 5, device=place.device), torch.ones(3, device=place.device)] for _ in range(2))
     assert launches(device, lambda: glue.project_(grads, guides, "paper", 0.0, False, 0.75, 1e-3, None))[0] == 2
 
 
 def test_where_a_step_is_taken() -> None:
     """The sizes of the paper in one launch, large ones around the library's products; the sample space for few rows of large heads."""
-    for size in [(256, 256, 128, 286, 2048), (256, 256, 205, 717, 2048), (64, 64, 32, 286, 512), (256, 256, 128, 2, 2048), (0, 64, 0, 5, 7)]:
+    of_the_paper = [(256, 256, 128, 286, 2048), (256, 256, 205, 717, 2048), (64, 64, 32, 286, 512), (256, 256, 128, 2, 2048)]
+    for size in [*of_the_paper, (0, 64, 0, 5, 7)]:
         assert glue.guided_path(*size) == "cooperative"
     for size in [(1024, 1024, 512, 10_000, 2048), (64, 64, 32, 100_000, 512), (5000, 5, 5, 2, 4), (5, 5000, 5, 2, 4)]:
         assert glue.guided_path(*size) == "composed"

@@ -12,7 +12,6 @@ from tests.ops import (
     test_softmax_stats,
 )
 
-
 for _module in (test_softmax_stats, test_entropy_topk, test_linear_ce_grad, test_project, test_guided_linear_ce):
     _op = _module.__name__.rpartition(".test_")[2]
     for _name, _function in list(vars(_module).items()):

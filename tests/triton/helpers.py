@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from torch import Tensor
 
 _BORDER = 256  # bytes on both sides of every allocation
 _CANARY = 0xA5
+_PROT_NONE = 0
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Arena:
@@ -23,23 +27,21 @@ class Arena:
     def __init__(self) -> None:
         self._raw: list[Tensor] = []
 
-    def allocate(self, size: tuple[int, ...], dtype: torch.dtype, shift: int = 0) -> Tensor:
-        """A contiguous poisoned tensor; ``shift`` elements off the alignment that a fresh allocation has."""
+    def allocate(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A contiguous poisoned tensor."""
         count = int(np.prod(size, dtype=np.int64))
-        width = dtype.itemsize
-        first = _BORDER + shift * width
-        raw = _plain_full((first + count * width + _BORDER,), _CANARY, dtype=torch.uint8)
+        last = _BORDER + count * dtype.itemsize
+        raw = _plain_full((last + _BORDER,), _CANARY, dtype=torch.uint8)
         self._raw.append(raw)
-        inside = raw[first : first + count * width].view(dtype).view(size)
+        inside = raw[_BORDER:last].view(dtype).view(size)
         inside.fill_(torch.nan if dtype.is_floating_point else torch.iinfo(dtype).min // 2)
-        raw.first, raw.last = first, first + count * width  # type: ignore[attr-defined]
         return inside
 
     def assert_intact(self) -> None:
         """No canary has been written to."""
         assert self._raw, "nothing was allocated in the arena"
         for raw in self._raw:
-            border = torch.cat([raw[: raw.first], raw[raw.last :]])  # type: ignore[attr-defined]
+            border = torch.cat([raw[:_BORDER], raw[-_BORDER:]])
             assert (border == _CANARY).all(), "a kernel wrote outside its tensor"
 
 
@@ -75,12 +77,22 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     arena.assert_intact()
 
 
-def placed(arena: Arena, tensor: Tensor | None, shift: int = 1) -> Tensor | None:
-    """A copy of an input in the arena, between canaries that read as garbage, off its alignment."""
+def fenced(tensor: Tensor | None) -> Tensor | None:
+    """A copy of an input whose last byte is the last one of a page; the next page may not be touched.
+
+    Reading one element too far ends the process with a segmentation fault, whatever the element would have been used for. Most copies
+    also begin off the alignment of a fresh allocation.
+    """
     if tensor is None:
         return None
-    copy = arena.allocate(tuple(tensor.shape), tensor.dtype, shift)
-    return copy.copy_(tensor)
+    size = tensor.numel() * tensor.element_size()
+    room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, room + mmap.PAGESIZE)
+    first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if _libc.mprotect(ctypes.c_void_p(first + room), ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=room - size) if size else tensor.new_zeros(0)
+    return copy.view(tensor.shape).copy_(tensor)
 
 
 @contextlib.contextmanager

@@ -79,12 +79,11 @@ def test_several_programs_share_a_row() -> None:
     assert index.tolist() == oracle.topk(truth, 5).tolist()
     assert helpers.bits(entropy) == helpers.bits(softmax_stats.softmax_stats(logits)[0][index])
 
-    chosen, features, target = torch.tensor([4, 0]), helpers.generator(3)(5, 3), torch.tensor([0, 1, 2, 3, 4])
-    weight, bias = linear_ce_grad(features, logits, target, chosen)
-    truth = oracle.linear_ce_grad(features.numpy(), helpers.array(logits), target.numpy(), chosen.numpy())
-    naive = naive_head_gradient(features, logits, target, chosen, None)
-    assert_no_worse(weight, naive[0], truth.weight, truth.weight_scale)
-    assert_no_worse(bias, naive[1], truth.bias, truth.bias_scale)
+    chosen, maximum, scale = torch.tensor([4, 0]), torch.full((5,), -1.0), torch.full((5,), -1.0)
+    softmax_stats.launch_stats(logits, index=chosen, row_max=maximum, row_scale=scale)
+    assert maximum.tolist() == [logits[0].max(), -1.0, -1.0, -1.0, 90.0] and scale[1:4].tolist() == [-1.0] * 3
+    probability = torch.softmax(logits[chosen].double(), 1).max(1).values
+    np.testing.assert_allclose(scale[chosen].double(), probability, rtol=1e-6)
 
 
 def test_shapes_of_work() -> None:
@@ -112,11 +111,8 @@ HEADS = [(1, 1, 1, 1), (17, 64, 64, 17), (33, 65, 63, 20), (40, 130, 129, 1), (5
 def test_head_gradient(rows: int, classes: int, width: int, k: int, weighted: bool, dtype: torch.dtype) -> None:
     """Around the edges of the tiles; a row that is chosen twice counts twice, one that is not chosen may hold anything."""
     normal = helpers.generator(rows)
-    features, logits, target = (
-        normal(rows, width, dtype=dtype),
-        normal(rows, classes, dtype=dtype, scale=3.0),
-        helpers.labels(rows, classes, 0),
-    )
+    features, logits = normal(rows, width, dtype=dtype), normal(rows, classes, dtype=dtype, scale=3.0)
+    target = helpers.labels(rows, classes, 0)
     index = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:k]
     if k > 1:
         index[-1] = index[0]
@@ -124,9 +120,8 @@ def test_head_gradient(rows: int, classes: int, width: int, k: int, weighted: bo
     others = torch.ones(rows, dtype=torch.bool).index_fill(0, index, False)
     features[others], logits[others] = math.nan, math.nan
     weight, bias = linear_ce_grad(features, logits, target, index, class_weights)
-    truth = oracle.linear_ce_grad(
-        *map(helpers.array, (features, logits)), target.numpy(), index.numpy(), None if class_weights is None else class_weights.numpy()
-    )
+    plain_weights = None if class_weights is None else class_weights.numpy()
+    truth = oracle.linear_ce_grad(helpers.array(features), helpers.array(logits), target.numpy(), index.numpy(), plain_weights)
     naive = naive_head_gradient(features, logits, target, index, class_weights)
     assert_no_worse(weight, naive[0], truth.weight, truth.weight_scale)
     assert_no_worse(bias, naive[1], truth.bias, truth.bias_scale)
@@ -152,9 +147,8 @@ def test_what_nobody_checks_on_a_gpu_becomes_nan(bad: str) -> None:
         step = run_guided(make_guided(6, 6, 3, 4, 2) | {"target": target})
         assert all(x.isnan().all() for x in (step["loss"], step["grad_features"], step["grad_weight"]))
         step = run_guided(make_guided(6, 6, 3, 4, 6) | {"guide_target": target})
-        assert (
-            step["loss"].isfinite() and step["grad_features"].isfinite().all() and step["v"].isnan() and step["grad_weight"].isnan().all()
-        )
+        assert step["loss"].isfinite() and step["grad_features"].isfinite().all()
+        assert step["v"].isnan() and step["grad_weight"].isnan().all()
 
 
 SHAPES = {
@@ -293,9 +287,7 @@ def assert_guided(arguments: dict) -> dict[str, Tensor]:
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
         assert (np.nan_to_num(np.abs(got - want)) <= np.nan_to_num(off * scale) + tiny).all(), (name, np.abs(got - want).max(), off)
 
-    dot_scale = (np.abs(truth.plain.weight_scale) * np.abs(truth.guide.weight_scale)).sum() + (
-        truth.plain.bias_scale * truth.guide.bias_scale
-    ).sum()
+    dot_scale = (truth.plain.weight_scale * truth.guide.weight_scale).sum() + (truth.plain.bias_scale * truth.guide.bias_scale).sum()
     guide_scale = (truth.guide.weight_scale**2).sum() + (truth.guide.bias_scale**2).sum()
     grad_scale = (truth.plain.weight_scale**2).sum() + (truth.plain.bias_scale**2).sum()
     near("loss", truth.loss, 1 + abs(truth.loss))
@@ -361,7 +353,7 @@ def test_guide_of_zeros(form: str) -> None:
     assert step["guide_norm2"] == 0.0 and step["v"] == 0.0 and step["grad_weight"].isfinite().all()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_order_of_the_programs(form: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Whoever arrives last adds the same partial sums in the same order: the bits do not change."""
     arguments = make_guided(70, 40, 66, 70, 20, seed=seed)

@@ -1,5 +1,5 @@
-"""What the kernels read and write, in the interpreter: canaries around every tensor, poisoned outputs and workspaces, inputs off their
-alignment with garbage on both sides, rows far apart, and inputs that stay as they were.
+"""What the kernels read and write, in the interpreter: inputs that end at a page that may not be touched, canaries around poisoned
+outputs and workspaces, rows far apart, and inputs that stay as they were.
 
 compute-sanitizer cannot see an access that stays inside the caching allocator's block; a canary can.
 """
@@ -71,14 +71,14 @@ FORMS = {"own-gram": (True, True), "blas-direct": (False, False)}
 def test_nothing_outside_is_read_or_written(
     op: str, size: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between canaries, off its alignment and poisoned, the result has the bits that it has in ordinary memory."""
+    """With inputs that end at a fence, and outputs poisoned and between canaries, the result has the bits that it has in ordinary memory."""
     function, inputs = calls(*size, dtype)[op]
     for own, gram in FORMS.values() if op.startswith("guided") else [(True, True)]:
         monkeypatch.setattr(guided, "own_logits", lambda *_, own=own: own)
         monkeypatch.setattr(guided, "use_gram", lambda *_, gram=gram: gram)
         expected = helpers.bits(function(*inputs))
-        with helpers.guarded(monkeypatch) as arena:
-            moved = [helpers.placed(arena, x, shift=1 if x is not None and x.is_floating_point() else 0) for x in inputs]
+        moved = [helpers.fenced(x) for x in inputs]
+        with helpers.guarded(monkeypatch):
             results = function(*moved)
         assert helpers.bits(results) == expected
         assert helpers.bits(moved) == helpers.bits(inputs), "an input was changed"
@@ -110,31 +110,49 @@ def test_projection_writes_its_gradients_only(count: int, dtype: torch.dtype, mo
     for epsilon, moves in ((1e4, True), (-1e4, False)):
         expected = [g.clone() for g in grads]
         scalars = helpers.bits(project_(expected, guides, epsilon=epsilon))
+        left = [helpers.fenced(x) for x in guides]
         with helpers.guarded(monkeypatch) as arena:
-            moved, left = [[helpers.placed(arena, x) for x in tensors] for tensors in (grads, guides)]
+            moved = [arena.allocate(tuple(x.shape), dtype).copy_(x) for x in grads]
             assert helpers.bits(project_(moved, left, epsilon=epsilon)) == scalars
         assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(guides)
         assert (helpers.bits(moved) != helpers.bits(grads)) == moves
 
 
 def test_rows_beyond_two_gigaelements() -> None:
-    """Offsets of rows are 64-bit: here two rows lie 2^31 + 64 elements apart in memory that is never touched in between."""
-    apart = 2**31 + 64
+    """Offsets of rows are 64-bit: the third of three rows begins 2^31 + 128 elements behind the first, in memory that is hardly touched.
+
+    The distance of two rows still fits 32 bits, so that it is the product that has to be wide.
+    """
+    apart = 2**30 + 64
     try:
-        memory = torch.empty(apart + 64, dtype=torch.float16)
+        memory = torch.empty(2 * apart + 64, dtype=torch.float16)
     except RuntimeError:
         pytest.skip("no 4.3 GB of address space")
-    normal_rows, target = normal(2, 33, dtype=torch.float16, scale=2.0), torch.tensor([3, 30])
-    far = memory.as_strided((2, 33), (apart, 1))
-    far.copy_(normal_rows)
-    assert helpers.bits(softmax_stats(far, target)) == helpers.bits(softmax_stats(normal_rows, target))
-    assert helpers.bits(entropy_topk(far, 2)) == helpers.bits(entropy_topk(normal_rows, 2))
-    features = normal(2, 5, dtype=torch.float16)
-    assert helpers.bits(linear_ce_grad(features, far, target)) == helpers.bits(linear_ce_grad(features, normal_rows, target))
-    far_step = guided.guided_linear_ce(far, target, far, target, normal_rows, None, None, 1)
-    assert helpers.bits(far_step) == helpers.bits(
-        guided.guided_linear_ce(normal_rows, target, normal_rows, target, normal_rows, None, None, 1)
-    )
-    far_weight = guided.guided_linear_ce(normal_rows, target % 2, normal_rows, target % 2, far, None, None, 1)
-    near_weight = guided.guided_linear_ce(normal_rows, target % 2, normal_rows, target % 2, normal_rows, None, None, 1)
-    assert helpers.bits(far_weight) == helpers.bits(near_weight)
+    near, target = normal(3, 33, dtype=torch.float16, scale=2.0), torch.tensor([3, 30, 2])
+    far = memory.as_strided((3, 33), (apart, 1))
+    far.copy_(near)
+    assert helpers.bits(softmax_stats(far, target)) == helpers.bits(softmax_stats(near, target))
+    assert helpers.bits(entropy_topk(far, 3)) == helpers.bits(entropy_topk(near, 3))
+    features = normal(3, 33, dtype=torch.float16)
+    for index in (None, torch.tensor([2, 0])):
+        expected = helpers.bits(linear_ce_grad(features, near, target, index))
+        assert helpers.bits(linear_ce_grad(features, far, target, index)) == expected
+        assert helpers.bits(linear_ce_grad(far, features, target, index)) == helpers.bits(linear_ce_grad(near, features, target, index))
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("argument", ["features", "guide_features", "weight"])
+def test_guided_rows_beyond_two_gigaelements(argument: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, gram = FORMS[form]
+    monkeypatch.setattr(guided, "own_logits", lambda *_: own)
+    monkeypatch.setattr(guided, "use_gram", lambda *_: gram)
+    apart = 2**30 + 64
+    try:
+        memory = torch.empty(2 * apart + 64, dtype=torch.float16)
+    except RuntimeError:
+        pytest.skip("no 4.3 GB of address space")
+    inputs = {name: normal(3, 33, dtype=torch.float16) for name in ("features", "guide_features", "weight")}
+    others = {"target": torch.tensor([2, 1, 0]), "guide_target": torch.tensor([0, 2, 2]), "bias": None, "class_weights": None, "top_k": 2}
+    expected = helpers.bits(guided.guided_linear_ce(**inputs, **others, epsilon=1.0))
+    inputs[argument] = memory.as_strided((3, 33), (apart, 1)).copy_(inputs[argument])
+    assert helpers.bits(guided.guided_linear_ce(**inputs, **others, epsilon=1.0)) == expected

@@ -1,12 +1,12 @@
 """The part of backend ``native`` that takes CUDA tensors: the kernels of ``csrc/cuda`` through ``gaal_fast._native_cuda``.
 
-Same functions as every backend (see the package's docstring). Each is one call of the compiled module, which enqueues one to four kernels on
-the current stream and returns; workspaces come from PyTorch's caching allocator, so calls can be captured in a CUDA graph and nothing is
-shared between streams or threads.
+Same functions as every backend (see the package's docstring). Each is one call of the compiled module, which enqueues one to three
+kernels on the current stream and returns; workspaces come from PyTorch's caching allocator, so calls can be captured in a CUDA graph and
+nothing is shared between streams or threads.
 
-Where matrix products are large, :func:`guided_linear_ce` and :func:`linear_ce_grad` leave them to PyTorch's (cuBLAS) and use kernels for what
-lies between. The kernels' own products are IEEE float32 for float32 and tensor-core products with float32 sums for half precision. TF32 is
-used by PyTorch's products only, where the program allows it (``torch.backends.cuda.matmul``).
+Where matrix products are large, :func:`guided_linear_ce` and :func:`linear_ce_grad` leave them to PyTorch (cuBLAS) and use kernels for
+what lies between. The kernels' own products are IEEE float32 for float32 and tensor-core products with float32 sums for half precision.
+TF32 is used by PyTorch's products only, where the program allows it (``torch.backends.cuda.matmul``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from torch import Tensor
 _CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _INT32_MAX = 2**31 - 1
 
-# Multiply-adds of the head's products up to which the kernels do them: about 60 µs of float32 work on an H200. Above, the library's products
-# are faster by more than the launches that they cost.
+# Multiply-adds of the head's products up to which the kernels do them: about 60 µs of float32 work on an H200. Above, PyTorch's products
+# should be faster by more than the launches that they cost. Set from datasheet rates, not yet from measurements.
 _MOST_MULTIPLY_ADDS = 2**31
 # The kernels' whole step holds logits in float32 and sorts the guide rows in one block.
 _MOST_CLASSES = 8192
 _MOST_ROWS = 4096
 
-# Extra multiply-adds of the sample space that cost what one element of g_p costs, see `takes_sample_space`.
+# The c of `takes_sample_space`, for about half of an H200's float32 rate, a quarter of its tensor cores' and its memory's 4.3 TB/s. Set from
+# datasheet rates, not yet from measurements.
 _BREAK_EVEN = {torch.float32: 90, torch.float16: 600, torch.bfloat16: 600}
 
 Options = tuple[str, float, bool, float, float, float | None]

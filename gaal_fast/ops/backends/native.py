@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -20,6 +21,12 @@ from torch import Tensor
 
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _FLOAT32 = _CODES[torch.float32]
+
+# Extra multiply-adds that cost as much as what the sample space saves for one element of the head, see `_sample_space_is_cheaper`.
+_BREAK_EVEN = 10
+_BREAK_EVEN_NEW_MEMORY = 100
+# How many times larger than the result the sum of absolute values may be, see `_project_in_sample_space`.
+_MOST_CANCELLATION = 16.0
 
 # Forces the instruction set of the CPU kernels, for tests: portable, avx2 or avx512.
 _ISA_VARIABLE = "GAAL_FAST_ISA"
@@ -141,7 +148,9 @@ def project_(
     if not grads[0].is_cpu:
         return _cuda().project_(grads, guides, rule, epsilon, relative, margin, ridge, max_correction)
     flat, others = map(list, zip(*map(_flat_pair, grads, guides), strict=True))
-    scalars = _cpu().project(*_pairs(flat, others), *_rule(rule, epsilon, relative, margin, ridge, max_correction), *_run())
+    scalars = _cpu().project(
+        *_pairs(*zip(flat, others, strict=True)), *_rule(rule, epsilon, relative, margin, ridge, max_correction), *_run()
+    )
     if scalars[0] != 0.0:
         for grad, updated in zip(grads, flat, strict=True):
             if updated is not grad:
@@ -194,15 +203,18 @@ def guided_linear_ce(
     )
     residual = logits  # it was overwritten
     grad_features = _times_weight(residual, weight)
-    grad_weight, guide_grad_weight = torch.mm(residual.t(), features), torch.mm(guide_residual.t(), selected)
+    grad_weight = torch.mm(residual.t(), features)
 
-    grads, guides = (grad_weight, grad_bias), (guide_grad_weight, guide_grad_bias)
-    if bias is None:
-        grads, guides = grads[:1], guides[:1]
-    if top_k:
-        scalars = _cpu().project(*_pairs(grads, guides), *_rule(rule, epsilon, relative, margin, ridge, max_correction), *_run())
-    else:  # no guide at all differs from a guide of zeros: it does not even look whether g is finite
-        scalars = 0.0, 0.0, 0.0, _cpu().inner_products(*_pairs(grads, grads), *_run())[0]
+    options = _rule(rule, epsilon, relative, margin, ridge, max_correction)
+    biases = () if bias is None else ((grad_bias, guide_grad_bias),)
+    scalars = None
+    if not top_k:  # no guide at all differs from a guide of zeros: it does not even look whether g is finite
+        scalars = 0.0, 0.0, 0.0, _inner_products((grad_weight, grad_weight), *((g, g) for g, _ in biases))[2]
+    elif work is torch.float32 and _sample_space_is_cheaper(features.shape[0], top_k, n_classes, width):
+        scalars = _project_in_sample_space(grad_weight, residual, features, guide_residual, selected, biases, options)
+    if scalars is None:
+        guide_grad_weight = torch.mm(guide_residual.t(), selected)
+        scalars = _cpu().project(*_pairs((grad_weight, guide_grad_weight), *biases), *options, *_run())
     if work is not dtype:
         grad_features, grad_weight, grad_bias = grad_features.to(dtype), grad_weight.to(dtype), grad_bias.to(dtype)
     return (
@@ -265,13 +277,67 @@ def _times_weight(residual: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def _pairs(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[list[int], ...]:
+def _pairs(*pairs: tuple[Tensor, Tensor]) -> tuple[list[int], ...]:
+    """Gradients and guides as the kernels take them."""
     return (
-        [_CODES[grad.dtype] for grad in grads],
-        [grad.data_ptr() for grad in grads],
-        [guide.data_ptr() for guide in guides],
-        [grad.numel() for grad in grads],
+        [_CODES[grad.dtype] for grad, _ in pairs],
+        [grad.data_ptr() for grad, _ in pairs],
+        [guide.data_ptr() for _, guide in pairs],
+        [grad.numel() for grad, _ in pairs],
     )
+
+
+def _inner_products(*pairs: tuple[Tensor, Tensor]) -> tuple[float, float, float]:
+    """<g, h>, <h, h> and <g, g> of the pairs (g, h) seen as two flat vectors."""
+    return _cpu().inner_products(*_pairs(*pairs), *_run())
+
+
+def _sample_space_is_cheaper(rows: int, k: int, classes: int, width: int) -> bool:
+    """Whether to take <g, g_p> and ‖g_p‖² from products of samples, without forming g_p. Decided from shapes alone.
+
+    With B rows, k guide rows, Y classes and d features that takes (B + k) k (Y + d) multiply-adds that the direct way does not, and saves,
+    for every element of the head, writing g_p and reading both gradients again. Beyond 32 MiB the C library asks the system for new memory
+    each time, and every page of it costs a fault; that weighs more than all the rest.
+    """
+    elements = classes * width
+    break_even = _BREAK_EVEN_NEW_MEMORY if 4 * elements >= 32 << 20 else _BREAK_EVEN
+    return (rows + k) * k * (classes + width) < break_even * elements
+
+
+def _project_in_sample_space(
+    grad_weight: Tensor,
+    residual: Tensor,
+    features: Tensor,
+    guide_residual: Tensor,
+    guide_features: Tensor,
+    biases: tuple[tuple[Tensor, Tensor], ...],
+    options: tuple[bool, float, bool, float, float, float],
+) -> tuple[float, float, float, float] | None:
+    """The projection for G = Aᵀ U and G_p = A_pᵀ U_p: <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij, and G + v G_p = G + (v A_p)ᵀ U_p.
+
+    None, with nothing changed, where these sums cancel so far that the rounding of the two factors would show: the direct way squares sums
+    that are formed already, and has no such trouble.
+    """
+    cross = torch.mm(residual, guide_residual.t()), torch.mm(features, guide_features.t())
+    own = torch.mm(guide_residual, guide_residual.t()), torch.mm(guide_features, guide_features.t())
+    dot, *cross_norms2 = _inner_products(cross)
+    guide_norm2, *own_norms2 = _inner_products(own)
+    grad_norm2 = _inner_products((grad_weight, grad_weight))[2]
+    if biases:
+        products = _inner_products(*biases)
+        dot, guide_norm2, grad_norm2 = dot + products[0], guide_norm2 + products[1], grad_norm2 + products[2]
+    # By Cauchy and Schwarz the left sides bound the sums of absolute values, and rounding is relative to those. NaN goes on as it is.
+    if (
+        math.prod(own_norms2) > (_MOST_CANCELLATION * guide_norm2) ** 2
+        or math.prod(cross_norms2) > _MOST_CANCELLATION**2 * guide_norm2 * grad_norm2
+    ):
+        return None
+    v = _cpu().correction(dot, guide_norm2, grad_norm2, *options)
+    if v != 0.0:
+        grad_weight.addmm_(guide_residual.t(), guide_features, alpha=v)
+        for grad, guide in biases:
+            grad.add_(guide, alpha=v)
+    return v, dot, guide_norm2, grad_norm2
 
 
 def _rule(
