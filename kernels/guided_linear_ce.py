@@ -40,7 +40,7 @@ from ._common import (
     ticket,
 )
 from .entropy_topk import key_index, order_keys, sort_descending, sort_warps
-from .linear_ce_grad import PRODUCT_OPTIONS, head_grad_tile, load_rows, product_tiles, residual_tile, store_head_grad
+from .linear_ce_grad import head_grad_tile, load_rows, product_options, product_tiles, residual_tile, store_head_grad
 from .project import SUM_BLOCK, finish_projection, rule_arguments, scalar_outputs
 from .softmax_stats import COMBINE_ROWS, merge_partials, row_stats, split_columns, tile_shape
 
@@ -694,7 +694,7 @@ def guided_linear_ce(
         tiles = -(-n_active // LOGIT_ROWS) + -(-n_guide // LOGIT_ROWS)
         launch(
             logits_kernel, max(1, tiles * parts), arguments | finish, constants | finish_constants,
-            device=device, **PRODUCT_OPTIONS,
+            device=device, **product_options(dtype),
         )  # fmt: skip
     else:
         logits = torch.nn.functional.linear(features, weight, bias)
@@ -763,12 +763,12 @@ def guided_linear_ce(
         constants = {"HAS_BIAS": bias is not None, "TILE": GRAM_TILE, "SUM_BLOCK": SUM_BLOCK}
         launch(
             gram_kernel, side * side + feature_tiles, arguments | rows_of_both | scalars,
-            constants | rule_constants | blocks_of_products, device=device, **PRODUCT_OPTIONS,
+            constants | rule_constants | blocks_of_products, device=device, **product_options(dtype),
         )  # fmt: skip
         arguments = {"grad_weight_ptr": grad_weight, "grad_bias_ptr": grad_bias, "v_ptr": v}
         launch(
             stacked_kernel, head_tiles, arguments | rows_of_both, blocks_of_products,
-            device=device, **PRODUCT_OPTIONS,
+            device=device, **product_options(dtype),
         )  # fmt: skip
     else:
         in_place = dtype == torch.float32
@@ -788,7 +788,7 @@ def guided_linear_ce(
         }
         launch(
             direct_kernel, head_tiles + feature_tiles, arguments | rows_of_both | scalars,
-            {"SUM_BLOCK": SUM_BLOCK} | rule_constants | blocks_of_products, device=device, **PRODUCT_OPTIONS,
+            {"SUM_BLOCK": SUM_BLOCK} | rule_constants | blocks_of_products, device=device, **product_options(dtype),
         )  # fmt: skip
         weight_programs = -(-(n_cols * dim) // UPDATE_BLOCK)
         arguments = {

@@ -32,6 +32,11 @@ _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat1
 PRODUCT_OPTIONS = {"num_stages": 2, "max_registers": 255}
 
 
+def product_options(dtype: torch.dtype) -> dict[str, int]:
+    """How a kernel with matrix products is compiled: float32 is multiplied without tensor cores, which takes more threads to hold a tile."""
+    return PRODUCT_OPTIONS | {"num_warps": 8 if dtype == torch.float32 else 4}
+
+
 def product_tiles(dtype: torch.dtype, precision: str) -> dict[str, Any]:
     """Compile-time constants of the matrix products."""
     return {"BLOCK_K": 16 if dtype == torch.float32 else 32, "OPERAND": _OPERANDS[dtype], "PRECISION": precision}
@@ -206,5 +211,5 @@ def linear_ce_grad(
     }
     constants = {"BLOCK_Y": 64, "BLOCK_D": 64} | product_tiles(features.dtype, dot_precision(features.dtype))
     programs = -(-n_cols // 64) * max(1, -(-dim // 64))
-    launch(linear_ce_grad_kernel, programs, arguments, constants, device=features.device, **PRODUCT_OPTIONS)
+    launch(linear_ce_grad_kernel, programs, arguments, constants, device=features.device, **product_options(features.dtype))
     return grad_weight, grad_bias
