@@ -65,7 +65,7 @@ def ops(rows: Sequence[Row], path: Path) -> None:
     figure.legend(handles.values(), handles.keys(), fontsize=8, ncols=len(handles), loc="outside upper center", frameon=False)
     facts = next(row for row in rows if row.get("device"))
     figure.supxlabel(
-        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['dtype']}, commit {facts['commit']}, {facts['date']}",
+        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['dtype']}, {facts['commit']}, {facts['date']}",
         fontsize=8,
     )
     _save(figure, path)
@@ -107,7 +107,8 @@ def _ratio(mine: Row, group: Sequence[Row], against: str, label: str) -> float |
         over = mine.get(f"{label}_over_floor")
         return 1 / over if over else None
     if against == "released":  # it waits for the device, so it has a time per call only
-        return next((row["call_us"] / mine["call_us"] for row in group if row["variant"] == "released" and row.get("call_us")), None)
+        other = next((row for row in group if row["variant"] == "released"), {})
+        return other["call_us"] / mine["call_us"] if other.get("call_us") else None
     return mine.get(f"{label}_vs_{against}")
 
 

@@ -275,8 +275,8 @@ void for_each_piece(const Run& run, const std::vector<Pair>& pairs, const std::v
 RowStats merge_stats(const RowStats& a, const RowStats& b) {
   const RowStats& high = a.max > b.max ? a : b;
   const RowStats& low = a.max > b.max ? b : a;
-  if (low.max ==
-      -std::numeric_limits<float>::infinity())  // e^{-inf} (-inf) would be NaN; a NaN among the entries is in the sums
+  // e^{-inf} (-inf) would be NaN; a NaN among the entries is in the sums already.
+  if (low.max == -std::numeric_limits<float>::infinity())
     return {high.max, high.ties, high.rest + low.rest, high.shifted + low.shifted};
   const double delta = static_cast<double>(low.max) - static_cast<double>(high.max);
   const double factor = std::exp(delta), sum = low.ties + low.rest;

@@ -46,11 +46,20 @@ __global__ void __launch_bounds__(kThreads) write_residuals(const __grid_constan
   const bool legal = source >= 0 && source < a.source_rows;
   const T* const from = static_cast<const T*>(a.logits) + (legal ? source : 0) * a.stride;
   T* const to = static_cast<T*>(a.out) + position * a.out_stride;
-  for (int64_t c = static_cast<int64_t>(blockIdx.x % a.blocks_per_row) * kThreads + threadIdx.x; c < a.classes;
-       c += static_cast<int64_t>(a.blocks_per_row) * kThreads) {
-    // meta is NaN for an illegal source
-    to[c] = from_float<T>(residual_of(to_float(from[c]), meta, static_cast<int>(c)));
+  // meta is NaN for an illegal source
+  const int first = static_cast<int>(blockIdx.x % a.blocks_per_row) * kThreads + static_cast<int>(threadIdx.x);
+  const int step = a.blocks_per_row * kThreads;
+  const int classes = static_cast<int>(a.classes);
+  const int packs = is_aligned16(from) && is_aligned16(to) ? classes / Pack<T>::kSize : 0;
+  for (int i = first; i < packs; i += step) {
+    Pack<T> pack = load_pack(from + i * static_cast<int64_t>(Pack<T>::kSize));
+#pragma unroll
+    for (int j = 0; j < Pack<T>::kSize; ++j) {
+      pack.v[j] = from_float<T>(residual_of(to_float(pack.v[j]), meta, i * Pack<T>::kSize + j));
+    }
+    store_pack(to + i * static_cast<int64_t>(Pack<T>::kSize), pack);
   }
+  for (int c = packs * Pack<T>::kSize + first; c < classes; c += step) to[c] = from_float<T>(residual_of(to_float(from[c]), meta, c));
 }
 
 struct GramArgs {

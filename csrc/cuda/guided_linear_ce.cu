@@ -108,7 +108,7 @@ __device__ __noinline__ void forward_item(const GuidedArgs& a, int item) {
   Product<T> product;
   product.clear();
   const int begin = split * a.logit_depth;
-  multiply<T>(product, left, right, begin, begin + a.logit_depth < a.width ? begin + a.logit_depth : a.width);
+  multiply<T>(product, left, right, begin, begin + a.logit_depth < a.width ? begin + a.logit_depth : a.width, shared);
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
   __syncthreads();
@@ -126,8 +126,8 @@ template <typename T>
 __device__ __noinline__ void row_item(const GuidedArgs& a, int row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool guide = row >= a.rows;
-  const int64_t target = guide ? a.guide_target[row - a.rows] : a.target[row];
-  float* const logits = a.logits + row * a.logit_stride;
+  const int64_t target = guide ? global(a.guide_target)[row - a.rows] : global(a.target)[row];
+  float* const logits = global(a.logits + row * a.logit_stride);
   const T* const bias = static_cast<const T*>(a.bias);
   const bool changed = a.logit_splits > 1 || bias != nullptr;
   RowStats stats;
@@ -135,7 +135,7 @@ __device__ __noinline__ void row_item(const GuidedArgs& a, int row) {
   for (int begin = lane * 4; begin < a.classes; begin += kWarp * 4) {
     Pack<float> sum = load_pack(logits + begin);
     for (int split = 1; split < a.logit_splits; ++split) {
-      const Pack<float> part = load_pack(logits + split * a.logit_plane + begin);
+      const Pack<float> part = load_pack(global(logits + split * a.logit_plane + begin));
 #pragma unroll
       for (int i = 0; i < 4; ++i) sum.v[i] += part.v[i];
     }
@@ -147,7 +147,7 @@ __device__ __noinline__ void row_item(const GuidedArgs& a, int row) {
         sum.v[i] = -INFINITY;
         continue;
       }
-      if (bias != nullptr) sum.v[i] += to_float(bias[column]);
+      if (bias != nullptr) sum.v[i] += to_float(global(bias)[column]);
       if (column == target) at_target = sum.v[i];
     }
     if (changed) store_pack(logits + begin, sum);
@@ -207,7 +207,7 @@ __device__ __noinline__ void feature_item(const GuidedArgs& a, int item) {
   RowsAcross<T> right(static_cast<const T*>(a.weight), a.weight_stride, nullptr, a.classes, a.classes, tile_n, a.width, a.weight_packs);
   Product<T> product;
   product.clear();
-  multiply<T>(product, left, right, 0, a.classes);
+  multiply<T>(product, left, right, 0, a.classes, shared);
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
   // Not the total of the selection, which another block may be making right now. The order of the sum is the same.
@@ -245,7 +245,7 @@ __device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int 
                         index, source_rows, count, tile_n, a.width, a.row_packs);
     Product<T> product;
     product.clear();
-    multiply<T>(product, left, right, 0, count);
+    multiply<T>(product, left, right, 0, count, shared);
     left.reduce_sums(column_sums + guide * kTile, reinterpret_cast<float*>(shared));
     product.dump(reinterpret_cast<float*>(shared + (guide == 0 ? kFirstDump : kSecondDump)));
     __syncthreads();
@@ -350,18 +350,18 @@ __device__ __noinline__ void gram_item(const GuidedArgs& a, int item) {
     ResidualsAlongK<T> left(logits, a.metas, a.chosen, tile_i, a.classes);
     ResidualsAlongK<T> right(logits, a.metas, a.chosen, tile_j, a.classes);
     const int begin = split * a.residual_depth;
-    multiply<T>(product, left, right, begin, begin + a.residual_depth < a.classes ? begin + a.residual_depth : a.classes);
+    multiply<T>(product, left, right, begin, begin + a.residual_depth < a.classes ? begin + a.residual_depth : a.classes, shared);
   } else {
     const StackedRows<T> features = stacked_features<T>(a, a.index, a.k);
     RowsAlongK<T> left(features, tile_i, a.width);
     RowsAlongK<T> right(features, tile_j, a.width);
     const int begin = (split - a.residual_splits) * a.feature_depth;
-    multiply<T>(product, left, right, begin, begin + a.feature_depth < a.width ? begin + a.feature_depth : a.width);
+    multiply<T>(product, left, right, begin, begin + a.feature_depth < a.width ? begin + a.feature_depth : a.width, shared);
   }
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
   __syncthreads();
-  float* const out = a.gram + static_cast<int64_t>(item) * kTile * kTile;
+  float* const out = global(a.gram + static_cast<int64_t>(item) * kTile * kTile);
   for (int i = static_cast<int>(threadIdx.x); i < kTile * kTile; i += kTileThreads) out[i] = dump[i / kTile * kDumpStride + i % kTile];
 }
 
@@ -374,7 +374,7 @@ __device__ __noinline__ void gram_strip(const GuidedArgs& a, int strip_of_pair) 
   int tile_i;
   int tile_j;
   tiles_of_pair(pair, tiles(stacked), &tile_i, &tile_j);
-  const float* const parts = a.gram + static_cast<int64_t>(pair) * gram_splits(a) * kTile * kTile;
+  const float* const parts = global(a.gram + static_cast<int64_t>(pair) * gram_splits(a) * kTile * kTile);
   const float bias_feature = a.bias != nullptr ? 1.0f : 0.0f;
   double dot = 0.0;
   double guide_norm2 = 0.0;
@@ -448,6 +448,8 @@ __host__ __device__ inline int64_t finish_items(const GuidedArgs& a) {
 // g += v g_p for up to kUpdate elements from `first`.
 template <typename T>
 __device__ void update(T* grad, const float* guide, int64_t first, int64_t end, float v) {
+  grad = global(grad);
+  guide = global(guide);
   const int64_t begin = first + 4 * static_cast<int64_t>(threadIdx.x);
   if (begin >= end) return;
   const int inside = end - begin < 4 ? static_cast<int>(end - begin) : 4;
@@ -555,7 +557,6 @@ __device__ void inner_stage(const GuidedArgs& a) {
 
 template <typename T>
 __device__ void whole_step(const GuidedArgs& a) {
-  GAAL_DYNAMIC_SHARED(shared);
   const cooperative_groups::grid_group grid = cooperative_groups::this_grid();
   const int blocks = static_cast<int>(gridDim.x);
   const int block = static_cast<int>(blockIdx.x);
@@ -585,7 +586,6 @@ __device__ void whole_step(const GuidedArgs& a) {
 
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks) guided_step(const __grid_constant__ GuidedArgs a, Stage stage) {
-  GAAL_DYNAMIC_SHARED(shared);
   switch (stage) {
     case Stage::kWhole: return whole_step<T>(a);
     case Stage::kForward: return forward_stage<T>(a);

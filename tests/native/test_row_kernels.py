@@ -93,10 +93,10 @@ def test_exp_within_two_ulp_down_to_the_subnormals(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("columns", [3, 40, BLOCK + 5, SEGMENT + 9])
+@pytest.mark.parametrize("columns", [3, 40, 2 * BLOCK + 5, SEGMENT + 9])
 def test_special_values(kernels: Kernels, dtype: torch.dtype, columns: int) -> None:
     inf, nan = torch.inf, torch.nan
-    logits = logits_of(9, columns, dtype)
+    logits = logits_of(10, columns, dtype)
     big = 1e4 if dtype is not torch.float16 else 6e4
     logits[0] = -inf  # no class at all
     logits[1, : columns - 1] = -inf  # one class is left, in the last part
@@ -109,10 +109,12 @@ def test_special_values(kernels: Kernels, dtype: torch.dtype, columns: int) -> N
     logits[7] = -big
     logits[7, columns - 2] = big
     logits[8, : columns // 2] = -inf
-    target = torch.tensor([0, columns - 1, 0, 0, 0, columns // 2, columns - 1, 0, columns - 1])
+    logits[9, : 3 * columns // 4] = -inf  # likewise, beside parts that are finite
+    logits[9, 0] = nan
+    target = torch.tensor([0, columns - 1, 0, 0, 0, columns // 2, columns - 1, 0, columns - 1, columns - 1])
     got = wide(kernels.softmax_stats(logits, target))
     truth = oracle.softmax_stats(wide(logits), target.numpy())
-    undefined = np.array([True, False, False, True, True, True, True, False, False])
+    undefined = np.array([True, False, False, True, True, True, True, False, False, True])
     assert np.array_equal(np.isnan(got[0]), undefined) and np.array_equal(np.isnan(got[2]), undefined)
     assert np.array_equal(np.isfinite(got[1]), ~undefined)
     assert (got[0, [1, 2, 7]] == 0).all()
@@ -200,7 +202,23 @@ def test_target_of_a_confident_row_keeps_its_relative_precision(kernels: Kernels
     z = wide(logits)
     for row, label in ((0, 0), (1, 1)):
         rest = np.exp(np.delete(z[row], label) - z[row, label]).sum()
-        assert out[row, label].item() == pytest.approx(-rest / (1 + rest) / 2, rel=4 * EPS)
+        assert out[row, label].item() == pytest.approx(-rest / (1 + rest) / 2, rel=4 * EPS, abs=0.0)
+
+
+@pytest.mark.parametrize("columns", [2, 19, 64, BLOCK + 7, SEGMENT + 3])
+def test_ties_for_the_maximum(kernels: Kernels, columns: int) -> None:
+    """The target among them, or not."""
+    logits = logits_of(4, columns, torch.float32)
+    logits[0] = 1.5
+    logits[1, 0] = logits[1, columns - 1] = 30.0
+    logits[2, columns // 2 :] = 12.25
+    logits[3, 0] = logits[3, columns - 1] = 9.0
+    target = torch.tensor([columns // 3, columns - 1, columns // 2, 1 if columns > 2 else 0])
+    assert_stats(kernels.softmax_stats(logits, target), logits, target, ulps=8)
+    out, sums = torch.empty_like(logits), torch.empty(columns)
+    kernels.residual(logits, target, out, sums)
+    want = oracle.residual(wide(logits), target.numpy())
+    np.testing.assert_allclose(wide(out), want, rtol=4e-6)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 33, 300])
@@ -209,6 +227,8 @@ def test_selection_is_exact(kernels: Kernels, columns: int) -> None:
     logits = logits_of(70, columns, torch.float32)
     logits[10:20] = logits[3]
     logits[40:44] = torch.nan
+    logits[44] = torch.inf  # inf - inf is a NaN of the other sign
+    logits[45:47] = -torch.inf
     logits[50:54] = 0.0
     entropy = kernels.softmax_stats(logits)[0]
     for k in (0, 1, 2, 5, 8, 35, 69, 70):

@@ -56,6 +56,11 @@ def _coefficient_kernel(
     tl.store(v_ptr + place, v)
 
 
+@triton.jit
+def _finish_kernel(partial_ptr, n, v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr):
+    project.finish_projection(v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, n, 0.5, 0.75, 1e-3, 1.0, 0, False, True, 4)
+
+
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, 0.5, 2.0, math.nan, 1.0, -2.0]
 
 
@@ -142,3 +147,15 @@ def test_coefficient(rule: str, relative: bool, bound: float | None, epsilon: fl
     _coefficient_kernel[(1,)](scalars, v, *arguments.values(), **constants, N=len(cases))
     expected = [reference.factor(*case) for case in cases]
     np.testing.assert_allclose(v.numpy(), expected, rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
+def test_partial_sums_and_their_negative_rounding(n: int) -> None:
+    """All partial sums are added, and a squared norm that rounding made negative counts as 0."""
+    partial = torch.arange(3.0 * n, dtype=torch.float64).view(3, n)
+    results = [torch.zeros(()) for _ in range(4)]
+    _finish_kernel[(1,)](partial, n, *results)
+    assert [x.item() for x in results[1:]] == partial.sum(1).tolist()
+    partial[1:] = -1e-20
+    _finish_kernel[(1,)](partial, n, *results)
+    assert [results[0].item(), *(x.item() for x in results[2:])] == [0.0, 0.0, 0.0]

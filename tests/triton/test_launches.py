@@ -186,6 +186,15 @@ def test_projection(shapes: str, dtype: torch.dtype) -> None:
                 assert_no_worse(got, plain, want, np.abs(helpers.array(old)) + v_scale * np.abs(helpers.array(guide)))
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, pytest.param(torch.bfloat16, id="bfloat16")])
+def test_a_gradient_without_conflict_keeps_its_bits(dtype: torch.dtype) -> None:
+    """-0 too, which adding 0 would turn into 0."""
+    g = torch.tensor([1.0, -0.0, 2.0, 1e-7, -0.0], dtype=dtype)
+    before = helpers.bits(g)
+    v, *_ = project_([g], [torch.tensor([1.0, 3.0, 0.5, -1.0, -2.0], dtype=dtype)])
+    assert v == 0.0 and helpers.bits(g) == before
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("side", ["gradient", "guide"])
 def test_a_broken_gradient_stays_visible(side: str, value: float) -> None:

@@ -6,7 +6,11 @@ compute-sanitizer cannot see an access that stays inside the caching allocator's
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import math
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -60,6 +64,21 @@ def calls(rows: int, classes: int, width: int, dtype: torch.dtype) -> dict[str, 
     }
 
 
+def test_the_fence_and_the_canaries_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the tests below: what they would have to catch is caught."""
+    inside = helpers.fenced(torch.arange(5.0))
+    beyond = inside.data_ptr() + 5 * 4
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        ctypes.string_at(beyond, 1)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGSEGV
+    for offset in (-1, 5):
+        with pytest.raises(AssertionError, match="outside its tensor"), helpers.guarded(monkeypatch):
+            torch.empty(5).as_strided((1,), (1,), torch.empty(5).storage_offset() + offset).zero_()
+
+
 SIZES = [(1, 1, 1), (3, 2, 5), (33, 65, 70), (5, 300, 17)]
 OPS = list(calls(1, 1, 1, torch.float32))
 FORMS = {"own-gram": (True, True), "blas-direct": (False, False)}
@@ -71,7 +90,7 @@ FORMS = {"own-gram": (True, True), "blas-direct": (False, False)}
 def test_nothing_outside_is_read_or_written(
     op: str, size: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With inputs that end at a fence, and outputs poisoned and between canaries, the result has the bits that it has in ordinary memory."""
+    """With inputs that end at a fence, and poisoned outputs between canaries: the bits are those that ordinary memory gives."""
     function, inputs = calls(*size, dtype)[op]
     for own, gram in FORMS.values() if op.startswith("guided") else [(True, True)]:
         monkeypatch.setattr(guided, "own_logits", lambda *_, own=own: own)
@@ -111,8 +130,8 @@ def test_projection_writes_its_gradients_only(count: int, dtype: torch.dtype, mo
         expected = [g.clone() for g in grads]
         scalars = helpers.bits(project_(expected, guides, epsilon=epsilon))
         left = [helpers.fenced(x) for x in guides]
-        with helpers.guarded(monkeypatch) as arena:
-            moved = [arena.allocate(tuple(x.shape), dtype).copy_(x) for x in grads]
+        moved = [helpers.fenced(x) for x in grads]
+        with helpers.guarded(monkeypatch):
             assert helpers.bits(project_(moved, left, epsilon=epsilon)) == scalars
         assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(guides)
         assert (helpers.bits(moved) != helpers.bits(grads)) == moves

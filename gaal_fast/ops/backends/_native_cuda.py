@@ -29,8 +29,8 @@ _MOST_MULTIPLY_ADDS = 2**31
 _MOST_CLASSES = 8192
 _MOST_ROWS = 4096
 
-# The c of `takes_sample_space`, for about half of an H200's float32 rate, a quarter of its tensor cores' and its memory's 4.3 TB/s. Set from
-# datasheet rates, not yet from measurements.
+# The c of `takes_sample_space`, for about half of an H200's float32 rate, a quarter of its tensor cores' and 4.3 TB/s of its memory. Set
+# from datasheet rates, not yet from measurements.
 _BREAK_EVEN = {torch.float32: 90, torch.float16: 600, torch.bfloat16: 600}
 
 Options = tuple[str, float, bool, float, float, float | None]

@@ -27,6 +27,11 @@
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
+#ifndef __clang__
+#define __builtin_assume(condition)
+#endif
+inline bool __isGlobal(const void*) { return true; }
+
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
