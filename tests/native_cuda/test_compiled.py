@@ -19,8 +19,6 @@ from tests.native_cuda import build
 # Beyond these, fewer blocks fit into the 65536 registers of a multiprocessor than a kernel is written for: 512 threads twice, 256 threads
 # three or four times, 128 threads three times.
 MOST_REGISTERS = {
-    "guided_stepI6__half": 255,
-    "guided_stepI13__nv_bfloat16": 255,
     "rows_by": 64,
     "inner_products": 64,
     "add_scaled": 80,
@@ -29,6 +27,8 @@ MOST_REGISTERS = {
     "head_gradient": 168,
     "guided_step": 168,
 }
+# Two blocks of 128 threads: the half-precision head step spills with room for three.
+HALF_STEPS, MOST_IN_HALF_STEPS = ("guided_stepI6__half", "guided_stepI13__nv_bfloat16"), 255
 
 
 @dataclass
@@ -127,6 +127,8 @@ def test_nothing_is_spilled(kernels: list[Kernel]) -> None:
 def test_registers_leave_room_for_the_blocks_that_are_wanted(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         most = next((limit for part, limit in MOST_REGISTERS.items() if part in kernel.name), 64)
+        if any(part in kernel.name for part in HALF_STEPS):
+            most = MOST_IN_HALF_STEPS
         assert kernel.registers <= most, kernel
 
 
