@@ -73,7 +73,7 @@ def problems(ops: Iterable[str], shapes: Sequence[Shape], options: Options) -> l
     """Every op at every shape, the shapes of ``FIRST`` before those of ``LARGE`` before the others, cheap before dear."""
     found = {}
     for shape in shapes:
-        for op in ops:
+        for op in reversed(list(ops)):  # the whole head step first
             problem = Problem(op, shape, options.dtype, options.device)
             found.setdefault((op, problem.key), problem)
 

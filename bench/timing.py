@@ -138,6 +138,8 @@ def _host_and_loop(variants: Sequence[Variant], pool: Pool, found: Mapping[str, 
     draw = random.Random(0)
     host: dict[str, list[float]] = {v.name: [] for v in variants}
     loop: dict[str, list[float]] = {v.name: [] for v in variants}
+    for variant in variants:
+        _settle(variant, pool)
     calls = {v.name: _calls_in_a_loop(v, pool) for v in variants}
     started, rounds, last = time.perf_counter(), 0, False
     while not last:
@@ -176,6 +178,16 @@ def _calls_in_a_loop(variant: Variant, pool: Pool) -> int:
     return min(calls, len(pool)) if pool.once else calls
 
 
+def _settle(variant: Variant, pool: Pool) -> None:
+    """Let PyTorch's own CUDA graphs be recorded: it makes one for every set of inputs, after two calls."""
+    if variant.graphable or variant.synchronizes:
+        return
+    with variant.context():
+        for inputs in pool.first(LOOP).sets * 3:
+            variant.run(inputs)
+    torch.cuda.synchronize()
+
+
 def _keep(measured: Measured, variant: Variant, pool: Pool, number: int, returned: Any) -> None:
     """Copy the results of a call, which the next one may overwrite, to judge them later."""
     if variant.kind != "floor":
@@ -211,7 +223,7 @@ def _device(
             end.synchronize()
             samples[name].append(begin.elapsed_time(end) / 1e3 / calls)
             if rounds == 0:
-                _keep(found[name], named[name], pool, len(pool) - 1, returned)
+                _keep(found[name], named[name], pool, calls - 1, returned)
         rounds += 1
     for name, seconds_each in samples.items():
         found[name].times[metric] = Timing.of(seconds_each)
@@ -221,16 +233,14 @@ def _launch(variant: Variant, pool: Pool) -> tuple[Callable[[], Any], int]:
     """Something that queues one call for every set of the pool and returns what the last one gave, and the number of calls."""
     with variant.context():
         if not variant.graphable:
+            some = pool.first(LOOP)
 
             def loop() -> Any:
-                for inputs in pool.sets:
+                for inputs in some.sets:
                     returned = variant.run(inputs)
                 return returned
 
-            for _ in range(3):  # every set of inputs may need a recording of its own
-                loop()
-            torch.cuda.synchronize()
-            return loop, len(pool)
+            return loop, len(some)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -33,7 +33,7 @@ PRODUCT_OPTIONS = {"num_stages": 2, "max_registers": 255}
 
 
 def product_options(dtype: torch.dtype) -> dict[str, int]:
-    """How a kernel with matrix products is compiled: float32 is multiplied without tensor cores, which takes more threads to hold a tile."""
+    """How a kernel with matrix products is compiled. Without tensor cores it takes more threads to hold a tile."""
     return PRODUCT_OPTIONS | {"num_warps": 8 if dtype == torch.float32 else 4}
 
 

@@ -37,7 +37,8 @@ struct Sums {
   vf shifted = {};
   vi ties = {};
 
-  inline void add(vf x, float origin) {
+  template <class Origin>
+  inline void add(vf x, Origin origin) {
     const vf d = x - origin;
     const vf clamped = max_or_second(splat(kExpFloor), d);
     const vf e = exp_nonpositive(clamped);
@@ -76,10 +77,8 @@ inline RowStats block_stats(const T* x, const T* bias, int64_t n) {
   if (j + kLanes <= n) a.add(load_logits<kBias>(x, bias, j), origin);
   if (tail) b.add(last, origin);
 
-  const vi ties = a.ties + b.ties;
-  int64_t n_ties = 0;
-  for (int i = 0; i < kLanes; ++i) n_ties += ties[i];
-  return {max, (double)n_ties, sum_lanes(a.rest + b.rest), sum_lanes(a.shifted + b.shifted)};
+  const vf ties = __builtin_convertvector(a.ties + b.ties, vf);
+  return {max, sum_lanes(ties), sum_lanes(a.rest + b.rest), sum_lanes(a.shifted + b.shifted)};
 }
 
 template <bool kBias, class T>
@@ -90,11 +89,43 @@ RowStats one_row_stats(const T* x, const T* bias, int64_t n) {
   return row;
 }
 
+// Up to this many classes a vector holds one class of many rows instead of many classes of one row: nothing is left to
+// sum over lanes.
+constexpr int64_t kFew = 8;
+
 template <class T>
-RowStats row_stats(const void* x, const void* bias, int64_t n) {
-  const T* row = static_cast<const T*>(x);
+void few_classes_stats(const T* const* rows, const T* bias, int64_t n_rows, int64_t n, RowStats* stats) {
+  T lane[kLanes];
+  vf offset[kFew] = {}, x[kFew];
+  for (int64_t j = 0; bias && j < n; ++j) {
+    for (int i = 0; i < kLanes; ++i) lane[i] = bias[j];
+    offset[j] = load(lane);
+  }
+  for (int64_t first = 0; first < n_rows; first += kLanes) {
+    const int64_t count = n_rows - first < kLanes ? n_rows - first : kLanes;
+    vf max = splat(-__builtin_inff());
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t i = 0; i < kLanes; ++i) lane[i] = rows[first + (i < count ? i : 0)][j];
+      x[j] = load(lane);
+      if (bias) x[j] += offset[j];
+      max = max_or_second(x[j], max);
+    }
+    const vf origin = max == -__builtin_inff() ? vf{} : max;
+    Sums sums;
+    for (int64_t j = 0; j < n; ++j) sums.add(x[j], origin);
+    for (int64_t i = 0; i < count; ++i)
+      stats[first + i] = {max[i], (double)sums.ties[i], (double)sums.rest[i], (double)sums.shifted[i]};
+  }
+}
+
+template <class T>
+void row_stats(const void* const* rows, const void* bias, int64_t n_rows, int64_t n, RowStats* stats) {
   const T* b = static_cast<const T*>(bias);
-  return b ? one_row_stats<true>(row, b, n) : one_row_stats<false>(row, b, n);
+  if (n <= kFew) return few_classes_stats(reinterpret_cast<const T* const*>(rows), b, n_rows, n, stats);
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const T* row = static_cast<const T*>(rows[r]);
+    stats[r] = b ? one_row_stats<true>(row, b, n) : one_row_stats<false>(row, b, n);
+  }
 }
 
 template <bool kBias, class T, class Out>

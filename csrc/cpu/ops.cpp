@@ -16,6 +16,9 @@ namespace {
 // few huge rows use every core; short rows are taken together until they make a piece worth handing to a thread.
 constexpr int64_t kSegment = 16384;
 constexpr int64_t kPiece = 4096;
+constexpr int64_t kRowsTogether = 64;
+// What a row costs beside its elements, in elements.
+constexpr int64_t kRowCost = 16;
 // Elements below which waking the team costs more than it saves.
 constexpr int64_t kSerial = 8192;
 constexpr int64_t kFlatPiece = 16384;
@@ -85,7 +88,7 @@ double log_sum(const RowStats& s) {
   return s.ties == 1.0 && s.rest < 1e-8 ? s.rest - 0.5 * s.rest * s.rest : std::log(s.ties + s.rest);
 }
 
-float entropy_of(const RowStats& s) { return static_cast<float>(log_sum(s) - s.shifted / (s.ties + s.rest)); }
+float entropy_of(const RowStats& s, double log_s) { return static_cast<float>(log_s - s.shifted / (s.ties + s.rest)); }
 
 // Work that can be done beside something else in one go over the team: body(i) for i < n.
 template <class Body>
@@ -102,8 +105,9 @@ template <class Data, class Use, class... Others>
 void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bias, int64_t n, Data&& data, Use&& use,
                   const Others&... others) {
   const auto row_stats = run.kernels->row_stats[static_cast<int>(dtype)];
+  const int64_t cost = n_classes + kRowCost;
   const auto run_all = [&](int64_t n_pieces, auto&& piece_body) {
-    parallel_for(threads_for(run, n * n_classes), (n_pieces + ... + others.n), [&](int64_t i) {
+    parallel_for(threads_for(run, n * cost), (n_pieces + ... + others.n), [&](int64_t i) {
       if (i < n_pieces) return piece_body(i);
       i -= n_pieces;
       ((i >= 0 && i < others.n ? others.body(i) : void(), i -= others.n), ...);
@@ -111,19 +115,23 @@ void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bi
   };
   const int64_t n_segments = divide_up(n_classes, kSegment);
   if (n_segments <= 1) {
-    const int64_t together = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, n_classes));
+    const int64_t together = std::min(kRowsTogether, divide_up(kPiece, cost));
     run_all(divide_up(n, together), [&](int64_t piece) {
-      const int64_t end = std::min(n, (piece + 1) * together);
-      for (int64_t i = piece * together; i < end; ++i) use(i, row_stats(data(i), bias, n_classes));
+      const void* rows[kRowsTogether] = {};
+      RowStats stats[kRowsTogether];
+      const int64_t first = piece * together, count = std::min(together, n - first);
+      for (int64_t i = 0; i < count; ++i) rows[i] = data(first + i);
+      row_stats(rows, bias, count, n_classes, stats);
+      for (int64_t i = 0; i < count; ++i) use(first + i, stats[i]);
     });
     return;
   }
   std::unique_ptr<RowStats[]> parts(new RowStats[static_cast<size_t>(n * n_segments)]);
   run_all(n * n_segments, [&](int64_t piece) {
     const int64_t first = piece % n_segments * kSegment;
-    parts[static_cast<size_t>(piece)] =
-        row_stats(at(data(piece / n_segments), dtype, first), bias ? at(bias, dtype, first) : nullptr,
-                  std::min(kSegment, n_classes - first));
+    const void* row = at(data(piece / n_segments), dtype, first);
+    row_stats(&row, bias ? at(bias, dtype, first) : nullptr, 1, std::min(kSegment, n_classes - first),
+              &parts[static_cast<size_t>(piece)]);
   });
   for (int64_t i = 0; i < n; ++i) {
     const RowStats* part = &parts[static_cast<size_t>(i * n_segments)];
@@ -312,7 +320,7 @@ void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, 
                    float* nll) {
   for_each_row(run, logits, [&](int64_t i, const RowStats& s) {
     const double log_s = log_sum(s);
-    entropy[i] = entropy_of(s);
+    entropy[i] = entropy_of(s, log_s);
     lse[i] = static_cast<float>(s.max + log_s);
     if (nll) nll[i] = static_cast<float>(log_s - (static_cast<double>(logit(logits, i, target[i])) - s.max));
   });
@@ -320,7 +328,8 @@ void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, 
 
 void entropy_topk(const Run& run, const Logits& logits, int64_t k, float* entropy, int64_t* index) {
   std::vector<float> all(static_cast<size_t>(logits.n_rows));
-  for_each_row(run, logits, [&](int64_t i, const RowStats& s) { all[static_cast<size_t>(i)] = entropy_of(s); });
+  for_each_row(run, logits,
+               [&](int64_t i, const RowStats& s) { all[static_cast<size_t>(i)] = entropy_of(s, log_sum(s)); });
   select(all, k, index);
   for (int64_t i = 0; i < k; ++i) entropy[i] = all[static_cast<size_t>(index[i])];
 }
@@ -349,7 +358,7 @@ double guided_residuals(const Run& run, const Logits& logits, const Labels& labe
         if (i < logits.n_rows)
           writer.take(i, s);
         else
-          entropy[static_cast<size_t>(i - logits.n_rows)] = entropy_of(s);
+          entropy[static_cast<size_t>(i - logits.n_rows)] = entropy_of(s, log_sum(s));
       });
   const double loss = writer.finish();
   select(entropy, guide.k, guide.index);

@@ -35,8 +35,8 @@ RowStats merge_stats(const RowStats& a, const RowStats& b);
 // The vectorised kernels of one instruction set; the first index of an array is the DType of the input.
 // Pointers need the alignment of their element only; lengths may be anything, zero included.
 struct Kernels {
-  // Statistics of x[0 .. n), to which bias[0 .. n) of the same dtype is added first unless it is null.
-  RowStats (*row_stats[kDTypes])(const void* x, const void* bias, int64_t n);
+  // stats[r] of rows[r][0 .. n) for r < n_rows; bias[0 .. n) of the same dtype is added first unless it is null.
+  void (*row_stats[kDTypes])(const void* const* rows, const void* bias, int64_t n_rows, int64_t n, RowStats* stats);
   // out_j = e^{x_j + bias_j - max} * scale for one row; [input dtype][0: same dtype out, 1: float32 out]. out == x is
   // allowed for equal dtypes.
   void (*row_exp[kDTypes][2])(const void* x, const void* bias, int64_t n, float max, float scale, void* out);

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-# Another folder of the same files, for a test that breaks them on purpose.
-KERNELS = Path(os.environ.get("GAAL_FAST_CUDA_SOURCES") or ROOT / "csrc" / "cuda")
+KERNELS = ROOT / "csrc" / "cuda"
 EMULATOR = Path(__file__).parent / "emulator"
 BINDINGS = "bindings_cuda.cpp"
 
@@ -82,10 +81,10 @@ CHECKERS = {
 }
 
 
-def checked_program(folder: Path, checker: str, part: str, kernels: Path = KERNELS) -> Path:
+def checked_program(folder: Path, checker: str, part: str, kernels: Path = KERNELS, level: str = "-O1") -> Path:
     """A program that runs a part of the kernels under a checker."""
     bit, names = PARTS[part]
-    flags = ["-O1", "-g1", *CHECKERS[checker], f"-DGAAL_PARTS={bit}"]
+    flags = [level, "-g1", *CHECKERS[checker], f"-DGAAL_PARTS={bit}"]
     output = folder / f"checked-{checker}-{part}"
     # The scheduler itself is not instrumented: under the thread checker it announces what orders the emulated threads.
     flag = f"-DGAAL_EMULATOR_TSAN={int(checker == 'thread')}"
@@ -125,14 +124,14 @@ class Emulated:
         return kernels, cooperative, memsets
 
 
-def emulated_module(folder: Path) -> Emulated:
+def emulated_module(folder: Path, kernels: Path = KERNELS, level: str = "-O2") -> Emulated:
     """``gaal_fast._native_cuda`` with every kernel run on this CPU."""
     import pybind11
 
     includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
     output = folder / f"_native_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    sources = [*kernel_sources(), KERNELS / BINDINGS, EMULATOR / "emulator.cpp"]
-    compile_and_link(sources, ["-O2", *includes], output, link=["-shared"])
+    sources = [*kernel_sources(kernels), kernels / BINDINGS, EMULATOR / "emulator.cpp"]
+    compile_and_link(sources, [level, *includes], output, kernels, link=["-shared"])
     spec = importlib.util.spec_from_file_location("_native_cuda", output)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import random
 import sys
@@ -15,38 +16,51 @@ import pytest
 import torch
 from torch import Tensor
 
-_BORDER = 256  # bytes on both sides of every allocation
+_BORDER = 256  # bytes in front of every allocation that have to survive
 _CANARY = 0xA5
 _PROT_NONE = 0
 _libc = ctypes.CDLL(None, use_errno=True)
+_plain_new_empty = Tensor.new_empty
+
+
+def _poison(dtype: torch.dtype) -> float:
+    return math.nan if dtype.is_floating_point else torch.iinfo(dtype).min // 2
 
 
 class Arena:
-    """Allocations with canaries on both sides and poison inside: NaN, or for integers a huge negative number."""
+    """Poisoned allocations (NaN, or for integers a huge negative number) between a canary and a page that may not be touched.
+
+    A kernel that reads or writes one element too far ends the process with a segmentation fault, whatever the element would have been
+    used for; one that writes in front of its tensor changes the canary. Allocations end at the page, so most of them also begin off the
+    alignment that PyTorch's have.
+    """
 
     def __init__(self) -> None:
-        self._raw: list[Tensor] = []
+        self._canaries: list[Tensor] = []
 
     def allocate(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A contiguous poisoned tensor."""
-        count = int(np.prod(size, dtype=np.int64))
-        last = _BORDER + count * dtype.itemsize
-        raw = _plain_full((last + _BORDER,), _CANARY, dtype=torch.uint8)
-        self._raw.append(raw)
-        inside = raw[_BORDER:last].view(dtype).view(size)
-        inside.fill_(torch.nan if dtype.is_floating_point else torch.iinfo(dtype).min // 2)
-        return inside
+        count = math.prod(size)
+        used = _BORDER + count * dtype.itemsize
+        room = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(-1, room + mmap.PAGESIZE)
+        first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        if _libc.mprotect(ctypes.c_void_p(first + room), ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE):
+            raise OSError(ctypes.get_errno(), "mprotect")
+        self._canaries.append(torch.frombuffer(memory, dtype=torch.uint8, count=_BORDER, offset=room - used).fill_(_CANARY))
+        if count == 0:
+            return torch.zeros(size, dtype=dtype)
+        return torch.frombuffer(memory, dtype=dtype, count=count, offset=room - used + _BORDER).view(size).fill_(_poison(dtype))
+
+    def place(self, tensor: Tensor | None) -> Tensor | None:
+        """A copy of an input."""
+        return None if tensor is None else self.allocate(tuple(tensor.shape), tensor.dtype).copy_(tensor)
 
     def assert_intact(self) -> None:
         """No canary has been written to."""
-        assert self._raw, "nothing was allocated in the arena"
-        for raw in self._raw:
-            border = torch.cat([raw[:_BORDER], raw[-_BORDER:]])
-            assert (border == _CANARY).all(), "a kernel wrote outside its tensor"
-
-
-_plain_full = torch.full
-_plain_new_empty = Tensor.new_empty
+        assert self._canaries, "nothing was allocated in the arena"
+        for canary in self._canaries:
+            assert (canary == _CANARY).all(), "a kernel wrote in front of its tensor"
 
 
 def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
@@ -55,7 +69,7 @@ def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
-    """Every output and workspace that is allocated inside the block lies in an arena, which is checked at the end."""
+    """Every output and workspace that is allocated inside the block lies in the arena, which is checked at the end."""
     arena = Arena()
 
     def empty(*size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
@@ -75,24 +89,6 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
         patch.setattr(Tensor, "new_empty", new_empty)
         yield arena
     arena.assert_intact()
-
-
-def fenced(tensor: Tensor | None) -> Tensor | None:
-    """A copy of an input whose last byte is the last one of a page; the next page may not be touched.
-
-    Reading one element too far ends the process with a segmentation fault, whatever the element would have been used for. Most copies
-    also begin off the alignment of a fresh allocation.
-    """
-    if tensor is None:
-        return None
-    size = tensor.numel() * tensor.element_size()
-    room = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, room + mmap.PAGESIZE)
-    first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    if _libc.mprotect(ctypes.c_void_p(first + room), ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE):
-        raise OSError(ctypes.get_errno(), "mprotect")
-    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=room - size) if size else tensor.new_zeros(0)
-    return copy.view(tensor.shape).copy_(tensor)
 
 
 @contextlib.contextmanager

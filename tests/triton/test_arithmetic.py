@@ -10,7 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from gaal_fast.kernels import _common, entropy_topk, project, softmax_stats
+from gaal_fast.kernels import _common, entropy_topk, linear_ce_grad, project, softmax_stats
 
 from tests import oracle
 from tests.ops.helpers import assert_no_worse
@@ -57,6 +57,15 @@ def _coefficient_kernel(
 
 
 @triton.jit
+def _residual_kernel(x_ptr, m_ptr, scale_ptr, label_ptr, weight_ptr, out_ptr, rows, n_cols, R: tl.constexpr, C: tl.constexpr):
+    row, columns = tl.arange(0, R), tl.arange(0, C)
+    m, scale = tl.load(m_ptr + row), tl.load(scale_ptr + row)
+    label, weight = tl.load(label_ptr + row), tl.load(weight_ptr + row)
+    a = linear_ce_grad.residual_tile(x_ptr + row * n_cols, m, scale, label, weight, row < rows, columns, n_cols)
+    tl.store(out_ptr + row[:, None] * C + columns[None, :], a)
+
+
+@triton.jit
 def _finish_kernel(partial_ptr, n, v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr):
     project.finish_projection(v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, n, 0.5, 0.75, 1e-3, 1.0, 0, False, True, 4)
 
@@ -68,6 +77,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38, math.inf, -math
 def test_keys_order_values_then_rows(first: int) -> None:
     """Greater key <=> earlier in (value descending, NaN first, row ascending), and both parts come back from the key."""
     values = torch.tensor(SPECIAL)
+    values.view(torch.int32)[10], values.view(torch.int32)[13] = -0x400000, 0x7F800001  # a negative NaN, and one with a payload
     keys, back, index = torch.zeros(16, dtype=torch.int64), torch.zeros(16), torch.zeros(16, dtype=torch.int64)
     _keys_kernel[(1,)](values, keys, back, index, first, 16)
     assert index.tolist() == list(range(first, first + 16))
@@ -159,3 +169,21 @@ def test_partial_sums_and_their_negative_rounding(n: int) -> None:
     partial[1:] = -1e-20
     _finish_kernel[(1,)](partial, n, *results)
     assert [results[0].item(), *(x.item() for x in results[2:])] == [0.0, 0.0, 0.0]
+
+
+def test_residuals_outside_are_zero() -> None:
+    """Whatever stands in the lanes of absent rows and classes: a row of NaN, an illegal label, an infinite weight."""
+    rows, classes = 5, 6
+    x = helpers.generator(0)(rows, classes)
+    x[1] = math.nan
+    m, scale = torch.full((8,), math.nan), torch.full((8,), math.nan)
+    softmax_stats.launch_stats(x, row_max=m[:rows], row_scale=scale[:rows])
+    label, weight, out = (
+        torch.tensor([0, 1, 7, 3, 4, 1, 2, 3]),
+        torch.tensor([1, 1, 1, math.inf, 2, math.nan, 1, 1]),
+        torch.full((8, 8), -1.0),
+    )
+    _residual_kernel[(1,)](x, m, scale, label, weight, out, rows, classes, 8, 8)
+    assert (out[rows:] == 0.0).all() and (out[:, classes:] == 0.0).all()
+    expected = weight[:rows, None] * (torch.softmax(x.double(), 1) - torch.nn.functional.one_hot(label[:rows], 8)[:, :classes])
+    torch.testing.assert_close(out[:rows, :classes].double(), expected, rtol=1e-6, atol=1e-7, equal_nan=True)

@@ -132,23 +132,22 @@ def test_what_nobody_checks_on_a_gpu_becomes_nan(bad: str) -> None:
     """And reads nothing out of bounds. Labels of rows that are not chosen do not matter."""
     normal = helpers.generator(0)
     features, logits, target, index = normal(6, 4), normal(6, 3), torch.tensor([0, 1, 2, 0, 7, 1]), torch.tensor([0, 2])
-    plain = linear_ce_grad(features, logits, target, index)
-    assert all(x.isfinite().all() for x in plain)
-    if bad == "label below":
-        target[2] = -1
-    elif bad == "label above":
-        target[2] = 3
-    else:
-        index[1] = -1 if bad == "row below" else 6
-    assert all(x.isnan().all() for x in linear_ce_grad(features, logits, target, index))
-    if bad.startswith("label"):
-        nll = softmax_stats.softmax_stats(logits, target)[2]
-        assert nll.isnan().tolist() == [False, False, True, False, True, False]
-        step = run_guided(make_guided(6, 6, 3, 4, 2) | {"target": target})
-        assert all(x.isnan().all() for x in (step["loss"], step["grad_features"], step["grad_weight"]))
-        step = run_guided(make_guided(6, 6, 3, 4, 6) | {"guide_target": target})
-        assert step["loss"].isfinite() and step["grad_features"].isfinite().all()
-        assert step["v"].isnan() and step["grad_weight"].isnan().all()
+    for class_weights in (None, normal(3).abs()):
+        assert all(x.isfinite().all() for x in linear_ce_grad(features, logits, target, index, class_weights))
+    far = -(10**12) if "below" in bad else 10**12  # where nothing can be read
+    near = -1 if "below" in bad else 3 if "label" in bad else 6
+    for value in (far, near):
+        (target if bad.startswith("label") else index)[1 if bad.startswith("row") else 2] = value
+        for class_weights in (None, normal(3).abs()):
+            assert all(x.isnan().all() for x in linear_ce_grad(features, logits, target, index, class_weights))
+        if bad.startswith("label"):
+            nll = softmax_stats.softmax_stats(logits, target)[2]
+            assert nll.isnan().tolist() == [False, False, True, False, True, False]
+            step = run_guided(make_guided(6, 6, 3, 4, 2) | {"target": target})
+            assert all(x.isnan().all() for x in (step["loss"], step["grad_features"], step["grad_weight"]))
+            step = run_guided(make_guided(6, 6, 3, 4, 6) | {"guide_target": target})
+            assert step["loss"].isfinite() and step["grad_features"].isfinite().all()
+            assert step["v"].isnan() and step["grad_weight"].isnan().all()
 
 
 SHAPES = {
@@ -367,11 +366,13 @@ def test_any_order_of_the_programs(form: str, monkeypatch: pytest.MonkeyPatch, s
     """Whoever arrives last adds the same partial sums in the same order: the bits do not change."""
     arguments = make_guided(70, 40, 66, 70, 20, seed=seed)
     logits = helpers.generator(seed)(300, 20)
-    grads, guides = [helpers.generator(seed)(3 * CHUNK + 5), torch.ones(40)], [helpers.generator(seed + 1)(3 * CHUNK + 5), torch.ones(40)]
+    # <g, g_p> = 2^60 + 1 - 2^60 over three programs: 0 or 1, depending on the order of the sum.
+    grads, guides = [torch.zeros(3 * CHUNK), torch.ones(40)], [torch.ones(3 * CHUNK), torch.zeros(40)]
+    grads[0][0], guides[0][0], grads[0][CHUNK], grads[0][2 * CHUNK], guides[0][2 * CHUNK] = 2.0**30, 2.0**30, 1.0, -(2.0**30), 2.0**30
 
     def everything() -> list[bytes]:
         moved = [g.clone() for g in grads]
-        scalars = project_(moved, guides, epsilon=1e3)
+        scalars = project_(moved, guides)
         return helpers.bits([run_guided(arguments).values(), entropy_topk(logits, 50), moved, scalars])
 
     expected = everything()

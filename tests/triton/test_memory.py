@@ -1,7 +1,7 @@
-"""What the kernels read and write, in the interpreter: inputs that end at a page that may not be touched, canaries around poisoned
-outputs and workspaces, rows far apart, and inputs that stay as they were.
+"""What the kernels read and write, in the interpreter: every tensor ends at a page that may not be touched, outputs and workspaces are
+poisoned, rows lie far apart, and inputs stay as they were.
 
-compute-sanitizer cannot see an access that stays inside the caching allocator's block; a canary can.
+compute-sanitizer cannot see an access that stays inside the caching allocator's block; here there is no such block.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from gaal_fast.kernels import guided_linear_ce as guided
+from gaal_fast.kernels import softmax_stats as row_statistics
 from gaal_fast.kernels.entropy_topk import entropy_topk
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
 from gaal_fast.kernels.project import project_
@@ -64,40 +65,45 @@ def calls(rows: int, classes: int, width: int, dtype: torch.dtype) -> dict[str, 
     }
 
 
-def test_the_fence_and_the_canaries_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fence_and_the_canaries_hold() -> None:
     """The control of the tests below: what they would have to catch is caught."""
-    inside = helpers.fenced(torch.arange(5.0))
-    beyond = inside.data_ptr() + 5 * 4
+    inside = helpers.Arena().allocate((5,), torch.float32)
+    assert inside.isnan().all()
     child = os.fork()
     if child == 0:
         faulthandler.disable()
-        ctypes.string_at(beyond, 1)
+        ctypes.string_at(inside.data_ptr() + 5 * 4, 1)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGSEGV
-    for offset in (-1, 5):
-        with pytest.raises(AssertionError, match="outside its tensor"), helpers.guarded(monkeypatch):
-            torch.empty(5).as_strided((1,), (1,), torch.empty(5).storage_offset() + offset).zero_()
+    arena = helpers.Arena()
+    ctypes.memset(arena.allocate((5,), torch.float32).data_ptr() - 1, 0, 1)
+    with pytest.raises(AssertionError, match="in front of its tensor"):
+        arena.assert_intact()
 
 
-SIZES = [(1, 1, 1), (3, 2, 5), (33, 65, 70), (5, 300, 17)]
+# The last one with tiles of 64 columns: rows take several, and several programs share rows.
+SIZES = [(1, 1, 1, None), (3, 2, 5, None), (33, 65, 70, None), (5, 300, 17, None), (37, 300, 4, 64)]
 OPS = list(calls(1, 1, 1, torch.float32))
 FORMS = {"own-gram": (True, True), "blas-direct": (False, False)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("rows", "classes", "width", "tile"), SIZES)
 @pytest.mark.parametrize("op", OPS)
 def test_nothing_outside_is_read_or_written(
-    op: str, size: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    op: str, rows: int, classes: int, width: int, tile: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With inputs that end at a fence, and poisoned outputs between canaries: the bits are those that ordinary memory gives."""
-    function, inputs = calls(*size, dtype)[op]
+    """Between a canary and a fence, outputs and workspaces poisoned: the bits are those that ordinary memory gives."""
+    if tile is not None:
+        monkeypatch.setattr(row_statistics, "MAX_TILE", tile)
+        assert row_statistics.split_columns(rows, classes)[0] > 1 < row_statistics.tile_shape(classes)[0]
+    function, inputs = calls(rows, classes, width, dtype)[op]
     for own, gram in FORMS.values() if op.startswith("guided") else [(True, True)]:
         monkeypatch.setattr(guided, "own_logits", lambda *_, own=own: own)
         monkeypatch.setattr(guided, "use_gram", lambda *_, gram=gram: gram)
         expected = helpers.bits(function(*inputs))
-        moved = [helpers.fenced(x) for x in inputs]
-        with helpers.guarded(monkeypatch):
+        with helpers.guarded(monkeypatch) as arena:
+            moved = [arena.place(x) for x in inputs]
             results = function(*moved)
         assert helpers.bits(results) == expected
         assert helpers.bits(moved) == helpers.bits(inputs), "an input was changed"
@@ -129,9 +135,8 @@ def test_projection_writes_its_gradients_only(count: int, dtype: torch.dtype, mo
     for epsilon, moves in ((1e4, True), (-1e4, False)):
         expected = [g.clone() for g in grads]
         scalars = helpers.bits(project_(expected, guides, epsilon=epsilon))
-        left = [helpers.fenced(x) for x in guides]
-        moved = [helpers.fenced(x) for x in grads]
-        with helpers.guarded(monkeypatch):
+        with helpers.guarded(monkeypatch) as arena:
+            moved, left = [arena.place(x) for x in grads], [arena.place(x) for x in guides]
             assert helpers.bits(project_(moved, left, epsilon=epsilon)) == scalars
         assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(guides)
         assert (helpers.bits(moved) != helpers.bits(grads)) == moves
