@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bench import machine, pictures, report
 from bench.released import ReleasedStep
 from bench.report import Row
-from bench.timing import Timing, in_one_line, undisturbed
+from bench.timing import Timing, in_one_line, undisturbed, wait_for_other_threads
 from gaal_fast import ops
 from gaal_fast.methods import AlternatingLearning
 from gaal_fast.methods.alternating import SurgeryOptions
@@ -372,6 +372,7 @@ def time_steps(trainers: Sequence[Trainer], batches: Sequence[Batch], options: O
         while rounds < least or (rounds < most and time.perf_counter() - began < options.seconds):
             for trainer in draw.sample(trainers, len(trainers)):
                 mine = last_batches if trainer.channels_last else batches
+                wait_for_other_threads(options.device)  # the released step computes with NumPy
                 machine.synchronize(options.device)
                 started = time.perf_counter()
                 for number in range(together):

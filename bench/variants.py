@@ -42,6 +42,7 @@ class Variant:
     context: Callable[[], AbstractContextManager] = contextlib.nullcontext
     graphable: bool = True  # a CUDA graph can hold it
     synchronizes: bool = False  # it waits for the device itself, so it has no device time of its own
+    own_threads: bool = False  # on the CPU it computes with threads that are not torch's
 
 
 def variants(problem: Problem, auto: str, *, compile: bool, alternatives: bool = False) -> tuple[list[Variant], dict[str, str]]:
@@ -241,7 +242,7 @@ def released(problem: Problem) -> Variant:
         return project(grads, guides) | {"loss": loss, "grad_features": grad_features, "index": index}
 
     run = {"project_": run_project, "surgery": run_surgery, "guided_linear_ce": run_guided}[problem.op]
-    return Variant("released", "baseline", run, graphable=False, synchronizes=True)
+    return Variant("released", "baseline", run, graphable=False, synchronizes=True, own_threads=True)
 
 
 # -- the floor, and other libraries' parts -----------------------------------------------------------------------------

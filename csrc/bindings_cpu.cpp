@@ -67,6 +67,11 @@ PYBIND11_MODULE(_native_cpu, m) {
     return names;
   });
 
+  m.def("extent", [](Address numbers, int64_t n) {
+    const Extent found = extent(pointer<int64_t>(numbers), n);
+    return std::make_tuple(found.least, found.greatest);
+  });
+
   m.def(
       "softmax_stats",
       [](int dtype, Address logits, int64_t stride, int64_t n_rows, int64_t n_classes, Address target, Address entropy,
@@ -88,10 +93,12 @@ PYBIND11_MODULE(_native_cpu, m) {
   m.def(
       "residual",
       [](int dtype, Address logits, int64_t stride, int64_t n_rows, int64_t n_classes, Address target,
-         Address class_weights, Address index, int64_t n, int out_dtype, Address out, int64_t out_stride,
-         Address column_sums, int threads, int isa) {
+         Address class_weights, Address index, int64_t n, Address features, int64_t feature_stride,
+         int64_t feature_bytes, Address chosen, int out_dtype, Address out, int64_t out_stride, Address column_sums,
+         int threads, int isa) {
         return residual(make_run(threads, isa), make_logits(dtype, logits, stride, 0, n_rows, n_classes),
                         make_labels(target, class_weights), pointer<int64_t>(index), n,
+                        {pointer<void>(features), feature_stride, feature_bytes, pointer<void>(chosen)},
                         make_matrix(out_dtype, out, out_stride), pointer<void>(column_sums));
       },
       no_gil);
@@ -101,15 +108,15 @@ PYBIND11_MODULE(_native_cpu, m) {
       "guided_residuals",
       [](int dtype, int64_t n_classes, Address bias, Address class_weights, Address logits, int64_t n_rows,
          Address target, Address column_sums, Address guide_logits, int64_t n_guide_rows, Address guide_target,
-         Address guide_features, int64_t feature_stride_bytes, int64_t feature_bytes, int64_t k, Address index,
-         Address selected_features, Address guide_out, Address guide_column_sums, int threads, int isa) {
+         Address guide_features, int64_t feature_stride, int64_t feature_bytes, Address chosen, int64_t k,
+         Address index, Address guide_out, Address guide_column_sums, int threads, int isa) {
         return guided_residuals(
             make_run(threads, isa), make_logits(dtype, logits, n_classes, bias, n_rows, n_classes),
             make_labels(target, class_weights), make_matrix(dtype, logits, n_classes), pointer<void>(column_sums),
             {make_logits(dtype, guide_logits, n_classes, bias, n_guide_rows, n_classes),
-             make_labels(guide_target, class_weights), pointer<void>(guide_features), feature_stride_bytes,
-             feature_bytes, k, pointer<int64_t>(index), pointer<void>(selected_features),
-             make_matrix(dtype, guide_out, n_classes), pointer<void>(guide_column_sums)});
+             make_labels(guide_target, class_weights),
+             {pointer<void>(guide_features), feature_stride, feature_bytes, pointer<void>(chosen)}, k,
+             pointer<int64_t>(index), make_matrix(dtype, guide_out, n_classes), pointer<void>(guide_column_sums)});
       },
       no_gil);
 

@@ -36,18 +36,22 @@ struct Sums {
   vf rest = {};
   vf shifted = {};
   vi ties = {};
-
-  template <class Origin>
-  inline void add(vf x, Origin origin) {
-    const vf d = x - origin;
-    const vf clamped = max_or_second(splat(kExpFloor), d);
-    const vf e = exp_nonpositive(clamped);
-    const vi tie = d == 0.0f;
-    ties -= tie;
-    rest += bit_cast<vf>(bit_cast<vi>(e) & ~tie);
-    shifted += e * clamped;
-  }
 };
+
+// Adds N vectors of logits to as many sums, from the i-th on.
+template <int N, class Origin, int M>
+inline void add_logits(Sums (&sums)[M], const vf (&x)[N], Origin origin) {
+  vf d[N], clamped[N], e[N];
+  for (int i = 0; i < N; ++i) d[i] = x[i] - origin;
+  for (int i = 0; i < N; ++i) clamped[i] = max_or_second(splat(kExpFloor), d[i]);
+  exp_nonpositive(clamped, e);
+  for (int i = 0; i < N; ++i) {
+    const vmask tie = is_zero(d[i]);
+    sums[i].ties = count_if(tie, sums[i].ties);
+    sums[i].rest = add_unless(tie, sums[i].rest, e[i]);
+    sums[i].shifted += e[i] * clamped[i];
+  }
+}
 
 template <bool kBias, class T>
 inline RowStats block_stats(const T* x, const T* bias, int64_t n) {
@@ -69,16 +73,24 @@ inline RowStats block_stats(const T* x, const T* bias, int64_t n) {
   // -inf - -inf would make a block of -inf look like one with a NaN.
   const float origin = max == lowest ? 0.0f : max;
 
-  Sums a, b;
-  for (j = 0; j + 2 * kLanes <= n; j += 2 * kLanes) {
-    a.add(load_logits<kBias>(x, bias, j), origin);
-    b.add(load_logits<kBias>(x, bias, j + kLanes), origin);
+  // Meanwhile the next block (or, rows being mostly contiguous, the next row) comes from memory.
+  Sums sums[kTogether];
+  vf v[kTogether];
+  for (j = 0; j + kTogether * kLanes <= n; j += kTogether * kLanes) {
+    prefetch<kTogether>(x + n + j);
+    for (int i = 0; i < kTogether; ++i) v[i] = load_logits<kBias>(x, bias, j + i * kLanes);
+    add_logits(sums, v, origin);
   }
-  if (j + kLanes <= n) a.add(load_logits<kBias>(x, bias, j), origin);
-  if (tail) b.add(last, origin);
+  for (; j + kLanes <= n; j += kLanes) add_logits(sums, {load_logits<kBias>(x, bias, j)}, origin);
+  if (tail) add_logits(sums, {last}, origin);
 
-  const vf ties = __builtin_convertvector(a.ties + b.ties, vf);
-  return {max, sum_lanes(ties), sum_lanes(a.rest + b.rest), sum_lanes(a.shifted + b.shifted)};
+  for (int i = 1; i < kTogether; ++i) {
+    sums[0].ties += sums[i].ties;
+    sums[0].rest += sums[i].rest;
+    sums[0].shifted += sums[i].shifted;
+  }
+  const vf ties = __builtin_convertvector(sums[0].ties, vf);
+  return {max, sum_lanes(ties), sum_lanes(sums[0].rest), sum_lanes(sums[0].shifted)};
 }
 
 template <bool kBias, class T>
@@ -111,10 +123,10 @@ void few_classes_stats(const T* const* rows, const T* bias, int64_t n_rows, int6
       max = max_or_second(x[j], max);
     }
     const vf origin = max == -__builtin_inff() ? vf{} : max;
-    Sums sums;
-    for (int64_t j = 0; j < n; ++j) sums.add(x[j], origin);
+    Sums sums[1];
+    for (int64_t j = 0; j < n; ++j) add_logits(sums, {x[j]}, origin);
     for (int64_t i = 0; i < count; ++i)
-      stats[first + i] = {max[i], (double)sums.ties[i], (double)sums.rest[i], (double)sums.shifted[i]};
+      stats[first + i] = {max[i], (double)sums[0].ties[i], (double)sums[0].rest[i], (double)sums[0].shifted[i]};
   }
 }
 
@@ -128,17 +140,34 @@ void row_stats(const void* const* rows, const void* bias, int64_t n_rows, int64_
   }
 }
 
+template <int N>
+inline void exp_below(vf (&x)[N], float max, float scale) {
+  vf e[N];
+  for (int i = 0; i < N; ++i) x[i] = max_or_second(splat(kExpFloor), x[i] - max);
+  exp_nonpositive(x, e);
+  for (int i = 0; i < N; ++i) x[i] = e[i] * scale;
+}
+
 template <bool kBias, class T, class Out>
 void row_exp_impl(const T* x, const T* bias, int64_t n, float max, float scale, Out* out) {
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    store(out + j, exp_nonpositive(max_or_second(splat(kExpFloor), load_logits<kBias>(x, bias, j) - max)) * scale);
+  vf v[kTogether], one[1];
+  for (; j + kTogether * kLanes <= n; j += kTogether * kLanes) {
+    for (int i = 0; i < kTogether; ++i) v[i] = load_logits<kBias>(x, bias, j + i * kLanes);
+    exp_below(v, max, scale);
+    for (int i = 0; i < kTogether; ++i) store(out + j + i * kLanes, v[i]);
+  }
+  for (; j + kLanes <= n; j += kLanes) {
+    one[0] = load_logits<kBias>(x, bias, j);
+    exp_below(one, max, scale);
+    store(out + j, one[0]);
+  }
   const int tail = (int)(n - j);
-  if (tail)
-    store_tail(
-        out + j,
-        exp_nonpositive(max_or_second(splat(kExpFloor), load_logits_tail<kBias>(x, bias, j, tail, max) - max)) * scale,
-        tail);
+  if (tail) {
+    one[0] = load_logits_tail<kBias>(x, bias, j, tail, max);
+    exp_below(one, max, scale);
+    store_tail(out + j, one[0], tail);
+  }
 }
 template <class T, class Out>
 void row_exp(const void* x, const void* bias, int64_t n, float max, float scale, void* out) {

@@ -90,14 +90,16 @@ double log_sum(const RowStats& s) {
 
 float entropy_of(const RowStats& s, double log_s) { return static_cast<float>(log_s - s.shifted / (s.ties + s.rest)); }
 
-// Work that can be done beside something else in one go over the team: body(i) for i < n.
+// Work that can be done beside something else in one go over the team: body(i) for i < n, which costs as much as so
+// many elements altogether.
 template <class Body>
 struct Tasks {
   int64_t n;
+  int64_t elements;
   Body body;
 };
 template <class Body>
-Tasks(int64_t, Body) -> Tasks<Body>;
+Tasks(int64_t, int64_t, Body) -> Tasks<Body>;
 
 // Calls use(i, stats) once for each of n rows of n_classes logits, from any thread; the i-th row is at data(i). Does
 // the other tasks too.
@@ -107,7 +109,7 @@ void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bi
   const auto row_stats = run.kernels->row_stats[static_cast<int>(dtype)];
   const int64_t cost = n_classes + kRowCost;
   const auto run_all = [&](int64_t n_pieces, auto&& piece_body) {
-    parallel_for(threads_for(run, n * cost), (n_pieces + ... + others.n), [&](int64_t i) {
+    parallel_for(threads_for(run, ((n * cost) + ... + others.elements)), (n_pieces + ... + others.n), [&](int64_t i) {
       if (i < n_pieces) return piece_body(i);
       i -= n_pieces;
       ((i >= 0 && i < others.n ? others.body(i) : void(), i -= others.n), ...);
@@ -168,6 +170,19 @@ void select(const std::vector<float>& entropy, int64_t k, int64_t* index) {
   for (int64_t i = 0; i < k; ++i) index[i] = static_cast<int64_t>(~static_cast<uint32_t>(keys[static_cast<size_t>(i)]));
 }
 
+auto copy_chosen(const Features& features, const int64_t* index, int64_t n) {
+  constexpr int64_t kBytes = 32768;
+  constexpr int64_t kBytesPerElement = 16;  // copying is cheaper than exponentials
+  const int64_t together = std::max<int64_t>(1, kBytes / std::max<int64_t>(1, features.bytes));
+  return Tasks{features.chosen ? divide_up(n, together) : 0, n * features.bytes / kBytesPerElement, [=](int64_t piece) {
+                 const int64_t end = std::min(n, (piece + 1) * together);
+                 for (int64_t i = piece * together; i < end; ++i)
+                   std::memcpy(static_cast<char*>(features.chosen) + i * features.bytes,
+                               static_cast<const char*>(features.data) + index[i] * features.stride,
+                               static_cast<size_t>(features.bytes));
+               }};
+}
+
 // Writes the rows of one residual matrix as their statistics come in.
 class ResidualWriter {
  public:
@@ -213,7 +228,7 @@ class ResidualWriter {
 
   // After finish().
   auto column_sums(void* sums) const {
-    return Tasks{divide_up(logits_.n_classes, kColumnPiece), [this, sums](int64_t piece) {
+    return Tasks{divide_up(logits_.n_classes, kColumnPiece), n() * logits_.n_classes / 4, [this, sums](int64_t piece) {
                    const int64_t first = piece * kColumnPiece;
                    run_.kernels->column_sums[static_cast<int>(out_.dtype)](
                        at(out_.data, out_.dtype, first), out_.stride, n(),
@@ -316,6 +331,15 @@ Isa best_isa() {
 
 const void* Logits::row(int64_t i) const { return at(data, dtype, i * stride); }
 
+Extent extent(const int64_t* numbers, int64_t n) {
+  Extent found{numbers[0], numbers[0]};
+  for (int64_t i = 1; i < n; ++i) {
+    found.least = std::min(found.least, numbers[i]);
+    found.greatest = std::max(found.greatest, numbers[i]);
+  }
+  return found;
+}
+
 void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, float* entropy, float* lse,
                    float* nll) {
   for_each_row(run, logits, [&](int64_t i, const RowStats& s) {
@@ -335,11 +359,11 @@ void entropy_topk(const Run& run, const Logits& logits, int64_t k, float* entrop
 }
 
 double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index, int64_t n,
-                const Matrix& out, void* column_sums) {
+                const Features& features, const Matrix& out, void* column_sums) {
   ResidualWriter writer(run, logits, labels, index, n, out);
   for_each_row(
       run, logits.dtype, logits.n_classes, logits.bias, n, [&](int64_t i) { return logits.row(writer.source(i)); },
-      [&](int64_t i, const RowStats& s) { writer.take(i, s); });
+      [&](int64_t i, const RowStats& s) { writer.take(i, s); }, copy_chosen(features, index, n));
   const double loss = writer.finish();
   const auto sums = writer.column_sums(column_sums);
   parallel_for(writer.threads(), sums.n, sums.body);
@@ -364,20 +388,11 @@ double guided_residuals(const Run& run, const Logits& logits, const Labels& labe
   select(entropy, guide.k, guide.index);
 
   ResidualWriter guide_writer(run, guide.logits, guide.labels, guide.index, guide.k, guide.out);
-  constexpr int64_t kBytes = 32768;
-  const int64_t together = std::max<int64_t>(1, kBytes / std::max<int64_t>(1, guide.feature_bytes));
-  const Tasks gather{guide.selected_features ? divide_up(guide.k, together) : 0, [&](int64_t piece) {
-                       const int64_t end = std::min(guide.k, (piece + 1) * together);
-                       for (int64_t i = piece * together; i < end; ++i)
-                         std::memcpy(
-                             static_cast<char*>(guide.selected_features) + i * guide.feature_bytes,
-                             static_cast<const char*>(guide.features) + guide.index[i] * guide.feature_stride_bytes,
-                             static_cast<size_t>(guide.feature_bytes));
-                     }};
   for_each_row(
       run, logits.dtype, logits.n_classes, logits.bias, guide.k,
       [&](int64_t i) { return guide.logits.row(guide.index[i]); },
-      [&](int64_t i, const RowStats& s) { guide_writer.take(i, s); }, writer.column_sums(column_sums), gather);
+      [&](int64_t i, const RowStats& s) { guide_writer.take(i, s); }, writer.column_sums(column_sums),
+      copy_chosen(guide.features, guide.index, guide.k));
   guide_writer.finish();
   const auto sums = guide_writer.column_sums(guide.column_sums);
   parallel_for(guide_writer.threads(), sums.n, sums.body);

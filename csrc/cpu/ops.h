@@ -9,6 +9,12 @@
 
 namespace gaal {
 
+// The least and the greatest of n numbers, n at least 1.
+struct Extent {
+  int64_t least, greatest;
+};
+Extent extent(const int64_t* numbers, int64_t n);
+
 struct Run {
   int threads;
   const Kernels* kernels;
@@ -51,26 +57,33 @@ void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, 
 // The k rows of highest entropy, highest first; NaN counts as highest, ties go to the smaller index.
 void entropy_topk(const Run& run, const Logits& logits, int64_t k, float* entropy, int64_t* index);
 
+// Rows of `bytes` bytes, `stride` bytes apart, and where to copy the chosen ones to, one after the other; null for no
+// such copy.
+struct Features {
+  const void* data;
+  int64_t stride;
+  int64_t bytes;
+  void* chosen;
+};
+
 // Rows of the gradient of the mean cross-entropy with respect to the logits:
 //   out_i = c_i / sum(c) (softmax(logits_r) - onehot(target_r)),   r = index[i] (i where index is null),   c_i = weight
 //   of row r
 // out [n, n_classes] has the dtype of the logits or float32 and, without an index, may be logits.data itself;
-// column_sums [n_classes] has out's dtype. Returns the loss sum(c nll) / sum(c), NaN for n = 0.
+// column_sums [n_classes] has out's dtype. The features of the rows in `index` are copied beside.
+// Returns the loss sum(c nll) / sum(c), NaN for n = 0.
 double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index, int64_t n,
-                const Matrix& out, void* column_sums);
+                const Features& features, const Matrix& out, void* column_sums);
 
 // The guiding rows: what is known of them, and what becomes of the k of highest entropy.
 struct Guide {
   Logits logits;
   Labels labels;
-  const void* features;  // rows of feature_bytes, feature_stride_bytes apart
-  int64_t feature_stride_bytes;
-  int64_t feature_bytes;
+  Features features;
   int64_t k;
-  int64_t* index;           // [k], out
-  void* selected_features;  // features[index], contiguous, out; null for no such copy
-  Matrix out;               // [k, n_classes], their residual
-  void* column_sums;        // [n_classes] of it
+  int64_t* index;     // [k], out
+  Matrix out;         // [k, n_classes], their residual
+  void* column_sums;  // [n_classes] of it
 };
 
 // All that the guided step does between its products: residual() of every row of `logits`, and of the k rows of the

@@ -12,6 +12,8 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 4;
+// Vectors that go through a long chain of operations side by side. Four spill, and take longer than one by one.
+constexpr int kTogether = 2;
 
 typedef float vf __attribute__((vector_size(kBytes)));
 typedef int32_t vi __attribute__((vector_size(kBytes)));
@@ -115,6 +117,13 @@ inline __m256i lane_mask(int count) {
 }
 #endif
 
+// Asks for the N vectors at p, which need not be readable.
+template <int N, class T>
+inline void prefetch(const T* p) {
+  constexpr size_t kLine = 64;
+  for (size_t byte = 0; byte < N * kLanes * sizeof(T); byte += kLine) __builtin_prefetch((const char*)p + byte);
+}
+
 // The first `count` (< kLanes) lanes from p, the rest `fill`. Nothing past p[count - 1] is touched.
 inline vf load_tail(const float* p, int count, float fill) {
 #if defined(GAAL_AVX512)
@@ -157,6 +166,24 @@ inline void store_tail(Half* p, vf v, int count) {
   __builtin_memcpy(p, &bits, sizeof(Half) * (size_t)count);
 #endif
 }
+
+// ---- conditions on lanes ----
+
+#if defined(GAAL_AVX512)
+using vmask = __mmask16;
+inline vmask is_zero(vf x) { return _mm512_cmpeq_ps_mask((__m512)x, _mm512_setzero_ps()); }
+inline vi count_if(vmask m, vi n) {
+  return (vi)_mm512_mask_add_epi32((__m512i)n, m, (__m512i)n, _mm512_set1_epi32(1));
+}
+inline vf add_unless(vmask m, vf a, vf b) {
+  return (vf)_mm512_mask_add_ps((__m512)a, _knot_mask16(m), (__m512)a, (__m512)b);
+}
+#else
+using vmask = vi;
+inline vmask is_zero(vf x) { return x == 0.0f; }
+inline vi count_if(vmask m, vi n) { return n - m; }
+inline vf add_unless(vmask m, vf a, vf b) { return a + bit_cast<vf>(bit_cast<vi>(b) & ~m); }
+#endif
 
 // ---- reductions over lanes, always in the same tree ----
 
@@ -237,29 +264,43 @@ inline float max_lanes(vf v) {
 // finite for x = -inf.
 constexpr float kExpFloor = -104.0f;
 
-inline vf exp_nonpositive(vf x) {
+//
+// Of several vectors at once, each step for all of them before the next: in a chain as long as this one most operations
+// wait for the one before.
+template <int N>
+inline void exp_nonpositive(const vf (&x)[N], vf (&e)[N]) {
   const float magic = 0x1.8p23f;  // adding it rounds to an integer, which then sits in the low bits
-  const vf shifted = x * 0x1.715476p+0f + magic;
-  const vf n = shifted - magic;
-  // The high part of ln2 has so few bits that n * high is exact: right without a fused multiply-add too.
-  vf r = x - n * 0x1.63p-1f;
-  r = r - n * -0x1.bd0106p-13f;
+  vf n[N], r[N], p[N];
+#define GAAL_EACH for (int i = 0; i < N; ++i)
+  GAAL_EACH n[i] = x[i] * 0x1.715476p+0f + magic;
+#if !defined(GAAL_AVX512)
+  vi whole[N];
+  GAAL_EACH whole[i] = bit_cast<vi>(n[i]) - bit_cast<vi>(splat(magic));
+#endif
+  GAAL_EACH n[i] = n[i] - magic;
+#if defined(GAAL_AVX512) || defined(GAAL_AVX2)
+  // A fused multiply-add rounds once, and ln2 in float32 is right to 2e-9: 2e-9 |n| of e^x.
+  GAAL_EACH r[i] = x[i] - n[i] * 0x1.62e43p-1f;
+#else
+  // The high part of ln2 has so few bits that n * high is exact.
+  GAAL_EACH r[i] = x[i] - n[i] * 0x1.63p-1f;
+  GAAL_EACH r[i] = r[i] - n[i] * -0x1.bd0106p-13f;
+#endif
   // Minimax fit of (e^r - 1 - r) / r^2, coefficients rounded to float32 one after another: relative error of
   // e^r 3.2e-9.
-  vf p = splat(0x1.6a4d6p-10f);
-  p = p * r + 0x1.12398ep-7f;
-  p = p * r + 0x1.5558bp-5f;
-  p = p * r + 0x1.555492p-3f;
-  p = p * r + 0x1.fffffcp-2f;
-  p = (p * r) * r + r;
-  p = p + 1.0f;
+  GAAL_EACH p[i] = r[i] * 0x1.6a4d6p-10f + 0x1.12398ep-7f;
+  GAAL_EACH p[i] = p[i] * r[i] + 0x1.5558bp-5f;
+  GAAL_EACH p[i] = p[i] * r[i] + 0x1.555492p-3f;
+  GAAL_EACH p[i] = p[i] * r[i] + 0x1.fffffcp-2f;
+  GAAL_EACH p[i] = p[i] * r[i];
+  GAAL_EACH p[i] = p[i] * r[i] + r[i];
+  GAAL_EACH p[i] = p[i] + 1.0f;
 #if defined(GAAL_AVX512)
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+  GAAL_EACH e[i] = (vf)_mm512_scalef_ps((__m512)p[i], (__m512)n[i]);
 #else
   // 2^n in two factors, both normal numbers: only the last product rounds.
-  const vi whole = bit_cast<vi>(shifted) - bit_cast<vi>(splat(magic));
-  const vi first = whole >> 1;
-  const vi second = whole - first;
-  return (p * bit_cast<vf>((first + 127) << 23)) * bit_cast<vf>((second + 127) << 23);
+  GAAL_EACH e[i] = p[i] * bit_cast<vf>(((whole[i] >> 1) + 127) << 23);
+  GAAL_EACH e[i] = e[i] * bit_cast<vf>((whole[i] - (whole[i] >> 1) + 127) << 23);
 #endif
+#undef GAAL_EACH
 }

@@ -79,11 +79,20 @@ class Kernels:
         return entropy, index
 
     def residual(
-        self, logits: Tensor, target: Tensor, out: Tensor, sums: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        out: Tensor,
+        sums: Tensor,
+        index: Tensor | None = None,
+        class_weights: Tensor | None = None,
+        features: Tensor | None = None,
+        chosen: Tensor | None = None,
     ) -> float:
         return self.module.residual(
             *(CODES[logits.dtype], logits.data_ptr(), logits.stride(0), *logits.shape, target.data_ptr()),
             *(0 if class_weights is None else class_weights.data_ptr(), 0 if index is None else index.data_ptr(), len(out)),
+            *self._features(features, chosen),
             *(CODES[out.dtype], out.data_ptr(), out.stride(0), sums.data_ptr()),
             *self.run,
         )
@@ -108,11 +117,17 @@ class Kernels:
             *(CODES[dtype], classes, 0 if bias is None else bias.data_ptr(), 0 if class_weights is None else class_weights.data_ptr()),
             *(out.data_ptr(), len(out), target.data_ptr(), sums.data_ptr()),
             *(guide_logits.data_ptr(), len(guide_logits), guide_target.data_ptr()),
-            *(guide_features.data_ptr(), guide_features.stride(0) * dtype.itemsize, guide_features.shape[1] * dtype.itemsize),
-            *(k, index.data_ptr(), selected.data_ptr(), guide_out.data_ptr(), guide_sums.data_ptr()),
+            *(*self._features(guide_features, selected), k, index.data_ptr(), guide_out.data_ptr(), guide_sums.data_ptr()),
             *self.run,
         )
         return loss, out, sums, index, selected, guide_out, guide_sums
+
+    @staticmethod
+    def _features(features: Tensor | None, chosen: Tensor | None) -> tuple[int, int, int, int]:
+        if features is None or chosen is None:
+            return 0, 0, 0, 0
+        size = features.element_size()
+        return features.data_ptr(), features.stride(0) * size, features.shape[1] * size, chosen.data_ptr()
 
     @staticmethod
     def _pairs(grads: list[Tensor], guides: list[Tensor]) -> tuple[list[int], ...]:

@@ -120,19 +120,20 @@ def linear_ce_grad(
     dtype, work = features.dtype, _product_dtype(features.dtype)
     logits = _rows(logits)
     n_rows, n_classes = logits.shape
-    n = n_rows
+    n, rows, chosen = n_rows, None, features
     if index is not None:
-        n = index.shape[0]
-        features = features.index_select(0, index)
+        n, rows = index.shape[0], _rows(features)
+        chosen = features.new_empty(n, features.shape[1])
     residual = logits.new_empty(n, n_classes, dtype=work)
     grad_bias = logits.new_empty(n_classes, dtype=work)
     _cpu().residual(
         *(_CODES[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
-        *(target.data_ptr(), _address(class_weights), _address(index), n),
+        *(target.data_ptr(), _address(class_weights), _address(index), n, *_features(rows, chosen)),
         *(_CODES[work], residual.data_ptr(), n_classes, grad_bias.data_ptr()),
         *_run(),
     )
-    return torch.mm(residual.t(), features.to(work)).to(dtype), grad_bias.to(dtype)
+    grad_weight = torch.mm(residual.t(), chosen if work is dtype else chosen.to(work))
+    return (grad_weight, grad_bias) if work is dtype else (grad_weight.to(dtype), grad_bias.to(dtype))
 
 
 def project_(
@@ -197,8 +198,8 @@ def guided_linear_ce(
         *(_CODES[work], n_classes, _address(bias), _address(class_weights)),
         *(logits.data_ptr(), logits.shape[0], target.data_ptr(), grad_bias.data_ptr()),
         *(guide_logits.data_ptr(), guide_logits.shape[0], guide_target.data_ptr()),
-        *(guide_features.data_ptr(), guide_features.stride(0) * work.itemsize, width * work.itemsize, top_k),
-        *(index.data_ptr(), selected.data_ptr(), guide_residual.data_ptr(), guide_grad_bias.data_ptr()),
+        *(*_features(guide_features, selected), top_k, index.data_ptr()),
+        *(guide_residual.data_ptr(), guide_grad_bias.data_ptr()),
         *_run(),
     )
     residual = logits  # it was overwritten
@@ -238,6 +239,14 @@ def _address(tensor: Tensor | None) -> int:
 def _rows(matrix: Tensor) -> Tensor:
     """``matrix`` with contiguous rows, which may be any distance apart."""
     return matrix if matrix.stride(1) == 1 or matrix.shape[1] <= 1 else matrix.contiguous()
+
+
+def _features(rows: Tensor | None, chosen: Tensor) -> tuple[int, int, int, int]:
+    """Rows of features as the kernels take them, and the tensor for a copy of those that are chosen."""
+    if rows is None:
+        return 0, 0, 0, 0
+    size = rows.element_size()
+    return rows.data_ptr(), rows.stride(0) * size, rows.shape[1] * size, chosen.data_ptr()
 
 
 def _flat_pair(grad: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
