@@ -218,3 +218,10 @@ def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         run(REASON, GAAL_FAST_ISA="avx1024")
     assert "GAAL_FAST_ISA: unknown instruction set 'avx1024'" in failed.value.stderr
+
+
+@pytest.mark.parametrize("rows", [2048, 2049, 3072, 4100])
+def test_a_product_in_parts_is_the_product(rows: int) -> None:
+    arguments = problem(rows, 130, 17)
+    found = native._logits(arguments["features"], arguments["weight"].t())
+    torch.testing.assert_close(found, (arguments["features"].double() @ arguments["weight"].double().t()).float(), rtol=1e-5, atol=1e-5)
