@@ -56,7 +56,7 @@ uint16_t round_to_half(double x, DType dtype) {
   uint32_t u;
   std::memcpy(&u, &f, 4);
   if (dtype == DType::bf16)
-    return static_cast<uint16_t>(std::isnan(f) ? u >> 16 | 0x40u : (u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+    return static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
   const uint32_t sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
   uint32_t half;
   if (magnitude > 0x7f800000u) {
@@ -153,8 +153,7 @@ void for_each_row(const Run& run, const Logits& logits, Use&& use) {
 uint64_t sort_key(float entropy, int64_t index) {
   uint32_t bits = 0xffffffffu;
   if (!std::isnan(entropy)) {
-    const float canonical = entropy + 0.0f;  // -0 and 0 tie
-    std::memcpy(&bits, &canonical, 4);
+    std::memcpy(&bits, &entropy, 4);  // a difference, so never -0
     bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   }
   return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(index));

@@ -57,9 +57,9 @@ inline vf from_bits(vu16 bits, bfloat16) { return bit_cast<vf>(__builtin_convert
 
 inline vu16 to_bits(vf x, bfloat16) {
   const vu u = bit_cast<vu>(x);
-  const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even
-  const vu quiet = (u >> 16) | 0x40u;                         // rounding up could carry a NaN into infinity
-  return __builtin_convertvector(x == x ? rounded : quiet, vu16);
+  // Nearest, ties to even. A NaN stays one: it comes from 16 bits or from the processor, with a low half of zeros that
+  // no carry leaves.
+  return __builtin_convertvector((u + 0x7fffu + ((u >> 16) & 1u)) >> 16, vu16);
 }
 
 inline vf from_bits(vu16 bits, float16) {

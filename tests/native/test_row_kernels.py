@@ -118,7 +118,7 @@ def test_special_values(kernels: Kernels, dtype: torch.dtype, columns: int) -> N
     undefined = np.array([True, False, False, True, True, True, True, False, False, True])
     assert np.array_equal(np.isnan(got[0]), undefined) and np.array_equal(np.isnan(got[2]), undefined)
     assert np.array_equal(np.isfinite(got[1]), ~undefined)
-    assert (got[0, [1, 2, 7]] == 0).all()
+    assert (got[0, [1, 2, 7]] == 0).all() and got[1, 0] == -inf
     for values, want in zip(got, (truth.entropy, truth.lse, truth.nll), strict=True):
         np.testing.assert_allclose(values[~undefined], want[~undefined], rtol=8 * EPS)
 
@@ -269,3 +269,26 @@ def test_guided_residuals_are_the_single_steps(
         eps = float(torch.finfo(dtype).eps)
         exact = wide(got).sum(axis=0)
         np.testing.assert_allclose(wide(got_sums), exact, rtol=0.51 * eps, atol=1e-7 if dtype is torch.float16 else 1e-37)
+
+
+def test_single_half_precision_logits_are_read_exactly(kernels: Kernels) -> None:
+    """The label's logit is read by itself: subnormal numbers, infinities and NaN too."""
+    values = torch.tensor([0, 1, 513, 1023, 1024, 0x7BFF, 0x8001, 0x83FF], dtype=torch.int32).to(torch.int16).view(torch.float16)
+    values[5] = 6e-5  # as small as the others, so that nothing drowns them
+    target = torch.arange(8)
+    nll = wide(kernels.softmax_stats(values.repeat(8, 1).contiguous(), target))[2]
+    np.testing.assert_allclose(nll, oracle.softmax_stats(wide(values.repeat(8, 1)), target.numpy()).nll, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize(("dtype", "weight"), [(torch.bfloat16, 257.0), (torch.float16, 2049.0)])
+def test_single_residuals_are_rounded_to_nearest_even(kernels: Kernels, dtype: torch.dtype, weight: float) -> None:
+    """-(2^n + 1) / 2^(n + 2) lies half-way between two numbers of this dtype, of which -1/4 is even."""
+    logits, out, sums = torch.zeros(2, 2, dtype=dtype), torch.empty(2, 2, dtype=dtype), torch.empty(2, dtype=dtype)
+    kernels.residual(logits, torch.tensor([0, 1]), out, sums, None, torch.tensor([weight, weight - 2.0]))
+    assert out[0, 0].item() == -0.25
+
+
+def test_the_mean_of_no_rows_is_nan(kernels: Kernels) -> None:
+    sums = torch.full((5,), torch.nan)
+    loss = kernels.residual(torch.empty(0, 5), torch.empty(0, dtype=torch.int64), torch.empty(0, 5), sums)
+    assert loss != loss and (sums == 0).all()

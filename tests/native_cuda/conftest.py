@@ -25,10 +25,11 @@ settings.load_profile("emulated")
 
 
 @pytest.fixture(scope="session")
-def build_folder(pytestconfig: pytest.Config) -> Path:
+def build_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if build.compiler() is None:
         pytest.skip("needs a C++ compiler")
-    return Path(pytestconfig.cache.mkdir("cuda-emulator"))
+    cache = getattr(pytestconfig, "cache", None)  # None with -p no:cacheprovider
+    return Path(cache.mkdir("cuda-emulator")) if cache else tmp_path_factory.mktemp("cuda-emulator")
 
 
 @pytest.fixture(scope="session")

@@ -1,271 +1,31 @@
-"""Each mask, guard, barrier and fence of the CUDA kernels taken away in turn: some check must fail.
-
-A pass over all of them compiles the kernels anew for each, which takes minutes, so it runs only with GAAL_FAST_MUTATIONS=1 in the
-environment. ``test_checked.py`` always runs a few.
-"""
+"""The list of changes that the checks have to notice stays in step with the sources, and the checks pass on these."""
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from gaal_fast.ops.backends import _native_cuda as glue
-from tests import oracle
-from tests.native_cuda import build
-from tests.native_cuda.test_checked import run_checked
-from tests.native_cuda.test_paths import arguments
-from tests.ops import helpers
-from tests.ops import test_guided_linear_ce as guided
-from tests.oracle import Rule
+from tests.native_cuda import build, mutations
+from tests.native_cuda.mutations import MUTATIONS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.environ.get("GAAL_FAST_MUTATIONS", "") in ("", "0"), reason="takes minutes; set GAAL_FAST_MUTATIONS=1"),
+CHECKS = [
+    mutations.special_rows,
+    mutations.ties,
+    mutations.head_gradient,
+    mutations.illegal_labels,
+    mutations.projections,
+    mutations.head_step("launches", sample_space=False),
+    mutations.head_step("launches", sample_space=True),
 ]
 
-EDGES = torch.tensor([
-    [0.0, 1.0, 2.0, 3.0, 4.0],
-    [-math.inf, -math.inf, -math.inf, -math.inf, 1.0],
-    [-math.inf] * 5,
-    [math.inf, 0.0, 0.0, 0.0, 0.0],
-    [1.0, math.nan, 0.0, 0.0, -math.inf],
-    [-math.inf, 1e4, -1e4, -3e38, 3e38],
-])  # fmt: skip
 
-
-def special_rows() -> None:
-    for logits in (EDGES, EDGES.repeat(1, 300)):  # a warp or less per row, and a block
-        got = glue.softmax_stats(logits, torch.zeros(len(logits), dtype=torch.int64))
-        for result, want in zip(got, oracle.softmax_stats(helpers.array(logits), np.zeros(len(logits), dtype=int)), strict=True):
-            np.testing.assert_allclose(helpers.array(result), want, rtol=1e-5, atol=1e-5)
-
-
-def ties() -> None:
-    logits = torch.tensor([[1.0, 1.0, 1.0], [0.0, 5.0, 0.0], [2.0, 2.0, 2.0], [math.nan, 0.0, 0.0], [0.0, 5.0, 0.0]])
-    assert glue.entropy_topk(logits, 5)[1].tolist() == [3, 0, 2, 1, 4]
-
-
-def head_step(path: str, sample_space: bool) -> Callable[[], None]:
-    def check() -> None:
-        for dtype in (torch.float32, torch.bfloat16):
-            case = guided.make(20, 23, 18, 33, 7, dtype, "cpu", Rule(epsilon=0.3, relative=True), conflict=True)
-            case.class_weights = torch.linspace(0.5, 2.0, 18)
-            truth = case.oracle()
-            results = [t for t in glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)[:-1] if t is not None]
-            wanted = (
-                truth.loss,
-                truth.grad_features,
-                truth.grad_weight,
-                truth.grad_bias,
-                truth.v,
-                truth.dot,
-                truth.guide_norm2,
-                truth.grad_norm2,
-            )
-            tolerance = 1e-4 if dtype is torch.float32 else 5e-2
-            for result, want in zip(results, wanted, strict=True):
-                scale = np.abs(want).max()
-                np.testing.assert_allclose(helpers.array(result), want, rtol=tolerance, atol=tolerance * float(scale))
-
-    return check
-
-
-def head_gradient() -> None:
-    features, logits = helpers.random_logits(37, 19, torch.float32, 1), helpers.random_logits(37, 70, torch.float32, 2)
-    target, index = helpers.random_labels(37, 70), torch.arange(1, 37, 2)
-    truth = oracle.linear_ce_grad(helpers.array(features), helpers.array(logits), target.numpy(), index.numpy())
-    weight, bias = glue.linear_ce_grad(features, logits, target, index, None)
-    np.testing.assert_allclose(helpers.array(weight), truth.weight, atol=1e-6)
-    np.testing.assert_allclose(helpers.array(bias), truth.bias, atol=1e-6)
-
-
-def illegal_labels() -> None:
-    features, logits = helpers.random_logits(5, 4, torch.float32, 1), helpers.random_logits(5, 3, torch.float32, 2)
-    target = torch.tensor([0, 1, 3, 2, 1])
-    assert all(gradient.isnan().all() for gradient in glue.linear_ce_grad(features, logits, target, None, None))
-    assert all(gradient.isnan().all() for gradient in glue.linear_ce_grad(features, logits, target % 3, torch.tensor([0, 5]), None))
-    assert glue.softmax_stats(logits, target)[2].isnan().tolist() == [False, False, True, False, False]
-
-
-def projections() -> None:
-    def project(grad: list[float], guide: list[float], rule: Rule) -> tuple[torch.Tensor, ...]:
-        grads = [torch.tensor(grad)]
-        return (*glue.project_(grads, [torch.tensor(guide)], *vars(rule).values()), grads[0])
-
-    assert project([1.0, math.nan], [0.0, 0.0], Rule())[0].isnan()
-    assert project([1.0, 2.0], [math.inf, 0.0], Rule())[0].isnan()
-    assert project([1.0, 2.0], [0.0, 0.0], Rule(epsilon=1.0))[0] == 0.0
-    assert project([1.0, 2.0], [1.0, 0.0], Rule(epsilon=-5.0))[0] == 0.0
-    assert project([1.0, 2.0], [-1.0, 0.0], Rule("official"))[0] == pytest.approx(1.0 / 1.001)
-    assert project([0.1, 2.0], [-1.0, 0.0], Rule("official"))[0] == 0.75
-    assert project([1.0, 0.0], [-1e-3, 0.0], Rule(max_correction=0.5))[0] == pytest.approx(500.0)
-    assert math.copysign(1.0, project([-0.0, 2.0], [0.0, 1.0], Rule())[-1][0].item()) == -1.0
-
-
-@dataclass
-class Mutation:
-    """One place to break, and the check that must then fail."""
-
-    file: str
-    before: str
-    after: str
-    check: Callable[[], None] | tuple[str, str]  # or a checker and a part of checked_run.cpp
-
-
-RACE_ROWS, RACE_GRADIENTS, RACE_PROJECT, RACE_GUIDED = (("thread", part) for part in ("rows", "gradients", "project", "guided"))
-BARRIER = "  __syncthreads();\n"
-
-MUTATIONS = {
-    # Masks
-    "pack: elements past the row": Mutation("tile.cuh", "if (begin + i < end) pack.v[i]", "pack.v[i]", head_step("launches", False)),
-    "pack: whole packs past the row": Mutation("tile.cuh", "packs && begin + size <= end", "packs", head_step("launches", False)),
-    "rows past the matrix": Mutation("tile.cuh", "    if (r >= rows) return nullptr;\n", "", ("address", "guided")),
-    "depth past the rows, features": Mutation(
-        "tile.cuh", "    const T* row = nullptr;\n    if (k < depth) {", "    const T* row = nullptr;\n    {", ("address", "gradients")
-    ),
-    "classes past the last, along": Mutation(
-        "tile.cuh", "row[j] != nullptr && k + i < depth", "row[j] != nullptr", head_step("launches", False)
-    ),
-    "rows past the last, across": Mutation("tile.cuh", "k < depth && begin + i < columns", "begin + i < columns", head_gradient),
-    "padding of a row of logits": Mutation("guided_linear_ce.cu", "        sum.v[i] = -INFINITY;\n", "", head_step("launches", False)),
-    "rows past a result": Mutation("tile.cuh", "row < rows && column < columns", "column < columns", ("address", "guided")),
-    "columns past a result": Mutation("tile.cuh", "row < rows && column < columns", "row < rows", ("address", "guided")),
-    "part of a group": Mutation("tile.cuh", "    if (i < count) to[i]", "    to[i]", ("address", "guided")),
-    "inner products past the columns": Mutation("guided_linear_ce.cu", "if (i < inside) {", "{", head_step("launches", False)),
-    "Gram: each pair once": Mutation("guided_linear_ce.cu", "if (i > j || j >= stacked)", "if (j >= stacked)", head_step("launches", True)),
-    "Gram: rows past the last": Mutation("guided_linear_ce.cu", "if (i > j || j >= stacked)", "if (i > j)", head_step("launches", True)),
-    "row: first pack from before the row": Mutation("row_stats.cu", "if (i > 0 && (i + 2)", "if ((i + 2)", ("address", "rows")),
-    "row: last pack from behind the row": Mutation(
-        "row_stats.cu", "i > 0 && (i + 2) * kSize - shift <= columns", "i > 0", ("address", "rows")
-    ),
-    "update past the end": Mutation("guided_linear_ce.cu", "  if (begin >= end) return;\n", "", ("address", "guided")),
-    # Special values
-    "-inf before anything else": Mutation("softmax_core.cuh", "a.max == -INFINITY ? 0.0f : a.max", "a.max", special_rows),
-    "0 times -inf, element": Mutation(
-        "softmax_core.cuh", "fmaf(exponential, fmaxf(shifted, kFloor), a.moment)", "fmaf(exponential, shifted, a.moment)", special_rows
-    ),
-    "0 times -inf, rescaled": Mutation("softmax_core.cuh", "fmaf(fmaxf(delta, kFloor), a.sum", "fmaf(delta, a.sum", special_rows),
-    "merging two empty parts": Mutation("softmax_core.cuh", "  if (max == -INFINITY) {", "  if (false) {", special_rows),
-    "a row of nothing": Mutation("softmax_core.cuh", "return a.sum > 0.0f;", "return a.sum == a.sum;", special_rows),
-    "NaN comes first": Mutation("softmax_core.cuh", "  if (entropy != entropy) bits = 0xffffffffu;\n", "", ties),
-    "the smaller row first": Mutation("softmax_core.cuh", "static_cast<uint32_t>(~row);", "static_cast<uint32_t>(row);", ties),
-    "illegal labels": Mutation("softmax_core.cuh", "!legal ? NAN : class_weights", "class_weights", illegal_labels),
-    "illegal rows": Mutation("row_stats.cu", "  if (row < 0) stats.sum = NAN;\n", "", illegal_labels),
-    "illegal label's loss": Mutation("row_stats.cu", "- stats.max : NAN;", "- stats.max : 0.0f;", illegal_labels),
-    "v: NaN and inf stay": Mutation("projection_core.cuh", "  if (!is_finite(dot) || !is_finite(guide_norm2)) v = NAN;\n", "", projections),
-    "v: no guide": Mutation("projection_core.cuh", "  if (guide_norm2 == 0.0) v = 0.0;\n", "", projections),
-    "v: never negative": Mutation("projection_core.cuh", "    if (v < 0.0) v = 0.0;\n", "", projections),
-    "v: margin": Mutation("projection_core.cuh", "      if (v < rule.margin) v = rule.margin;\n", "", projections),
-    "v: bound": Mutation("projection_core.cuh", "if (rule.max_correction >= 0.0)", "if (false)", projections),
-    "v = 0 changes nothing": Mutation("project.cu", "  if (v == 0.0f) return;", "", projections),
-    # Order
-    "sum: barrier before the scratch": Mutation(
-        "common.cuh", BARRIER + "  if (threadIdx.x % kWarp == 0) {", "  if (threadIdx.x % kWarp == 0) {", RACE_PROJECT
-    ),
-    "sum: barrier after the scratch": Mutation(
-        "common.cuh", BARRIER + "#pragma unroll\n  for (int i = 0; i < count; ++i) {\n    values[i] = 0.0;",
-        "#pragma unroll\n  for (int i = 0; i < count; ++i) {\n    values[i] = 0.0;", RACE_PROJECT,
-    ),
-    "sort: barrier of a step": Mutation("softmax_core.cuh", "      __syncthreads();\n", "", RACE_ROWS),
-    "sort: last barrier": Mutation("softmax_core.cuh", "      }\n    }\n  }\n" + BARRIER, "      }\n    }\n  }\n", RACE_ROWS),
-    "row: barrier between the warps": Mutation(
-        "row_stats.cu", BARRIER + "  if (threadIdx.x < kWarp) {", "  if (threadIdx.x < kWarp) {", RACE_ROWS
-    ),
-    "rows: barrier before the sort": Mutation("row_stats.cu", "    }\n    __syncthreads();\n", "    }\n", RACE_ROWS),
-    "product: first barrier": Mutation(
-        "tile.cuh", "  __syncthreads();  // whoever used this memory before is done with it\n", "", RACE_GUIDED
-    ),
-    "product: barrier of a step": Mutation(
-        "tile.cuh", "      stage(k, which);\n      __syncthreads();\n", "      stage(k, which);\n", RACE_GUIDED
-    ),
-    "product: last barrier": Mutation(
-        "tile.cuh", "      which ^= 1;\n    }\n  }\n" + BARRIER, "      which ^= 1;\n    }\n  }\n", RACE_GUIDED
-    ),
-    "column sums: barrier before": Mutation(
-        "tile.cuh", "    using Shape = TileShape<T>;\n    __syncthreads();\n", "    using Shape = TileShape<T>;\n", RACE_GRADIENTS
-    ),
-    "column sums: barrier between": Mutation(
-        "tile.cuh", "    __syncthreads();\n    if (threadIdx.x < kTile) {", "    if (threadIdx.x < kTile) {", RACE_GRADIENTS
-    ),
-    "column sums: barrier after": Mutation(
-        "tile.cuh", "      out[threadIdx.x] = total;\n    }\n    __syncthreads();\n", "      out[threadIdx.x] = total;\n    }\n",
-        RACE_GRADIENTS,
-    ),
-    "logits: barrier after the dump": Mutation(
-        "guided_linear_ce.cu", "  product.dump(dump);\n  __syncthreads();\n  float* const out = a.logits",
-        "  product.dump(dump);\n  float* const out = a.logits", RACE_GUIDED,
-    ),
-    "head: barrier after the dump": Mutation(
-        "guided_linear_ce.cu", "kFirstDump : kSecondDump)));\n    __syncthreads();\n", "kFirstDump : kSecondDump)));\n", RACE_GUIDED
-    ),
-    "Gram: barrier after the dump": Mutation(
-        "guided_linear_ce.cu", "  product.dump(dump);\n  __syncthreads();\n  float* const out = global(a.gram",
-        "  product.dump(dump);\n  float* const out = global(a.gram", RACE_GUIDED,
-    ),
-    "splits: barrier after their sum": Mutation(
-        "linear_ce_grad.cu", "      }\n    }\n    __syncthreads();\n", "      }\n    }\n", RACE_GRADIENTS
-    ),
-    **{
-        f"grid: wait {what}": Mutation("guided_linear_ce.cu", before, before.replace("grid.sync();", ""), RACE_GUIDED)
-        for what, before in {
-            "after the logits": "  grid.sync();\n  constexpr int warps",
-            "after the rows": "  grid.sync();\n  // One block sorts",
-            "after the selection": "  grid.sync();\n  if (a.sample_space) {",
-            "after the Gram matrices": "    grid.sync();\n    for (int strip",
-            "before v": "  grid.sync();\n  const float v = correction",
-        }.items()
-    },
-}  # fmt: skip
-
-
-def fails(check: Callable[[], None]) -> bool:
-    try:
-        check()
-    except (AssertionError, RuntimeError):
-        return True
-    return False
-
-
-@pytest.mark.parametrize("check", [special_rows, ties, head_gradient, illegal_labels, projections], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__qualname__.partition(".")[0])
 def test_the_checks_pass_on_the_kernels_as_they_are(device: build.Emulated, check: Callable[[], None]) -> None:
     check()
 
 
-@pytest.mark.parametrize("sample_space", [False, True])
-def test_the_check_of_the_head_step_passes_on_the_kernels_as_they_are(device: build.Emulated, sample_space: bool) -> None:
-    head_step("launches", sample_space)()
-
-
 @pytest.mark.parametrize("name", list(MUTATIONS))
-def test_a_check_fails(name: str, build_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutation = MUTATIONS[name]
-    kernels = tmp_path / "kernels"
-    shutil.copytree(build.KERNELS, kernels)
-    text = (kernels / mutation.file).read_text()
-    assert text.count(mutation.before) == 1, f"{mutation.before!r} stands in {mutation.file} {text.count(mutation.before)} times"
-    (kernels / mutation.file).write_text(text.replace(mutation.before, mutation.after))
-    if isinstance(mutation.check, tuple):
-        checker, part = mutation.check
-        done = run_checked(build.checked_program(tmp_path / "out", checker, part, kernels, "-O0"), schedules=2, types=2)
-        assert done.returncode != 0
-        return
-    broken = build.emulated_module(tmp_path / "out", kernels, "-O0")
-    monkeypatch.setattr(glue, "_load", lambda: broken.module)
-    monkeypatch.setattr(glue, "_stream", lambda device: 0)
-    plain = torch.empty
-
-    def poisoned(*sizes: object, dtype: torch.dtype | None = None, device: torch.device | None = None) -> torch.Tensor:
-        made = plain(*sizes, dtype=dtype, device=device)
-        made.view(-1).view(torch.uint8).fill_(0xFF)
-        return made
-
-    monkeypatch.setattr(glue.torch, "empty", poisoned)
-    assert fails(mutation.check)
+def test_change_still_applies(name: str) -> None:
+    source = (build.KERNELS / MUTATIONS[name].file).read_text()
+    assert MUTATIONS[name].applied(source) != source

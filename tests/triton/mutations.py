@@ -107,7 +107,7 @@ MUTATIONS = [
              MEMORY, OUTSIDE),
     Mutation(STATS, "illegal row read", "        valid = valid & (rows >= 0) & (rows < n_rows)\n", "", LAUNCHES, "becomes_nan"),
     Mutation(STATS, "partials stored for every lane", "tl.store(partial_ptr + place, m, mask=stored)", "tl.store(partial_ptr + place, m)",
-             MEMORY, OUTSIDE),
+             LAUNCHES, "many_rows_share"),
     Mutation(STATS, "partials read for every lane", 'tl.load(place, mask=valid, other=float("-inf"))', "tl.load(place)",
              MEMORY, OUTSIDE),
     Mutation(STATS, "merged rows stored for every lane", "present = merged < n_selected", "present = merged >= 0", LAUNCHES, "share_a_row"),

@@ -1,7 +1,7 @@
 """The kernels run: a process with Triton's interpreter on takes the suite of the operations and the tests of the kernels.
 
-The interpreter has to be chosen before Triton is imported, which is why it is another process. Deselected there: what costs minutes in
-the interpreter and has its like in ``test_launches.py``. To run all of it: ``TRITON_INTERPRET=1 python -m pytest tests/ops tests/triton``.
+The interpreter has to be chosen before Triton is imported, which is why it is another process. By hand:
+``TRITON_INTERPRET=1 python -m pytest tests/ops tests/triton``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
-QUICK = "not test_properties and not test_reproducible and not test_registration and not (test_guided_linear_ce and test_every_size)"
+INTERPRETED = "triton-interpreted"
 
 
 def run(code: list[str]) -> str:
@@ -42,11 +42,12 @@ def interpreter() -> None:
 @pytest.mark.parametrize(
     ("files", "selection", "at_least"),
     [
-        (["tests/ops"], f"triton-interpreted and {QUICK}", 300),
+        (["tests/ops/test_guided_linear_ce.py"], INTERPRETED, 100),
+        (["tests/ops", "--ignore", "tests/ops/test_guided_linear_ce.py"], INTERPRETED, 300),
         (["tests/triton/test_arithmetic.py", "tests/triton/test_memory.py"], "", 100),
         (["tests/triton/test_launches.py"], "", 150),
     ],
-    ids=["ops", "kernels", "launches"],
+    ids=["guided", "ops", "kernels", "launches"],
 )
 def test_suite(interpreter: None, files: list[str], selection: str, at_least: int) -> None:
     output = run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", *files, "-k", selection])

@@ -86,6 +86,14 @@ def test_several_programs_share_a_row() -> None:
     np.testing.assert_allclose(scale[chosen].double(), probability, rtol=1e-6)
 
 
+def test_programs_of_many_rows_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lanes without a row leave the other rows' partial statistics alone."""
+    monkeypatch.setattr(softmax_stats, "MAX_TILE", 64)
+    rows, _, _ = softmax_stats.tile_shape(300)
+    assert rows > 1 and 37 % rows and softmax_stats.split_columns(37, 300)[0] > 1
+    assert_stats(helpers.generator(3)(37, 300, scale=3.0), torch.arange(37))
+
+
 def test_shapes_of_work() -> None:
     """One row per thread at Y = 2, about one warp per row at 286 and 717, and no split that leaves a program without columns."""
     assert softmax_stats.tile_shape(2) == (128, 2, 4)
@@ -211,6 +219,10 @@ def test_sums_of_huge_and_tiny_gradients() -> None:
         v, *_ = project_([g], [p])
         assert v > 0 and v.item() == pytest.approx(truth.v, rel=1e-6)
         np.testing.assert_allclose(helpers.array(g) / scale, truth.grads[0] / scale, atol=1e-6)
+        g = torch.tensor([-1.0, 2.0]) * scale
+        truth = oracle.project([helpers.array(g)], [helpers.array(p)], oracle.Rule(epsilon=0.5, relative=True))
+        v, *_ = project_([g], [p], epsilon=0.5, relative=True)
+        assert v > 0 and v.item() == pytest.approx(truth.v, rel=1e-6)
 
 
 def test_nothing_to_project() -> None:
@@ -344,11 +356,17 @@ def test_without_a_guide_nothing_looks_at_the_gradient(form: str) -> None:
 
 def test_satisfied_constraint_leaves_the_plain_gradient(form: str) -> None:
     """v = 0: bit for bit what the same launches give without a guide's correction."""
-    arguments = make_guided(20, 20, 9, 6, 10) | {"epsilon": -1e6, "relative": False}
-    step = run_guided(arguments)
-    assert step["v"] == 0.0
-    alone = run_guided(arguments | {"top_k": 0})
-    assert helpers.bits([step["grad_weight"], step["grad_bias"]]) == helpers.bits([alone["grad_weight"], alone["grad_bias"]])
+    for dtype in (torch.float32, torch.float16):
+        arguments = make_guided(20, 20, 9, 6, 10, dtype=dtype) | {"epsilon": -1e6, "relative": False}
+        step = run_guided(arguments)
+        assert step["v"] == 0.0
+        alone = run_guided(arguments | {"top_k": 0})
+        assert helpers.bits([step["grad_weight"], step["grad_bias"]]) == helpers.bits([alone["grad_weight"], alone["grad_bias"]])
+        features, weight = arguments["features"].double(), arguments["weight"].double()
+        probability = torch.softmax(features @ weight.t() + arguments["bias"].double(), 1)
+        residual = (probability - torch.nn.functional.one_hot(arguments["target"], 9)) / 20
+        plain = (residual.t() @ features).to(dtype)
+        torch.testing.assert_close(step["grad_weight"], plain, rtol=1e-2, atol=1e-3 if dtype is torch.float16 else 1e-6)
 
 
 def test_guide_of_zeros(form: str) -> None:
