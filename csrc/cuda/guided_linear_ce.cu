@@ -292,11 +292,10 @@ __device__ void direct_item(const GuidedArgs& a, int item) {
     for (int i = 0; i < 4; ++i) {
       grad[i] = grad_sum.v[i] * scale.grad;
       guide[i] = guide_sum.v[i] * scale.guide;
-      if (i < inside) {
-        dot = fmaf(grad[i], guide[i], dot);
-        guide_norm2 = fmaf(guide[i], guide[i], guide_norm2);
-        grad_norm2 = fmaf(grad[i], grad[i], grad_norm2);
-      }
+      // Past the last column both are 0: features there are read as 0.
+      dot = fmaf(grad[i], guide[i], dot);
+      guide_norm2 = fmaf(guide[i], guide[i], guide_norm2);
+      grad_norm2 = fmaf(grad[i], grad[i], grad_norm2);
     }
     const int64_t to = static_cast<int64_t>(row) * a.width + column;
     store_group(out + to, grad, inside, whole);
@@ -384,7 +383,7 @@ __device__ __noinline__ void gram_strip(const GuidedArgs& a, int strip_of_pair) 
     const int at = strip * elements + e;
     const int i = tile_i * kTile + at / kTile;
     const int j = tile_j * kTile + at % kTile;
-    if (i > j || j >= stacked) continue;
+    if (i > j) continue;  // each pair once; past the last row there are zeros
     float residuals = 0.0f;
     for (int s = 0; s < a.residual_splits; ++s) residuals += parts[s * kTile * kTile + at];
     float features = bias_feature;
@@ -451,8 +450,7 @@ __device__ void update(T* grad, const float* guide, int64_t first, int64_t end, 
   grad = global(grad);
   guide = global(guide);
   const int64_t begin = first + 4 * static_cast<int64_t>(threadIdx.x);
-  if (begin >= end) return;
-  const int inside = end - begin < 4 ? static_cast<int>(end - begin) : 4;
+  const int inside = end - begin < 4 ? static_cast<int>(end - begin) : 4;  // none or less: nothing is read or stored
   float value[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) value[i] = i < inside ? fmaf(v, guide[begin + i], to_float(grad[begin + i])) : 0.0f;

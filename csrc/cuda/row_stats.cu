@@ -105,7 +105,6 @@ __device__ __forceinline__ int64_t source_row(const RowsArgs& a, int64_t positio
 template <typename T>
 __device__ void write_row(const RowsArgs& a, int64_t position, RowStats stats) {
   const int64_t row = source_row(a, position);
-  if (row < 0) stats.sum = NAN;
   if (a.entropy != nullptr) a.entropy[position] = entropy_of(stats);
   if (a.lse != nullptr) a.lse[position] = stats.max + log_sum(stats);
   if (a.target == nullptr) return;

@@ -102,11 +102,11 @@ __device__ __forceinline__ float residual_of(float logit, const RowMeta& meta, i
   return (column == meta.target ? p - 1.0f : p) * meta.weight;
 }
 
-// A key whose unsigned order is the order of selection: entropy descending, NaN first, then the smaller row. Never 0.
+// A key whose unsigned order is the order of selection: entropy descending, NaN first (entropy_of makes positive ones only), then the
+// smaller row. Never 0.
 __device__ __forceinline__ uint64_t selection_key(float entropy, uint32_t row) {
   uint32_t bits = __float_as_uint(entropy);
   bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  if (entropy != entropy) bits = 0xffffffffu;
   return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(~row);
 }
 

@@ -229,12 +229,12 @@ struct ResidualsAcross {
     load_logits(raw.logit, row, begin, columns, packs);
     return raw;
   }
-  __device__ __forceinline__ Pack<T> finish(const Raw& raw, int, int k) {
+  __device__ __forceinline__ Pack<T> finish(const Raw& raw, int, int) {
     Pack<T> pack;
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) {
-      const bool inside = k < depth && begin + i < columns;
-      const float value = inside ? residual_of(raw.logit[i], raw.meta, begin + i) : 0.0f;
+      // 0 past the last row, whose weight is 0. Past the last column it means nothing, and is not stored.
+      const float value = residual_of(raw.logit[i], raw.meta, begin + i);
       sums[i] += value;
       pack.v[i] = from_float<T>(value);
     }

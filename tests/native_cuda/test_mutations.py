@@ -12,6 +12,7 @@ from tests.native_cuda.mutations import MUTATIONS
 CHECKS = [
     mutations.special_rows,
     mutations.ties,
+    mutations.low_logits,
     mutations.head_gradient,
     mutations.illegal_labels,
     mutations.projections,
