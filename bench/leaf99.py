@@ -1,8 +1,8 @@
 """Test accuracy on real data: 990 leaves of 99 species, one split, the same encoders and budget for every method.
 
-``python -m bench.leaf99 --data DIR`` trains every method with every seed, once on the picture with the ``shape*`` columns (a balanced pair) and
-once on the picture with all 192 columns (the table is far stronger), and writes ``leaf99.csv`` and ``leaf99.png``. DIR holds ``leaf.csv`` and
-``images/`` of the "One-hundred plant species leaves" data set (UCI machine learning repository, CC BY 4.0).
+``python -m bench.leaf99 --data DIR`` trains every method with every seed, once on the picture with the ``shape*`` columns (a balanced
+pair) and once on the picture with all 192 columns (the table is far stronger), and writes ``leaf99.csv`` and ``leaf99.png``. DIR holds
+``leaf.csv`` and ``images/`` of the "One-hundred plant species leaves" data set (UCI machine learning repository, CC BY 4.0).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ COLUMN_SETS = ("shape", "all")
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("columns", "method", "modality", "accuracy", "std", "seeds", "runs", "split")
 
-# One budget for all: 40 epochs at a cosine schedule, no early stop (99 validation rows are too few to stop on), best validation epoch tested.
+# One budget for all: 40 epochs at a cosine schedule, no early stop (99 validation rows are too few to stop on), best validation epoch
+# tested.
 BUDGET: dict[str, dict[str, Any]] = {
     "data": {"image-size": 48, "augment": "light", "val-fraction": 0.1, "test-fraction": 0.2, "target": "species", "image-column": "image"},
     "model": {"image": "small"},

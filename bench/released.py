@@ -1,7 +1,7 @@
 """The authors' released training step, restated in plain torch from its published description: the baseline for speed and for equality.
 
-For each batch it runs two forward passes of either encoder and four backward passes, copies two whole head gradients to the CPU as float64 for
-each update and solves a quadratic program there.
+For each batch it runs two forward passes of either encoder and four backward passes, copies two whole head gradients to the CPU as float64
+for each update and solves a quadratic program there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FRACTION, MARGIN, RIDGE = 0.5, 0.75, 1e-3
 def project_by_quadratic_program(gradient: np.ndarray, memory: np.ndarray, margin: float = MARGIN, ridge: float = RIDGE) -> np.ndarray:
     """Gradient plus v times memory, where v minimises 1/2 v (|memory|^2 + ridge) v + <gradient, memory> v subject to v >= margin.
 
-    Uses quadprog, as the released code does, where it is installed; else the closed form of this one-variable program, which is faster and so
-    never flatters us.
+    Uses quadprog, as the released code does, where it is installed; else the closed form of this one-variable program, which is faster and
+    so never flatters us.
     """
     try:
         import quadprog

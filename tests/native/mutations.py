@@ -2,9 +2,10 @@
 
 ``python -m tests.native.mutations`` applies every change below to a copy of ``csrc/``, one at a time, builds what depends on it, runs the
 tests of this folder against it, and prints which change was caught by which test. It takes some minutes and exits with 1 if a change
-survives. ``test_mutations.py`` keeps the list in step with the sources. Not listed, because no result can show them: that the lanes of a vector are
-summed in float64 (it costs nothing, and merging takes float64 anyway), and that only one segment of a row writes its label's residual (all
-would write the same).
+survives. ``test_mutations.py`` keeps the list in step with the sources.
+
+Not listed, because no result can show them: that the lanes of a vector are summed in float64 (it costs nothing, and merging takes float64
+anyway), and that only one segment of a row writes its label's residual (all would write the same).
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ MUTATIONS = [
     Mutation(VECTORS, "half lanes past the end not filled", "const vu16 fill_bits = to_bits(splat(fill), Half{});",
              "const vu16 fill_bits = to_bits(splat(fill * 0.0f), Half{});", ALL),
     Mutation(KERNELS, "row without its last vector", "  if (tail) add_logits(sums, {last}, origin);\n", ""),
-    Mutation(KERNELS, "row without the vector before the last", "j + kLanes <= n; j += kLanes) add_logits", "j + kLanes < n; j += kLanes) add_logits"),
+    Mutation(KERNELS, "row without the vector before the last", "j + kLanes <= n; j += kLanes) add_logits",
+             "j + kLanes < n; j += kLanes) add_logits"),
     Mutation(KERNELS, "maximum without the last vector", "  m0 = max_or_second(last, m0);\n", ""),
     Mutation(KERNELS, "probabilities without the last vector", "    store_tail(out + j, one[0], tail);\n", ""),
     Mutation(KERNELS, "absent rows of few classes", "rows[first + (i < count ? i : 0)][j]", "rows[first + i][j]"),
@@ -114,10 +116,11 @@ MUTATIONS = [
     Mutation(KERNELS, "inner products in float32", "    gh += g * h;\n",
              "    gh += __builtin_convertvector(__builtin_convertvector(g * h, vf_half), vd);\n"),
     Mutation(KERNELS, "tail of an inner product", "    widen(load_tail(h + j, tail, 0.0f), h0, h1);\n", ""),
-    Mutation(KERNELS, "tail of an update", "  if (tail) store_tail(g + j, load_tail(g + j, tail, 0.0f)", "  if (false) store_tail(g + j, load_tail(g + j, tail, 0.0f)"),
+    Mutation(KERNELS, "tail of an update", "  if (tail) store_tail(g + j, load_tail", "  if (false) store_tail(g + j, load_tail"),
     Mutation(KERNELS, "tail of column sums", "    store_tail(o + j, join(s0, s1), tail);\n", ""),
     Mutation(KERNELS, "tail of a small product", "      store_tail(out + j, sum, tail);\n", ""),
-    Mutation(OPS, "float16: subnormal numbers read", "                          : exponent == 0 ? static_cast<float>(mantissa) * 0x1p-24f\n", ""),
+    Mutation(OPS, "float16: subnormal numbers read",
+             "                          : exponent == 0 ? static_cast<float>(mantissa) * 0x1p-24f\n", ""),
     Mutation(OPS, "one number: ties to even in bfloat16", "(u + 0x7fffu + (u >> 16 & 1u)) >> 16", "(u + 0x8000u) >> 16"),
     Mutation(OPS, "one number: ties to even in float16", "0xfffu + (magnitude >> 13 & 1u)", "0x1000u"),
     # Selection, labels and segments.
@@ -132,7 +135,8 @@ MUTATIONS = [
     Mutation(OPS, "empty part merged", "  if (low.max == -std::numeric_limits<float>::infinity())\n", "  if (false)\n"),
     Mutation(OPS, "loss of no rows", "    if (losses_.empty()) return kNaN;\n", ""),
     Mutation(OPS, "last rows of features left out", "features.chosen ? divide_up(n, together) : 0", "features.chosen ? n / together : 0"),
-    Mutation(OPS, "features past the last row", "const int64_t end = std::min(n, (piece + 1) * together);", "const int64_t end = (piece + 1) * together;"),
+    Mutation(OPS, "features past the last row",
+             "const int64_t end = std::min(n, (piece + 1) * together);", "const int64_t end = (piece + 1) * together;"),
     Mutation(OPS, "last piece of a vector too long", "std::min(kFlatPiece, pair.n - piece.first)", "kFlatPiece"),
     # The rules.
     Mutation(OPS, "v: NaN and infinity hidden", "  if (!std::isfinite(dot) || !std::isfinite(guide_norm2)) return kNaN;\n", ""),

@@ -277,7 +277,8 @@ def caught(name: str) -> bool:
         if isinstance(mutation.check, tuple):
             checker, part = mutation.check
             return run_checked(build.checked_program(out, checker, part, kernels, "-O0"), schedules=2, types=2).returncode != 0
-        script = f"import sys; from tests.native_cuda import mutations as m; sys.exit(10 + m.fails(m.MUTATIONS[{name!r}].check, {str(kernels)!r}, {str(out)!r}))"
+        call = f"m.fails(m.MUTATIONS[{name!r}].check, {str(kernels)!r}, {str(out)!r})"
+        script = f"import sys; from tests.native_cuda import mutations as m; sys.exit(10 + {call})"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode >= 0 and done.returncode not in (10, 11):

@@ -547,3 +547,20 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: 
     case = make(6, 8, 5, 4, 3, torch.float32, "cpu", Rule())
     with pytest.raises(error, match=f"^{message}"):
         replace(case, **change).run()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["native", "triton"])
+@pytest.mark.parametrize("size", [(64, 64, 286, 512, 32), (256, 256, 286, 2048, 128), (256, 256, 717, 2048, 128), (256, 256, 2, 2048, 128)])
+def test_at_most_three_launches(name: str, size: tuple[int, ...]) -> None:
+    """Kernels, copies and fills of one head step at the sizes of the paper, as the profiler counts them."""
+    with Backend(name, "cuda").in_force():
+        case = make(*size, torch.float32, "cuda", Rule(epsilon=0.1, relative=True), conflict=True)
+        for _ in range(3):  # compiles and allocates what it needs
+            case.run()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
+            case.run()
+            torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert 1 <= len(names) <= 3, names
