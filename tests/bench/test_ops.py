@@ -374,3 +374,17 @@ def test_csv_and_table_leave_missing_numbers_empty(tmp_path: Path) -> None:
     report.write_csv(tmp_path / "sub" / "x.csv", [{"a": 1.23456789}, {"b": "text"}], ["a", "b"])
     assert (tmp_path / "sub" / "x.csv").read_text().splitlines() == ["a,b", "1.2346,", ",text"]
     assert report.table(["a", "b"], [["x", None], ["y", 12345.6]]).splitlines()[-2:] == ["x      -", "y  12346"]
+
+
+def test_threads_that_are_not_torchs_disturb_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variants with threads of their own come after all others, and each group after a pause."""
+    calls: list[str] = []
+    monkeypatch.setattr(timing, "wait_for_other_threads", lambda device: calls.append("pause"))
+    made = [
+        variants.Variant(name, "baseline", lambda inputs, name=name: calls.append(name), own_threads=name == "released")
+        for name in ("released", "eager", "ours")
+    ]
+    found = timing.time_on_cpu(made, Pool([{}, {}], lambda inputs: None, once=False), seconds=0.0, least=4)
+    first, second = calls.index("pause"), calls.index("pause", 1)
+    assert first == 0 and set(calls[1:second]) == {"eager", "ours"} and set(calls[second + 1 :]) == {"released"}
+    assert all(found[variant.name].times["call_us"].count >= 4 for variant in made)
