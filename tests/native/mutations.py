@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.mutating import replaced, verdict
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc"
@@ -54,10 +55,7 @@ class Mutation:
     number: int = 0
 
     def applied(self, source: str) -> str:
-        parts = source.split(self.old)
-        if len(parts) < self.number + 2:
-            raise ValueError(f"{self.file}: {self.old!r} does not occur {self.number + 1} times ({self.what})")
-        return self.old.join(parts[: self.number + 1]) + self.new + self.old.join(parts[self.number + 1 :])
+        return replaced(source, self.old, self.new, self.number)
 
     @property
     def units(self) -> list[str]:
@@ -193,16 +191,7 @@ def check(module: Path) -> tuple[bool, str]:
     environment.pop("GAAL_FAST_BACKEND", None)
     script = f"import sys; from tests.native.mutations import run_tests; sys.exit(run_tests({str(module)!r}))"
     done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
-    output = done.stdout + done.stderr
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    if failed:
-        return True, failed[1].rpartition("::")[2].partition("[")[0]
-    if done.returncode < 0:
-        crashed = re.search(r"line \d+ in (test_\w+)", output)
-        return True, f"{crashed[1] if crashed else 'the tests'} (signal {-done.returncode})"
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"the tests did not run: {output[-3000:]}")
-    return False, ""
+    return verdict(done.returncode, done.stdout + done.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,6 @@ import argparse
 import importlib.abc
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+
+from tests.mutating import replaced, verdict
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
@@ -44,10 +45,7 @@ class Mutation:
     number: int = 0
 
     def applied(self, source: str) -> str:
-        parts = source.split(self.old)
-        if len(parts) < self.number + 2:
-            raise ValueError(f"{self.file}: {self.old!r} does not occur {self.number + 1} times ({self.what})")
-        return self.old.join(parts[: self.number + 1]) + self.new + self.old.join(parts[self.number + 1 :])
+        return replaced(source, self.old, self.new, self.number)
 
 
 COMMON, STATS, TOPK, HEAD, PROJECT, GUIDED = (
@@ -265,15 +263,7 @@ def check(mutation: Mutation | None, suite: str, tests: str, fork: bool = False)
             script = f"import sys; from tests.triton.mutations import run_tests; sys.exit(run_tests({str(copy)!r}, {arguments!r}))"
             done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
             code, output = done.returncode, done.stdout + done.stderr
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    if failed:
-        return True, failed[1].rpartition("::")[2].partition("[")[0]
-    if code < 0:
-        crashed = re.search(r"line \d+ in (test_\w+)", output)
-        return True, f"{crashed[1] if crashed else suite} (segmentation fault)"
-    if code not in (0, 1):
-        raise RuntimeError(f"the tests did not run: {output[-3000:]}")
-    return False, ""
+    return verdict(code, output)
 
 
 def _forked(folder: str, arguments: Sequence[str], log: Path) -> tuple[int, str]:
