@@ -99,11 +99,13 @@ def wait_for_other_threads(device: torch.device) -> None:
 def time_on_cpu(variants: Sequence[Variant], pool: Pool, *, seconds: float, least: int = 5, most: int = 200) -> dict[str, Measured]:
     """Every call by itself: all variants on one set of inputs, then all on the next, for about ``seconds`` but ``least`` rounds at least.
 
-    The order is drawn anew in each round: what a call leaves in the caches must not always meet the same one. Variants whose threads are
-    not torch's come by themselves after the others, for half as long.
+    The order is drawn anew in each round: what a call leaves in the caches must not always meet the same one. Then those that are timed
+    apart, one by one, for a quarter as long: threads that go on spinning, or several times the traffic of any competitor, would be counted
+    against the others.
     """
     found = {v.name: Measured() for v in variants}
-    for group, share in (([v for v in variants if not v.own_threads], 1.0), ([v for v in variants if v.own_threads], 0.5)):
+    together = [v for v in variants if not v.apart]
+    for group, share in ((together, 1.0), *(([v], 0.25) for v in variants if v.apart)):
         if group:
             wait_for_other_threads(torch.device("cpu"))
             _in_turn(group, pool, found, share * seconds, least, most)

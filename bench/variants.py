@@ -42,7 +42,7 @@ class Variant:
     context: Callable[[], AbstractContextManager] = contextlib.nullcontext
     graphable: bool = True  # a CUDA graph can hold it
     synchronizes: bool = False  # it waits for the device itself, so it has no device time of its own
-    own_threads: bool = False  # on the CPU it computes with threads that are not torch's
+    apart: bool = False  # on the CPU it is timed by itself: it slows down whatever comes next
 
 
 def variants(problem: Problem, auto: str, *, compile: bool, alternatives: bool = False) -> tuple[list[Variant], dict[str, str]]:
@@ -50,7 +50,7 @@ def variants(problem: Problem, auto: str, *, compile: bool, alternatives: bool =
     found: list[Variant] = []
     missing: dict[str, str] = {}
     makers: list[tuple[str, Callable[[], Variant]]] = [("floor", lambda: floor(problem))]
-    makers += [(f"ours {name}", partial(ours, problem, name)) for name in _backends(problem, auto)]
+    makers += [(f"ours {name}", partial(ours, problem, name, apart=name not in ("auto", auto))) for name in _backends(problem, auto)]
     makers += [("eager", lambda: eager(problem))]
     if compile:
         torch._dynamo.reset()
@@ -81,13 +81,13 @@ def _backends(problem: Problem, auto: str) -> list[str]:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
-def ours(problem: Problem, backend: str) -> Variant:
-    """The public op with a backend by name, or ``"auto"``."""
+def ours(problem: Problem, backend: str, *, apart: bool = False) -> Variant:
+    """The public op with a backend by name, or ``"auto"``; ``apart`` as in :class:`Variant`, for a backend that nobody gets unasked."""
     reason = ops.availability()[backend][_device_label(problem.device)] if backend != "auto" else None
     if reason is not None:
         raise Unavailable(reason)
     run, results = _our_calls(problem)
-    return Variant(f"ours {backend}", "ours", run, results, context=partial(ops.backend, backend))
+    return Variant(f"ours {backend}", "ours", run, results, context=partial(ops.backend, backend), apart=apart)
 
 
 def auto_backend(problem: Problem, inputs: Inputs) -> str:
@@ -242,7 +242,7 @@ def released(problem: Problem) -> Variant:
         return project(grads, guides) | {"loss": loss, "grad_features": grad_features, "index": index}
 
     run = {"project_": run_project, "surgery": run_surgery, "guided_linear_ce": run_guided}[problem.op]
-    return Variant("released", "baseline", run, graphable=False, synchronizes=True, own_threads=True)
+    return Variant("released", "baseline", run, graphable=False, synchronizes=True, apart=True)
 
 
 # -- the floor, and other libraries' parts -----------------------------------------------------------------------------

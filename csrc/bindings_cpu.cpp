@@ -149,6 +149,11 @@ PYBIND11_MODULE(_native_cpu, m) {
       },
       no_gil);
 
+  // values[i] as a float32 at to[i].
+  m.def("write_floats", [](const std::vector<Address>& to, const std::vector<double>& values) {
+    for (size_t i = 0; i < to.size(); ++i) *pointer<float>(to[i]) = static_cast<float>(values.at(i));
+  });
+
   m.attr("small_inner") = kSmallInner;
   m.def(
       "small_matmul",

@@ -159,7 +159,7 @@ def project_(
         for grad, updated in zip(grads, flat, strict=True):
             if updated is not grad:
                 grad.copy_(updated)
-    return _scalars(scalars)
+    return _scalars(grads[0], *scalars)
 
 
 def guided_linear_ce(
@@ -221,14 +221,8 @@ def guided_linear_ce(
         scalars = _cpu().project(*_pairs((grad_weight, guide_grad_weight), *biases), *options, *_run())
     if work is not dtype:
         grad_features, grad_weight, grad_bias = grad_features.to(dtype), grad_weight.to(dtype), grad_bias.to(dtype)
-    return (
-        torch.scalar_tensor(loss, dtype=torch.float32, device="cpu"),
-        grad_features,
-        grad_weight,
-        None if bias is None else grad_bias,
-        *_scalars(scalars),
-        index,
-    )
+    loss, *scalars = _scalars(features, loss, *scalars)
+    return loss, grad_features, grad_weight, None if bias is None else grad_bias, *scalars, index
 
 
 def _run() -> tuple[int, int]:
@@ -369,5 +363,8 @@ def _rule(
     return rule == "official", epsilon, relative, margin, ridge, -1.0 if max_correction is None else max_correction
 
 
-def _scalars(values: Sequence[float]) -> tuple[Tensor, ...]:
-    return tuple(torch.scalar_tensor(value, dtype=torch.float32, device="cpu") for value in values)
+def _scalars(like: Tensor, *values: float) -> list[Tensor]:
+    """0-d float32 tensors. Filling them by torch takes four times as long, when the code for it is in no cache."""
+    results = [like.new_empty((), dtype=torch.float32) for _ in values]
+    _cpu().write_floats([result.data_ptr() for result in results], values)
+    return results
