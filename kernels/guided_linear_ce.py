@@ -375,9 +375,9 @@ def direct_kernel(
 
         g = grad.to(tl.float64)
         p = guide.to(tl.float64)
-        dot = tl.sum(tl.sum(g * p, axis=1), axis=0)
-        guide_norm2 = tl.sum(tl.sum(p * p, axis=1), axis=0)
-        grad_norm2 = tl.sum(tl.sum(g * g, axis=1), axis=0)
+        dot = tl.sum(g * p)
+        guide_norm2 = tl.sum(p * p)
+        grad_norm2 = tl.sum(g * g)
         if grad_bias_ptr is not None:  # noqa: SIM102 - decided when the kernel is compiled
             if tile_d == 0:
                 g_bias = bias.to(tl.float64)
@@ -512,7 +512,7 @@ def gram_kernel(
                 inner = tl.dot(x_i, tl.trans(x_j), inner, input_precision=PRECISION)
             if HAS_BIAS:
                 inner += 1.0
-            value = tl.sum(tl.sum(residuals.to(tl.float64) * inner.to(tl.float64), axis=1), axis=0)
+            value = tl.sum(residuals.to(tl.float64) * inner.to(tl.float64))
             total = tl.load(totals_ptr).to(tl.float64)
             guide_total = tl.load(totals_ptr + 1).to(tl.float64)
             twice = tl.where(i < j, 2.0, 1.0).to(tl.float64)
@@ -711,9 +711,11 @@ def guided_linear_ce(
             "split_width": width,
         }
         blocks = -(-n_active // rows) + -(-n_guide // rows)
+        # Sixteen keys a thread beside the statistics would spill in some versions of ptxas; eight do not.
+        options = {"num_warps": 16, "max_registers": 128} if n_keys > 2048 else {"num_warps": max(warps, sort_warps(n_keys))}
         launch(
             rows_kernel, max(1, blocks * splits), arguments | finish, {"ROWS": rows, "COLUMNS": columns} | finish_constants,
-            device=device, num_warps=max(warps, sort_warps(n_keys)),
+            device=device, **options,
         )  # fmt: skip
 
     grad_features = features.new_empty(n_active, dim)
