@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from dataclasses import KW_ONLY, dataclass
 
 
-def replaced(source: str, old: str, new: str, number: int) -> str:
-    """``source`` with another text for the ``number``-th occurrence of ``old``. Raises ValueError where there is none."""
-    parts = source.split(old)
-    if len(parts) < number + 2:
-        raise ValueError(f"{old!r} does not occur {number + 1} times")
-    return old.join(parts[: number + 1]) + new + old.join(parts[number + 1 :])
+@dataclass(frozen=True)
+class Replacement:
+    """The ``number``-th occurrence of ``old`` in ``file`` becomes ``new``; ``what`` says in words what that does."""
+
+    file: str
+    what: str
+    old: str
+    new: str
+    _: KW_ONLY
+    number: int = 0
+
+    def applied(self, source: str) -> str:
+        """``source`` with the change. Raises ValueError where there is nothing to change."""
+        parts = source.split(self.old)
+        if len(parts) < self.number + 2:
+            raise ValueError(f"{self.file}: {self.old!r} does not occur {self.number + 1} times ({self.what})")
+        return self.old.join(parts[: self.number + 1]) + self.new + self.old.join(parts[self.number + 1 :])
 
 
 def verdict(code: int, output: str) -> tuple[bool, str]:

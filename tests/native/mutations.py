@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutating import replaced, verdict
+from tests.mutating import Replacement, verdict
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc"
@@ -39,23 +39,15 @@ UNITS = {
     "cpu/parallel.cpp": [],
     "bindings_cpu.cpp": [],
 }
-PORTABLE, WIDE, ALL = ("portable",), ("avx2", "avx512"), ("portable", "avx2", "avx512")
+PORTABLE, ALL = ("portable",), ("portable", "avx2", "avx512")
 OPS, KERNELS, VECTORS, PARALLEL = "cpu/ops.cpp", "cpu/kernels_impl.h", "cpu/vec.h", "cpu/parallel.h"
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """One change: the ``number``-th occurrence of ``old`` in ``file`` becomes ``new``, in the kernels of these instruction sets."""
+class Mutation(Replacement):
+    """One change, in the kernels of these instruction sets."""
 
-    file: str
-    what: str
-    old: str
-    new: str
     sets: tuple[str, ...] = PORTABLE
-    number: int = 0
-
-    def applied(self, source: str) -> str:
-        return replaced(source, self.old, self.new, self.number)
 
     @property
     def units(self) -> list[str]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from tests.mutating import replaced, verdict
+from tests.mutating import Replacement, verdict
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
@@ -33,19 +33,11 @@ OUTSIDE = "outside or gradients_only"
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """One change: the ``number``-th occurrence of ``old`` in ``file`` becomes ``new``; ``tests`` of ``suite`` have to notice."""
+class Mutation(Replacement):
+    """One change; ``tests`` of ``suite`` have to notice."""
 
-    file: str
-    what: str
-    old: str
-    new: str
     suite: str
     tests: str
-    number: int = 0
-
-    def applied(self, source: str) -> str:
-        return replaced(source, self.old, self.new, self.number)
 
 
 COMMON, STATS, TOPK, HEAD, PROJECT, GUIDED = (
@@ -62,9 +54,9 @@ MUTATIONS = [
     Mutation(TOPK, "ticket not reset", "        tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets"),
     Mutation(PROJECT, "ticket not reset", "        tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets"),
     Mutation(GUIDED, "ticket not reset after the logits", "        tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets"),
-    Mutation(GUIDED, "ticket not reset after the rows", "        tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets", 1),
+    Mutation(GUIDED, "ticket not reset after the rows", "        tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets", number=1),
     Mutation(GUIDED, "ticket not reset after the direct form", "            tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets"),
-    Mutation(GUIDED, "ticket not reset after the gram form", "            tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets", 1),
+    Mutation(GUIDED, "ticket not reset after the gram form", "            tl.store(ticket_ptr, 0)\n", "", LAUNCHES, "tickets", number=1),
     Mutation(PROJECT, "partial sums by arrival", "place = partial_ptr + first_program + program\n",
              "place = partial_ptr + first_program + tl.load(ticket_ptr)\n", LAUNCHES, "any_order"),
     # Online statistics.
