@@ -126,6 +126,7 @@ class RunFolder:
     def write_data(self, data: FusionData) -> None:
         """What predicting needs to know of the data, and what says that it is the same data: preprocessor, classes, split."""
         data.preprocessor.save(self.path)
+        data.reading.save(self.path)
         data.split.to_frame().to_csv(self.file(SPLIT), index=False)
         facts = {
             "fingerprint": data.fingerprint,

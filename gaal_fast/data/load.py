@@ -19,6 +19,7 @@ from gaal_fast.data.image_store import CacheMode, ImageStore
 from gaal_fast.data.issues import DataIssue, warn
 from gaal_fast.data.leakage import LEAK_ROWS, leaking_columns
 from gaal_fast.data.preprocess import TableArrays, TablePreprocessor
+from gaal_fast.data.reading import Reading
 from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers
 from gaal_fast.data.split import PARTS, Split, make_split
 from gaal_fast.data.table import find_column, read_table, require_column
@@ -36,8 +37,8 @@ _FINGERPRINT_FIELDS = (
 class FusionData:
     """A data set ready for training.
 
-    frame: the table as read. target: int64 [N], class codes (positions in `classes`), -1 = no label (such a row is in no part).
-    table: features of every row. images: the pictures, None without a picture column.
+    frame: the table as read. reading: how its files were read. target: int64 [N], class codes (positions in `classes`), -1 = no
+    label (such a row is in no part). table: features of every row. images: the pictures, None without a picture column.
     class_weights: float32 [C], N_train / (C * training rows of the class) for "balanced", or None.
     seed: of the augmentation. fingerprint: sha256 of the table and of the settings that decide rows, features and parts.
     train, val, test: the parts of the split; only train is augmented.
@@ -46,6 +47,7 @@ class FusionData:
 
     frame: pd.DataFrame
     schema: TableSchema
+    reading: Reading
     preprocessor: TablePreprocessor
     split: Split
     target: np.ndarray
@@ -89,7 +91,7 @@ class FusionData:
     def describe(self) -> list[str]:
         """What was loaded, one line each, for the console."""
         sizes = ", ".join(f"{len(getattr(self.split, part))} {part}" for part in PARTS)
-        lines = [f"rows: {len(self.frame)} ({sizes}; split {self.split.hash[:12]})", *self.schema.describe()]
+        lines = [f"rows: {len(self.frame)} ({sizes}; split {self.split.hash[:12]})", *self.reading.describe(), *self.schema.describe()]
         lines.append(f"table features: {self.table_width}")
         for name, present in self.dataset(np.arange(len(self.frame))).present().items():
             if not present.all():
@@ -170,6 +172,7 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
     return FusionData(
         frame=frame,
         schema=schema,
+        reading=Reading(),
         preprocessor=preprocessor,
         split=split,
         target=target.codes,
@@ -204,6 +207,7 @@ def load_for_prediction(
     """
     warnings: list[str] = []
     preprocessor = TablePreprocessor.load(Path(run_folder))
+    reading = Reading.load(Path(run_folder))  # noqa: F841
     schema = preprocessor.schema
     frame = read_table(csv, warnings)
     table = preprocessor.transform(frame, csv)

@@ -148,6 +148,7 @@ def test_prediction_reads_any_order_further_columns_and_rows_that_lack_something
     config = make_config(frame)
     data = load_data(config, progress=False)
     data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
     new = frame[["seen", "photo", "colour", "width"]].assign(colour=lambda f: f["colour"].replace("grey", "violet"), extra="x")[:30]
     new.loc[2, "photo"] = "absent.png"
     new.loc[4, "photo"] = None
@@ -177,7 +178,9 @@ def test_prediction_reads_any_order_further_columns_and_rows_that_lack_something
 
 def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(catalogue())
-    load_data(config, progress=False).preprocessor.save(tmp_path / "run")
+    data = load_data(config, progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
     csv = tmp_path / "new.csv"
     for frame, options, message in (
         (catalogue().drop(columns=["width", "seen"]), {}, r'new\.csv lacks columns .*: "width", "seen"'),
