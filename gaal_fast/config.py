@@ -6,6 +6,7 @@ Order of precedence, weakest first: defaults, preset, YAML file, flags. Nothing 
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,7 +44,43 @@ def _each_once(value: list[str]) -> list[str]:
     return value
 
 
+def _mark(value: Any) -> Any:
+    """A mark by its name ("tab", "comma") or as it is."""
+    if not isinstance(value, str):
+        return value
+    return _MARKS.get(value.strip().lower(), value)
+
+
+def _thousands(value: Any) -> Any:
+    return "" if value is False or value in ("no", "off", "false") else _mark(value)
+
+
+def _one_character(value: str) -> str:
+    if len(value) != 1 or value in "\"\r\n":
+        raise ValueError(f"must be one character or one of {', '.join(name for name in _MARKS if name.isalpha())}")
+    return value
+
+
+def _known_encoding(value: str) -> str:
+    try:
+        name = codecs.lookup(value).name
+        b"a".decode(name)
+    except (LookupError, UnicodeError):
+        raise ValueError("is no encoding that Python knows, such as utf-8, cp1252 or gb18030") from None
+    return name
+
+
+def _texts(value: Any) -> Any:
+    """The items of a list as texts: YAML reads -999 as a number."""
+    return [str(item) if isinstance(item, int | float) else item for item in value] if isinstance(value, list) else value
+
+
+_MARKS = {
+    **{"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "spaces": " ", "blank": " "},
+    **{"point": ".", "dot": ".", "period": ".", "apostrophe": "'", "colon": ":"},
+}
 Names = Annotated[list[str], BeforeValidator(_split_commas), AfterValidator(_each_once)]
+Texts = Annotated[list[str], BeforeValidator(_texts), BeforeValidator(_split_commas), AfterValidator(_each_once)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -58,6 +95,19 @@ class DataConfig(Section):
     images: Path | None = Field(None, description="folder of the pictures; none: the folder of the table")
     image_column: str | None = Field(None, description="column with the picture's file name; none: found by itself")
     target: str | None = Field(None, description="column with the class label")
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = Field(
+        None, description="encoding of the table's text, such as cp1252; none: found by itself"
+    )
+    delimiter: Annotated[str, BeforeValidator(_mark), AfterValidator(_one_character)] | None = Field(
+        None, description="mark between the table's fields: comma, semicolon, tab, pipe, space or a character; none: found by itself"
+    )
+    decimal: Annotated[Literal[".", ","], BeforeValidator(_mark)] | None = Field(
+        None, description="decimal mark of the table's numbers: point or comma; none: found by itself"
+    )
+    thousands: Annotated[Literal["", ".", ",", " ", "'"], BeforeValidator(_thousands)] | None = Field(
+        None, description="mark between thousands: point, comma, space, apostrophe or no; none: found by itself"
+    )
+    missing_values: Texts = Field([], description="cells that hold no value, beside empty ones, comma-separated")
     numeric: Names = Field([], description="columns to be read as numbers, comma-separated")
     categorical: Names = Field([], description="columns to be read as categories, comma-separated")
     drop: Names = Field([], description="columns not to be used, comma-separated")
@@ -73,6 +123,13 @@ class DataConfig(Section):
     cache: Literal["auto", "none", "ram", "disk"] = Field("auto", description="where decoded pictures are kept")
     cache_dir: Path | None = Field(None, description="folder of the disk cache")
     workers: int | None = Field(None, ge=0, description="loader processes; none: as many as help")
+
+    @field_validator("thousands")
+    @classmethod
+    def _unlike_the_decimal_mark(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value == info.data.get("decimal"):
+            raise ValueError("is --data.decimal as well")
+        return value
 
     @field_validator("test_fraction")
     @classmethod

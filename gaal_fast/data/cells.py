@@ -12,6 +12,16 @@ MISSING_TOKENS = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN"}
     | {"None", "n/a", "nan", "null", "?"}
 )
+# In a column of numbers these stand for none as well, however they are cased and bracketed.
+MISSING_WORDS = frozenset(
+    {"unknown", "unk", "missing", "none", "none given", "not given", "not available", "not applicable", "not known"}
+    | {"not measured", "not recorded", "not specified", "unspecified", "undefined", "no data", "nodata", "nil", "void"}
+    | {"empty", "blank", "tbd", "tba", "na", "n.a.", "n.a", "n/a", "n/a.", "nd", "n.d.", "n.d", "n/d", "n.k.", "n.r.", "nr"}
+    | {"null", "nan", "k.a.", "k. a.", "k.a", "keine angabe", "unbekannt", "fehlt", "fehlend", "inconnu", "inconnue"}
+    | {"non renseigné", "s/d", "s.d.", "sin datos", "desconocido", "desconhecido", "sconosciuto", "onbekend", "brak"}
+    | {"неизвестно", "нет данных", "不明", "未知", "なし", "无", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"}
+    | {"#n/a", "-", "--", "---", "–", "—", "−", ".", "..", "...", "…", "*", "**", "?", "??", "???", "/", "_", "-.-"}
+)
 # A larger number would overflow the float64 variance of its column; it is an error or a code for "missing".
 LARGEST_NUMBER = 1e100
 
@@ -40,6 +50,12 @@ def missing_cells(series: pd.Series, extra: Iterable[str] = ()) -> np.ndarray:
         return series.isna().to_numpy(dtype=bool)
     tokens = MISSING_TOKENS.union(extra)
     return _for_each_different(series, lambda cell: isinstance(cell, str) and cell.strip() in tokens, True).astype(bool)
+
+
+def is_missing_word(text: str) -> bool:
+    """Whether a text stands for a missing number: a token, or a word such as "unknown", "n.a." or "-"."""
+    text = text.strip()
+    return text in MISSING_TOKENS or text.casefold() in MISSING_WORDS or text.casefold().strip("()[]<>{} ") in MISSING_WORDS
 
 
 def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from gaal_fast.data.image_files import ImageFolder, resolve_images
 from gaal_fast.data.image_store import CacheMode, ImageStore
 from gaal_fast.data.issues import DataIssue, warn
 from gaal_fast.data.leakage import LEAK_ROWS, leaking_columns
+from gaal_fast.data.numbers import PLAIN, NumberColumns, NumberOptions
 from gaal_fast.data.preprocess import TableArrays, TablePreprocessor
-from gaal_fast.data.reading import Reading
-from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers
+from gaal_fast.data.reading import Reading, TableReading
+from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers, warn_of_numbers
 from gaal_fast.data.split import PARTS, Split, make_split
-from gaal_fast.data.table import find_column, read_table, require_column
+from gaal_fast.data.table import TableOptions, find_column, open_table, require_column
 from gaal_fast.data.target import NO_LABEL, Target, encode_labels, read_target
 from gaal_fast.errors import UserError
 
@@ -30,6 +32,7 @@ from gaal_fast.errors import UserError
 _FINGERPRINT_FIELDS = (
     *("target", "image_column", "numeric", "categorical", "drop", "split_column", "group_column"),
     *("val_fraction", "test_fraction", "split_seed", "image_size", "min_category_count"),
+    *("encoding", "delimiter", "decimal", "thousands", "missing_values"),
 )
 
 
@@ -123,7 +126,10 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
     Raises UserError for anything wrong with the files or their contents.
     """
     warnings: list[str] = []
-    frame = read_table(config.csv, warnings)
+    written, text = open_table(config.csv, warnings, TableOptions(config.encoding, config.delimiter))
+    options = NumberOptions(config.decimal, config.thousands, tuple(config.missing_values))
+    frame = without_values(written, options.missing_values)
+    numbers = NumberColumns(frame, options, delimiter=text.delimiter)
     folder = ImageFolder(config.images if config.images is not None else Path(config.csv).expanduser().absolute().parent)
     schema = infer_schema(
         frame,
@@ -137,6 +143,7 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         group_column=config.group_column,
         source=config.csv,
         warnings=warnings,
+        numbers=numbers,
     )
     if schema.image_column is None and config.images is not None:
         raise UserError(f"{config.csv}: no column names the pictures in {config.images}; give --data.image-column")
@@ -158,6 +165,7 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         groups=None if schema.group_column is None else to_texts(frame[schema.group_column]),
         groups_column=schema.group_column or "",
     )
+    frame = with_numbers(frame, {name: name for name in schema.numeric}, numbers)
     _warn_of_leaks(frame, schema, target, split, warnings)
     preprocessor = TablePreprocessor(schema).fit(frame, split.train, config.min_category_count)
     table = preprocessor.transform(frame, config.csv)
@@ -170,9 +178,9 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         _check_pictures(images, warnings)
     issues += _rows_with_nothing(target, table, images)
     return FusionData(
-        frame=frame,
+        frame=written,
         schema=schema,
-        reading=Reading(),
+        reading=Reading(_table_reading(text, schema, numbers, options)),
         preprocessor=preprocessor,
         split=split,
         target=target.codes,
@@ -207,9 +215,12 @@ def load_for_prediction(
     """
     warnings: list[str] = []
     preprocessor = TablePreprocessor.load(Path(run_folder))
-    reading = Reading.load(Path(run_folder))  # noqa: F841
+    reading = Reading.load(Path(run_folder))
     schema = preprocessor.schema
-    frame = read_table(csv, warnings)
+    written, text = open_table(csv, warnings, TableOptions(trained=reading.table), expected=schema.features)
+    frame = without_values(written, reading.table.missing_values)
+    preprocessor.select(frame, csv)  # before its numbers are looked at: a table of another data set is told as such
+    frame = _trained_numbers(frame, schema, reading.table, text.delimiter, warnings)
     table = preprocessor.transform(frame, csv)
     target = Target(schema.classes, np.full(len(frame), NO_LABEL))
     if labels:
@@ -232,7 +243,7 @@ def load_for_prediction(
     elif images is not None:
         warn(warnings, "the model was trained without pictures: the folder of pictures is not used")
     dataset = FusionDataset(np.arange(len(frame)), target.codes, _modalities(store, table))
-    return PredictionData(frame, schema, target.codes, dataset, sorted(set(issues)), warnings)
+    return PredictionData(written, schema, target.codes, dataset, sorted(set(issues)), warnings)
 
 
 def data_fingerprint(config: Any) -> str:
@@ -243,6 +254,66 @@ def data_fingerprint(config: Any) -> str:
         for block in iter(lambda: file.read(2**20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def without_values(frame: pd.DataFrame, missing_values: tuple[str, ...]) -> pd.DataFrame:
+    """The table with the cells that are declared to hold no value emptied; a number among them is emptied however it is written
+    in typed columns."""
+    if not missing_values:
+        return frame
+    texts = set(missing_values)
+    columns = {}
+    for name in frame.columns:
+        series = frame[name]
+        cells = series.to_numpy(dtype=object)
+        empty = np.array([str(cell).strip() in texts for cell in cells], dtype=bool)
+        columns[name] = series.astype(object).where(~empty, None) if empty.any() else series
+    return pd.DataFrame(columns)
+
+
+def with_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: NumberColumns) -> pd.DataFrame:
+    """The table with these columns as float64 in place of texts, so that each is read once; NaN where there is no number."""
+    columns = {
+        name: numbers.numbers(name).values
+        if name in names and not pd.api.types.is_datetime64_any_dtype(frame[name].dtype)
+        else frame[name]
+        for name in frame.columns
+    }
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _table_reading(text: TableReading, schema: TableSchema, numbers: NumberColumns, options: NumberOptions) -> TableReading:
+    styles = numbers.styles(schema.numeric)
+    marks = [style.thousands for style in styles.values() if style.thousands]
+    thousands = options.thousands if options.thousands is not None else max(marks, key=marks.count, default="")
+    return replace(
+        text, decimal=numbers.decimal, thousands=thousands, missing_values=options.missing_values, numbers=styles
+    )
+
+
+def _trained_numbers(
+    frame: pd.DataFrame, schema: TableSchema, trained: TableReading, delimiter: str, warnings: list[str]
+) -> pd.DataFrame:
+    """The table to predict with its numeric columns read, in whatever form this file has them.
+
+    A cell that is no number is missing, with a warning. Raises UserError if a column has none at all.
+    """
+    names = {find_column(frame.columns, name): name for name in schema.numeric}
+    styles = {column: trained.numbers.get(name, PLAIN) for column, name in names.items()}
+    numbers = NumberColumns(
+        frame, NumberOptions(missing_values=trained.missing_values), delimiter=delimiter, trained=styles
+    )
+    for column, name in names.items():
+        found = numbers.numbers(column)
+        if found.bad.sum() > 1 and not np.isfinite(found.values).any():
+            row = int(np.flatnonzero(found.bad)[0])
+            detail = numbers.warning(column)
+            raise UserError(
+                f'column "{name}" is numeric but row {row + 1} holds "{frame[column].iloc[row]}"'
+                + (f" ({detail})" if detail else f", and no other row a number")
+            )
+    warn_of_numbers(frame, names, numbers, warnings)
+    return with_numbers(frame, names, numbers)
 
 
 def _picture_paths(

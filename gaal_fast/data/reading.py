@@ -5,18 +5,68 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gaal_fast.data.issues import some
+from gaal_fast.data.numbers import NumberStyle
 from gaal_fast.errors import UserError
 
 READING_FILE = "reading.json"
 
+ENCODING_NAMES = {"utf-8": "UTF-8", "utf-16": "UTF-16", "utf-32": "UTF-32"}
+_MARK_NAMES = {".": "point", ",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "blank", "'": "apostrophe"}
+
+
+def mark_name(mark: str) -> str:
+    """A mark in words: "comma", "tab"; an unusual one in quotes."""
+    return _MARK_NAMES.get(mark, f'"{mark}"')
+
 
 @dataclass(frozen=True)
 class TableReading:
-    """What was decided about the text of the table."""
+    """What was decided about the text of the table.
+
+    encoding, delimiter: of the file, "" if it is no text (Parquet). decimal, thousands: the marks
+    in its numbers (thousands: "" for none). missing_values: cells declared to hold no value.
+    numbers: column -> how its numbers are written, where that is not 1234.5 throughout.
+    """
+
+    encoding: str = ""
+    delimiter: str = ""
+    decimal: str = "."
+    thousands: str = ""
+    missing_values: tuple[str, ...] = ()
+    numbers: dict[str, NumberStyle] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        styles = {
+            name: style if isinstance(style, NumberStyle) else NumberStyle(**style)
+            for name, style in self.numbers.items()
+        }
+        object.__setattr__(self, "numbers", styles)
 
     def describe(self) -> list[str]:
-        """What was decided, one line each, for the console; nothing where it is what everybody expects."""
-        return []
+        """What was decided: one line on the file, one on each kind of number that is unlike the rest."""
+        text = [ENCODING_NAMES.get(self.encoding, self.encoding), f"{mark_name(self.delimiter)}-separated"]
+        marks = [f"decimal {mark_name(self.decimal)}"]
+        marks.append(f"thousands {mark_name(self.thousands)}" if self.thousands else "no thousands mark")
+        lines = [f"read as: {', '.join([*(text if self.encoding else ['Parquet']), *marks])}"]
+        if self.missing_values:
+            lines[0] += f", missing: {some(self.missing_values)}"
+        unlike: dict[str, list[str]] = {}
+        for name, style in self.numbers.items():
+            kind = self._unlike(style)
+            if kind:
+                unlike.setdefault(kind, []).append(name)
+        return lines + [f"numbers with {kind}: {some(names)}" for kind, names in unlike.items()]
+
+    def _unlike(self, style: NumberStyle) -> str:
+        """In what a style differs from the file's."""
+        parts = []
+        if style.decimal not in ("", self.decimal):
+            parts.append(f"decimal {mark_name(style.decimal)}")
+        if style.thousands not in ("", self.thousands):
+            parts.append(f"thousands {mark_name(style.thousands)}")
+        affixes = [f'"{affix}"' for affix in (style.prefix, style.suffix) if affix]
+        return ", ".join(parts + affixes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, NamedTuple
 
@@ -12,14 +12,15 @@ import pandas as pd
 from gaal_fast.data.cells import Numbers, holds_codes, is_text, looks_like_dates, missing_cells, to_days, to_numbers, to_texts
 from gaal_fast.data.image_files import ImageFolder, find_image_column
 from gaal_fast.data.issues import some, warn
+from gaal_fast.data.numbers import NumberColumns
 from gaal_fast.data.table import expand_columns, require_column
 from gaal_fast.errors import UserError
 
 # Texts with more levels than max(50, a fifth of the rows) say next to nothing per level, and widen the input by one each.
 FREE_TEXT_LEVELS, FREE_TEXT_SHARE = 50, 0.2
-# A column with at most this share of cells that are no numbers is still numeric: those cells count as missing.
-BAD_NUMBER_SHARE = 0.05
-_MIN_CELLS_FOR_SHARE = 20
+_MIN_CELLS_FOR_RUN = 20
+# Columns that are told one by one of the cells in them that are no numbers.
+_TOLD_COLUMNS = 20
 _ID_WORDS = {"id", "ids", "uid", "uuid", "guid", "key", "index", "idx", "no", "nr", "number", "row", "rowid", "pk"}
 
 
@@ -70,7 +71,7 @@ class TableSchema:
         for kind in ("numeric", "dates", "categorical"):
             names = getattr(self, kind)
             if names:
-                lines.append(f"{kind}: {len(names)} ({some(names)})")
+                lines.append(f"{kind}: {len(names)} ({some(names, 12)})")
         lines.extend(f'not used: "{name}": {reason}' for name, reason in self.dropped.items())
         return lines
 
@@ -95,15 +96,18 @@ def infer_schema(
     group_column: str | None = None,
     source: object = "the table",
     warnings: list[str] | None = None,
+    numbers: NumberColumns | None = None,
 ) -> TableSchema:
     """Assigns every column of `frame` a use. `numeric`, `categorical` and `drop` override what would be found (names, or
     patterns such as "margin*"); without `image_column`, one is looked for if there is a `folder` of pictures. `source` names the
-    table in messages; warnings are appended to `warnings`.
+    table in messages; warnings are appended to `warnings`. numbers: the columns of `frame` as numbers, if they were read before.
 
-    The kinds are read off the cells of all rows, never off the labels. Raises UserError for an unknown column, for a cell of a
-    declared numeric column that is no number, and if several columns could name the pictures.
+    The kinds are read off the cells of all rows, never off the labels. A column most of whose cells are numbers is numeric; its
+    other cells count as missing, with a warning. Raises UserError for an unknown column, for a declared numeric column most of
+    whose cells are no numbers, and if several columns could name the pictures.
     """
     warnings = [] if warnings is None else warnings
+    numbers = NumberColumns(frame) if numbers is None else numbers
     columns = list(frame.columns)
     target = require_column(columns, target, source)
     roles = {target}
@@ -140,11 +144,11 @@ def infer_schema(
         if name in dropped_names:
             kinds[name] = _Kind("dropped", "dropped on request")
         elif name in numeric_names:
-            kinds[name] = _declared_numeric(frame[name], name)
+            kinds[name] = _declared_numeric(frame[name], name, numbers)
         elif name in categorical_names:
             kinds[name] = _Kind("categorical")
         else:
-            kinds[name] = _infer_kind(frame[name], name)
+            kinds[name] = _infer_kind(frame[name], name, numbers)
         if kinds[name].warning:
             warn(warnings, kinds[name].warning)
 
@@ -163,7 +167,7 @@ def infer_schema(
         missing_texts={name: found.missing_texts for name, found in kinds.items() if found.missing_texts},
     )
     _warn_of_blanks(frame, schema, warnings)
-    _warn_of_infinities(frame, schema, warnings)
+    warn_of_numbers(frame, {name: name for name in schema.numeric}, numbers, warnings)
     return schema
 
 
@@ -183,14 +187,21 @@ def _check_numbers(series: pd.Series, numbers: Numbers, name: str, kind: str) ->
         raise UserError(f'column "{name}" is {kind} but row {row + 1} holds "{series.iloc[row]}"')
 
 
-def _declared_numeric(series: pd.Series, name: str) -> _Kind:
+def _declared_numeric(series: pd.Series, name: str, numbers: NumberColumns) -> _Kind:
     if looks_like_dates(series):
         return _Kind("dates")
-    _check_numbers(series, to_numbers(series), name, "declared numeric")
-    return _Kind("numeric")
+    found = numbers.numbers(name)
+    if found.bad.sum() >= np.isfinite(found.values).sum():
+        _check_numbers(series, found, name, "declared numeric")
+    return _Kind("numeric", missing_texts=_missing_texts(series, name, numbers))
 
 
-def _infer_kind(series: pd.Series, name: str) -> _Kind:
+def _missing_texts(series: pd.Series, name: str, numbers: NumberColumns) -> tuple[str, ...]:
+    others = numbers.others(name)
+    return tuple(sorted({str(cell).strip() for cell in series[others]})) if others.any() else ()
+
+
+def _infer_kind(series: pd.Series, name: str, columns: NumberColumns) -> _Kind:
     missing = missing_cells(series)
     present = len(series) - int(missing.sum())
     cells = series[~missing]
@@ -204,26 +215,23 @@ def _infer_kind(series: pd.Series, name: str) -> _Kind:
     if looks_like_dates(series):
         constant = not missing.any() and len(np.unique(to_days(cells).values)) == 1
         return _Kind("dropped", "is constant") if constant else _Kind("dates")
-    numbers = to_numbers(cells)
-    bad = int(numbers.bad.sum())
+    numbers = columns.numbers(name)
+    read = ~np.isnan(numbers.values) | numbers.infinite
+    good, bad = int(read.sum()), int(numbers.bad.sum())
     if holds_codes(cells):
         return _text_kind(cells, name, bool(missing.any()), len(series))
-    if bad == 0:
-        return _number_kind(numbers.values, name, bool(missing.any()))
-    if present >= _MIN_CELLS_FOR_SHARE and bad <= BAD_NUMBER_SHARE * present:
-        texts = tuple(sorted({str(cell).strip() for cell in cells[numbers.bad]}))
-        row = int(cells.index[numbers.bad][0])
-        warning = (
-            f'column "{name}": {bad} of {present} values are no numbers (row {row + 1} holds "{series[row]}"); '
-            "taken as missing (declare the column categorical to keep them)"
-        )
-        return _Kind("numeric", missing_texts=texts, warning=warning)
+    if good > bad:
+        kind = _number_kind(numbers.values[read], name, good < len(series))
+        return kind._replace(missing_texts=_missing_texts(series, name, columns)) if kind.kind == "numeric" else kind
     kind = _text_kind(cells, name, bool(missing.any()), len(series))
-    if bad <= present / 2 and not kind.warning:
-        row = int(cells.index[numbers.bad][0])
-        use = "categorical" if kind.kind == "categorical" else f"not used ({kind.reason})"
-        warning = f'column "{name}": {bad} of {present} values are no numbers (row {row + 1} holds "{series[row]}"); {use}'
+    use = "categorical" if kind.kind == "categorical" else f"not used ({kind.reason})"
+    units = columns.different_units(name)
+    if good and good == bad and not kind.warning:
+        row = int(np.flatnonzero(numbers.bad)[0])
+        warning = f'column "{name}": {bad} of {good + bad} values are no numbers (row {row + 1} holds "{series.iloc[row]}"); {use}'
         kind = kind._replace(warning=warning)
+    elif units and not kind.warning:
+        kind = kind._replace(warning=f'column "{name}" holds numbers of different units ({some(units)}); {use}')
     return kind
 
 
@@ -239,7 +247,7 @@ def _number_kind(values: np.ndarray, name: str, any_missing: bool) -> _Kind:
             return _Kind("dropped", "an identifier (every value is different)")
         run = distinct[0] in (0, 1) and np.array_equal(distinct, distinct[0] + np.arange(distinct.size))
         # A handful of small different integers may well be a quantity; in file order, or many, they are row numbers.
-        if run and (np.array_equal(finite, distinct) or distinct.size >= _MIN_CELLS_FOR_SHARE):
+        if run and (np.array_equal(finite, distinct) or distinct.size >= _MIN_CELLS_FOR_RUN):
             return _Kind("dropped", "row numbers")
     return _Kind("numeric")
 
@@ -273,8 +281,27 @@ def _warn_of_blanks(frame: pd.DataFrame, schema: TableSchema, warnings: list[str
         warn(warnings, f"blanks around the values of {some(padded)} are ignored")
 
 
-def _warn_of_infinities(frame: pd.DataFrame, schema: TableSchema, warnings: list[str]) -> None:
-    for name in schema.numeric:
-        count = int(to_numbers(frame[name]).infinite.sum())
+def warn_of_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: NumberColumns, warnings: list[str]) -> None:
+    """Tells which cells of numeric columns count as missing although they are not empty, and what is doubtful about others.
+
+    names: how a column of ``frame`` is called in messages.
+    """
+    told = []
+    for column, name in names.items():
+        found, others = numbers.numbers(column), numbers.others(column)
+        doubt, count = numbers.warning(column), int(others.sum())
+        if doubt:
+            warn(warnings, doubt)
         if count:
-            warn(warnings, f'column "{name}": {count} infinite values (beyond 1e100) count as missing')
+            row = int(np.flatnonzero(others)[0])
+            present = count + int((~np.isnan(found.values) | found.infinite).sum())
+            told.append(
+                f'column "{name}": {count} of {present} values are no numbers (row {row + 1} holds "{frame[column].iloc[row]}"); '
+                "taken as missing"
+            )
+        if found.infinite.any():
+            warn(warnings, f'column "{name}": {int(found.infinite.sum())} infinite values (beyond 1e100) count as missing')
+    for line in told[:_TOLD_COLUMNS]:
+        warn(warnings, line)
+    if len(told) > _TOLD_COLUMNS:
+        warn(warnings, f"{len(told) - _TOLD_COLUMNS} more columns hold values that are no numbers; taken as missing")

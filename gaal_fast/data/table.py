@@ -3,33 +3,55 @@
 import csv
 import difflib
 import io
-import re
 import warnings as python_warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 
-from gaal_fast.data.cells import missing_cells
 from gaal_fast.data.issues import some, warn
+from gaal_fast.data.reading import TableReading
+from gaal_fast.data.text import decode, dialect, find_delimiter, unpack
 from gaal_fast.errors import UserError
 
-_DELIMITERS = (",", ";", "\t")
-_TAB_SUFFIXES = (".tsv", ".tab")
 _PARQUET_SUFFIXES = (".parquet", ".pq")
-_SPREADSHEET_SUFFIXES = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What is known of a table's text before it is read.
+
+    encoding, delimiter: as the user declares them, None to find out. trained: how the training
+    table was read, which settles what a table to predict leaves open.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    trained: TableReading | None = None
 
 
 def read_table(path: Path | str, warnings: list[str] | None = None) -> pd.DataFrame:
-    """Reads a table; row i of the result is the i-th row of the file.
+    """The cells of ``open_table``, where nothing is declared."""
+    return open_table(path, warnings)[0]
 
-    Text files (comma, semicolon or tab; UTF-8, UTF-16 with a mark, else Latin-1) keep every cell as it is written, so that
-    "007" and file names survive; what a column means is decided later. Parquet keeps its types.
+
+def open_table(
+    path: Path | str,
+    warnings: list[str] | None = None,
+    options: TableOptions | None = None,
+    expected: Collection[str] = (),
+) -> tuple[pd.DataFrame, TableReading]:
+    """Reads a table; row i of the result is the i-th row of the file. Also how it was read (the text, not yet its numbers).
+
+    Text files (any delimiter and encoding that can be told, also compressed) keep every cell as it is written, so that "007"
+    and file names survive; what a column means is decided later. Parquet keeps its types. expected: columns it should have.
     Raises UserError: no such file, not a table, no rows, duplicated column names, rows longer than the header.
     """
     path = Path(path).expanduser()
     warnings = [] if warnings is None else warnings
+    options = options or TableOptions()
     if not path.exists():
         raise UserError(f"no such file: {path}{_nearest_file(path)}")
     if path.is_dir():
@@ -40,20 +62,21 @@ def read_table(path: Path | str, warnings: list[str] | None = None) -> pd.DataFr
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if not raw.strip():
         raise UserError(f"{path} is empty")
-    if path.suffix.lower() in _PARQUET_SUFFIXES or raw.startswith(b"PAR1"):
+    raw, name = unpack(path, raw)
+    reading = TableReading()
+    if PurePath(name).suffix.lower() in _PARQUET_SUFFIXES or raw.startswith(b"PAR1"):
         frame = _read_parquet(path, raw)
     else:
-        frame = _read_text(path, raw, warnings)
+        frame, reading = _read_text(path, raw, name, options, expected, warnings)
     frame.columns = [str(name) for name in frame.columns]
     _check_names(path, frame.columns)
     if frame.empty:
         raise UserError(f"{path} has a header but no rows" if len(frame.columns) else f"{path} has no columns")
-    return frame.reset_index(drop=True)
+    return frame.reset_index(drop=True), reading
 
 
-def find_column(columns: Iterable[str], name: str) -> str | None:
+def find_column(columns: Collection[str], name: str) -> str | None:
     """The column called `name`; blanks around either name are ignored where that leaves exactly one candidate."""
-    columns = list(columns)
     if name in columns:
         return name
     stripped = [column for column in columns if column.strip() == name.strip()]
@@ -131,24 +154,28 @@ def _read_parquet(path: Path, raw: bytes) -> pd.DataFrame:
     return frame
 
 
-def _read_text(path: Path, raw: bytes, warnings: list[str]) -> pd.DataFrame:
-    if path.suffix.lower() in _SPREADSHEET_SUFFIXES:
-        raise UserError(f"{path} is a spreadsheet: save it as CSV first")
-    text = _decode(path, raw, warnings)
-    text = re.sub(r"\A(?:[ \t]*\r?\n)+", "", text)
-    delimiter = "\t" if path.suffix.lower() in _TAB_SUFFIXES else _sniff_delimiter(text)
+def _read_text(
+    path: Path, raw: bytes, name: str, options: TableOptions, expected: Collection[str], warnings: list[str]
+) -> tuple[pd.DataFrame, TableReading]:
+    trained = options.trained or TableReading()
+    text, encoding = decode(path, raw, warnings, declared=options.encoding, trained=trained.encoding)
+    delimiter, text, skipped = find_delimiter(
+        text, name, declared=options.delimiter, trained=trained.delimiter, expected=expected
+    )
     try:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except (StopIteration, csv.Error) as error:
-        raise UserError(f"{path} is not a table: {_first_line(error) or 'no header'}") from error
-    names = [name if name.strip() else f"unnamed_{i}" for i, name in enumerate(header)]
+        header = next(_rows(text, delimiter), None)
+    except csv.Error as error:
+        raise UserError(f"{path} is not a table: {_first_line(error)}") from error
+    if header is None:
+        raise UserError(f"{path} is not a table: no header")
+    names = [column if column.strip() else f"unnamed_{i}" for i, column in enumerate(header)]
     _check_names(path, names)
     try:
         with python_warnings.catch_warnings():
             python_warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 io.StringIO(text, newline=""),
-                sep=delimiter,
+                sep=r"\s+" if delimiter == " " else delimiter,
                 header=0,
                 names=names,
                 index_col=False,
@@ -157,59 +184,37 @@ def _read_text(path: Path, raw: bytes, warnings: list[str]) -> pd.DataFrame:
                 na_filter=False,
                 low_memory=False,
             )
-    except pd.errors.ParserWarning as error:
-        raise UserError(f"{path}: its rows have more fields than its header ({len(names)})") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        detail = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        if detail:
-            expected, line, saw = detail.groups()
-            raise UserError(f"{path}: line {line} has {saw} fields, the header has {expected}") from error
+    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        line, width = _odd_row(text, delimiter, lambda width: width > len(names))
+        if line:
+            raise UserError(f"{path}: line {line + skipped} has {width} fields, the header has {len(names)}") from error
         raise UserError(f"{path} is not a table: {_first_line(error)}") from error
-    return _point_decimals(frame) if delimiter == ";" else frame
+    short = int(frame.iloc[:, -1].isna().sum())
+    if short:
+        line, width = _odd_row(text, delimiter, lambda width: width < len(names))
+        warn(
+            warnings,
+            f"{path}: {short} rows have fewer fields than the header (first: line {line + skipped}, {width} of {len(names)}); "
+            "the others count as missing",
+        )
+    return frame, TableReading(encoding, delimiter)
 
 
-def _decode(path: Path, raw: bytes, warnings: list[str]) -> str:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        try:
-            return raw.decode("utf-16")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not a text table") from error
-    if b"\0" in raw:
-        raise UserError(f"{path} is not a table (it holds binary data)")
+def _rows(text: str, delimiter: str) -> csv.reader:
+    return csv.reader(io.StringIO(text, newline=""), **dialect(delimiter))
+
+
+def _odd_row(text: str, delimiter: str, odd: Callable[[int], bool]) -> tuple[int, int]:
+    """Line and number of fields of the first row of an odd width; (0, 0) if there is none."""
+    rows = _rows(text, delimiter)
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        warn(warnings, f"{path} is not UTF-8; read as Latin-1")
-        return raw.decode("latin-1")
-
-
-def _sniff_delimiter(text: str) -> str:
-    sample = text[:65536]
-    lines = sample.splitlines(keepends=True)
-    if len(text) > len(sample) and len(lines) > 1:
-        lines.pop()  # cut in the middle
-    best, best_score = ",", (0.0, 0)
-    for delimiter in _DELIMITERS:
-        try:
-            widths = [len(row) for row in csv.reader(lines[:50], delimiter=delimiter) if row]
-        except csv.Error:
-            continue
-        if not widths or widths[0] < 2:
-            continue
-        # A real delimiter gives every line the width of the header; among those the one with more columns wins.
-        score = (sum(width == widths[0] for width in widths) / len(widths), widths[0])
-        if score > best_score:
-            best, best_score = delimiter, score
-    return best
-
-
-def _point_decimals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Files with semicolons come from places that write 3,5: a column of nothing but such numbers gets decimal points."""
-    for name in frame.columns:
-        cells = frame[name][~missing_cells(frame[name])]
-        if cells.str.contains(",").any() and cells.str.match(r"^\s*[+-]?\d*(?:,\d+)?(?:[eE][+-]?\d+)?\s*$").all():
-            frame[name] = frame[name].str.replace(",", ".", regex=False)
-    return frame
+        for row in rows:
+            width = len(row) - (delimiter == " " and row[-1:] == [""])
+            if row and odd(width):
+                return rows.line_num, width
+    except csv.Error:
+        pass
+    return 0, 0
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,6 +30,11 @@ DEFAULTS = {
     "cache_dir": None,
     "workers": None,
     "min_category_count": 1,
+    "encoding": None,
+    "delimiter": None,
+    "decimal": None,
+    "thousands": None,
+    "missing_values": [],
 }
 
 
