@@ -25,6 +25,9 @@ MISSING_WORDS = frozenset(
 # A larger number would overflow the float64 variance of its column; it is an error or a code for "missing".
 LARGEST_NUMBER = 1e100
 
+# With so few cells it takes longer to find the different ones than to look at each.
+_FEW_CELLS = 300
+
 _WHOLE_NUMBER = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+$")
 _DATE = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:$|[T\s])")
 # A leading zero is never written for a quantity.
@@ -41,14 +44,14 @@ class Numbers(NamedTuple):
 
 def is_text(series: pd.Series) -> bool:
     """Whether the cells are texts (or Python objects) and not numbers, dates or booleans."""
-    return bool(pd.api.types.is_string_dtype(series.dtype) or series.dtype == object)
+    return bool(series.dtype == object or pd.api.types.is_string_dtype(series.dtype))
 
 
 def missing_cells(series: pd.Series, extra: Iterable[str] = ()) -> np.ndarray:
     """bool [N]: no value, or a text that stands for none (blanks around it do not matter)."""
     if not is_text(series):
         return series.isna().to_numpy(dtype=bool)
-    tokens = MISSING_TOKENS.union(extra)
+    tokens = MISSING_TOKENS.union(extra) if extra else MISSING_TOKENS
     return _for_each_different(series, lambda cell: isinstance(cell, str) and cell.strip() in tokens, True).astype(bool)
 
 
@@ -60,10 +63,13 @@ def is_missing_word(text: str) -> bool:
 
 def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
     """Reads a column as numbers; `extra_missing` are further texts that stand for a missing value."""
-    values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if series.dtype == np.float64:
+        values = series.to_numpy()
+    else:
+        values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     unread = np.isnan(values)
     bad = np.zeros(len(series), dtype=bool)
-    if unread.any():
+    if unread.any() and series.dtype != np.float64:
         bad[unread] = ~missing_cells(series[unread], extra_missing)
     infinite = np.abs(values) > LARGEST_NUMBER
     return Numbers(np.where(infinite, np.nan, values), bad, infinite)
@@ -78,6 +84,11 @@ def to_texts(series: pd.Series) -> np.ndarray:
 def _for_each_different(series: pd.Series, function: Callable[[object], object], missing: object) -> np.ndarray:
     """object [N] of function(cell), called once for equal cells; `missing` where there is none (None, NaN, NaT)."""
     cells = series.to_numpy(dtype=object)
+    if len(cells) <= _FEW_CELLS:
+        results = np.empty(len(cells), dtype=object)
+        none = series.isna().to_numpy(dtype=bool)
+        results[:] = [missing if empty else function(cell) for cell, empty in zip(cells.tolist(), none.tolist(), strict=True)]
+        return results
     try:
         codes, different = pd.factorize(cells)
     except TypeError:  # lists and the like cannot be compared

@@ -21,7 +21,8 @@ _SEARCH_LIMIT = 20_000
 
 
 def has_image_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in IMAGE_SUFFIXES and name[dot - 1] not in "/\\"
 
 
 class ImageFolder:
@@ -36,6 +37,7 @@ class ImageFolder:
             what = "not a folder" if self.base.exists() else "no such folder"
             raise UserError(f"{option}: {what}: {self.base}")
         self.option = option
+        self._top = os.path.split(os.path.join(self.base, "name"))[0]
         self._listings: dict[str, tuple[frozenset[str], dict[str, list[str]]]] = {}
 
     def listing(self, directory: str) -> tuple[frozenset[str], dict[str, list[str]]]:
@@ -63,6 +65,9 @@ class ImageFolder:
         return tail in self.listing(directory)[0]
 
     def _split(self, name: str) -> tuple[str, str]:
+        # A wide table has hundreds of thousands of cells to try, nearly all without a folder.
+        if "/" not in name and "\\" not in name and ":" not in name:
+            return self._top, name
         return os.path.split(os.path.join(self.base, name))
 
     def _find(self, name: str) -> str | None:
@@ -80,16 +85,18 @@ def find_image_column(candidates: pd.DataFrame, folder: ImageFolder, source: obj
     different names that exist once a suffix is added. None if there is none; raises UserError if there is more than one."""
     exact, suffixed, stems = [], [], []
     for name in candidates.columns:
-        cells = candidates[name][~missing_cells(candidates[name])]
-        if cells.empty:
+        series = candidates[name]
+        present = np.flatnonzero(~missing_cells(series))
+        if not present.size:
             continue
-        sample = to_texts(cells.iloc[np.unique(np.linspace(0, len(cells) - 1, _SAMPLE).astype(int))]).tolist()
+        chosen = present[np.unique(np.linspace(0, present.size - 1, _SAMPLE).astype(int))]
+        sample = to_texts(series if chosen.size == len(series) else series.iloc[chosen]).tolist()
         share = 1 / len(sample)
         if share * sum(map(has_image_suffix, sample)) >= 0.5:
             suffixed.append(name)
         if share * sum(map(folder.find_exact, sample)) >= 0.5:
             exact.append(name)
-        elif len(set(sample)) == len(sample) and share * sum(folder.find(text) is not None for text in sample) >= 0.9:
+        elif len(set(sample)) == len(sample) and _mostly_found(sample, folder):
             stems.append(name)
     for found in (exact, suffixed, stems):
         if len(found) == 1:
@@ -97,6 +104,16 @@ def find_image_column(candidates: pd.DataFrame, folder: ImageFolder, source: obj
         if found:
             raise UserError(f"{source}: several columns name pictures ({some(found)}); choose with --data.image-column")
     return None
+
+
+def _mostly_found(names: Sequence[str], folder: ImageFolder) -> bool:
+    """Whether nine in ten names have a file; looks no further once that cannot be."""
+    absent = 0
+    for name in names:
+        absent += folder.find(name) is None
+        if absent > 0.1 * len(names):
+            return False
+    return True
 
 
 def resolve_images(

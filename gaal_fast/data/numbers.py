@@ -6,7 +6,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,6 +25,8 @@ from gaal_fast.data.cells import (
 _OTHER = {".": ",", ",": "."}
 # Distinct cells that are looked at before a column is said to hold no numbers, and for its marks.
 _PROBE, _SAMPLE = 400, 20_000
+# Cells of short columns that are turned into numbers in one call.
+_CELLS_AT_ONCE = 200_000
 _LARGEST_AFFIX = 24
 
 _SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
@@ -255,7 +257,7 @@ class NumberColumns:
         self._trained, self._delimiter = trained, delimiter
         self._words = frozenset(self._options.missing_values)
         self._codes = _as_floats(self._options.missing_values)
-        self._columns = {name: self._scan(frame[name]) for name in frame.columns}
+        self._columns = {name: self._scan(name, plain) for name, plain in self._plain_numbers()}
         votes = [column.evidence.vote() for column in self._columns.values() if column.evidence]
         self._votes = {mark: votes.count(mark) for mark in ".,"}
 
@@ -308,13 +310,30 @@ class NumberColumns:
     def _coded(self, values: np.ndarray) -> np.ndarray:
         return np.isin(values, self._codes) if self._codes else np.zeros(len(values), dtype=bool)
 
-    def _scan(self, series: pd.Series) -> _Column:
+    def _plain_numbers(self) -> Iterator[tuple[str, Numbers]]:
+        """Each column's numbers in plain notation. Text columns go many at a time: a call costs more than a short column."""
+        texts: list[str] = []
+        width = max(1, _CELLS_AT_ONCE // max(1, len(self._frame)))
+        for name, dtype in zip(self._frame.columns, self._frame.dtypes, strict=True):
+            if dtype == object:
+                texts.append(name)
+                continue
+            series = self._frame[name]
+            if is_text(series) or pd.api.types.is_numeric_dtype(dtype):
+                yield name, to_numbers(series, self._words)
+            else:
+                nothing = np.full(len(series), np.nan)
+                yield name, Numbers(nothing, series.notna().to_numpy(), np.zeros(len(series), dtype=bool))
+        for start in range(0, len(texts), width):
+            some = texts[start : start + width]
+            cells = pd.Series(self._frame[some].to_numpy(dtype=object).ravel(order="F"), dtype=object)
+            parts = (np.split(part, len(some)) for part in to_numbers(cells, self._words))
+            yield from zip(some, map(Numbers, *parts), strict=True)
+
+    def _scan(self, name: str, plain: Numbers) -> _Column:
+        series = self._frame[name]
         if not is_text(series):
-            if not pd.api.types.is_numeric_dtype(series.dtype):
-                empty = np.zeros(len(series), dtype=bool)
-                return _Column(Numbers(np.full(len(series), np.nan), series.notna().to_numpy(), empty), None)
-            return _Column(to_numbers(series), None)
-        plain = to_numbers(series, self._words)
+            return _Column(plain, None)
         cells = series.to_numpy(dtype=object)
         if not plain.bad.any():
             read = cells[~np.isnan(plain.values)]

@@ -150,14 +150,14 @@ class TablePreprocessor:
     def _typed(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         """The feature columns as float64 and level texts, and which rows have a value at all."""
         present = np.zeros(len(frame), dtype=bool)
-        columns: dict[str, pd.Series] = {}
+        columns: dict[str, np.ndarray] = {}
         for name in self.schema.numeric + self.schema.dates:
             values = read_numbers(frame[name], self.schema, name)
             present |= ~np.isnan(values)
-            columns[name] = pd.Series(values)
+            columns[name] = values
         for name in self.schema.categorical:
             texts = to_texts(frame[name])
             empty = np.equal(texts, None)
             present |= ~empty
-            columns[name] = pd.Series(np.where(empty, _MISSING_LEVEL, texts), dtype=object)
+            columns[name] = np.where(empty, _MISSING_LEVEL, texts)
         return pd.DataFrame(columns), present

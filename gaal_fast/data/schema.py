@@ -204,7 +204,7 @@ def _missing_texts(series: pd.Series, name: str, numbers: NumberColumns) -> tupl
 def _infer_kind(series: pd.Series, name: str, columns: NumberColumns) -> _Kind:
     missing = missing_cells(series)
     present = len(series) - int(missing.sum())
-    cells = series[~missing]
+    cells = series[~missing] if missing.any() else series
     if present == 0:
         return _Kind("dropped", "has no values")
     content = pd.api.types.infer_dtype(cells)
