@@ -86,7 +86,7 @@ def _for_each_different(series: pd.Series, function: Callable[[object], object],
     cells = series.to_numpy(dtype=object)
     if len(cells) <= _FEW_CELLS:
         results = np.empty(len(cells), dtype=object)
-        none = series.isna().to_numpy(dtype=bool)
+        none = pd.isna(cells)
         results[:] = [missing if empty else function(cell) for cell, empty in zip(cells.tolist(), none.tolist(), strict=True)]
         return results
     try:

@@ -295,8 +295,9 @@ class NumberColumns:
         evidence = self._columns[name].evidence
         if evidence is None or len(evidence.affixes) < 2:
             return []
-        units = [" ".join(filter(None, affix)) for affix, _ in evidence.affixes.most_common()]
-        return units if len(units) <= 4 and all(len(unit) != 1 or not unit.isalpha() for unit in units) else []
+        units = [" ".join(filter(None, affix)) or "no unit" for affix, _ in evidence.affixes.most_common()]
+        # "12A" and "12B" are codes; so are numbers with many different endings.
+        return units if len(units) <= 4 and any(len(unit) > 1 for unit in units) else []
 
     def others(self, name: str) -> np.ndarray:
         """bool [N]: cells that are no number, empty ones and declared missing values not counted."""
@@ -446,16 +447,21 @@ def _read_cell(cell: object, style: NumberStyle) -> float:
 
 
 def _plain_evidence(cells: list[str]) -> _Evidence | None:
-    """The evidence of a column that is plain numbers throughout; None if it says nothing."""
-    head = "\n".join(cells[:200])
-    if _CLEAR_POINT.search(head):
-        return _Evidence(decimal=Counter({".": 1}))
+    """The evidence of a column that is plain numbers throughout; None if it has none."""
+    if not cells:
+        return None
+    found = _Evidence(affixes=Counter({("", ""): len(cells)}))
+    if _CLEAR_POINT.search("\n".join(cells[:200])):
+        found.decimal["."] = 1
+        return found
     text = "\n".join(cells)
     if "." not in text:
-        return _Evidence(short_integers=True)
-    if _CLEAR_POINT.search(text):
-        return _Evidence(decimal=Counter({".": 1}))
-    return _gather(pd.unique(np.array(cells, dtype=object)))[0]
+        found.short_integers = True
+    elif _CLEAR_POINT.search(text):
+        found.decimal["."] = 1
+    else:
+        found = _gather(dict.fromkeys(cells))[0]
+    return found
 
 
 def _choose_affix(name: str, evidence: _Evidence, trained: NumberStyle | None) -> tuple[tuple[str, str], str]:

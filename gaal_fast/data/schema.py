@@ -226,12 +226,12 @@ def _infer_kind(series: pd.Series, name: str, columns: NumberColumns) -> _Kind:
     kind = _text_kind(cells, name, bool(missing.any()), len(series))
     use = "categorical" if kind.kind == "categorical" else f"not used ({kind.reason})"
     units = columns.different_units(name)
-    if good and good == bad and not kind.warning:
+    if units and not kind.warning:
+        kind = kind._replace(warning=f'column "{name}" holds numbers of different units ({some(units)}); {use}')
+    elif good and good == bad and not kind.warning:
         row = int(np.flatnonzero(numbers.bad)[0])
         warning = f'column "{name}": {bad} of {good + bad} values are no numbers (row {row + 1} holds "{series.iloc[row]}"); {use}'
         kind = kind._replace(warning=warning)
-    elif units and not kind.warning:
-        kind = kind._replace(warning=f'column "{name}" holds numbers of different units ({some(units)}); {use}')
     return kind
 
 

@@ -189,14 +189,12 @@ def _read_text(
         if line:
             raise UserError(f"{path}: line {line + skipped} has {width} fields, the header has {len(names)}") from error
         raise UserError(f"{path} is not a table: {_first_line(error)}") from error
-    short = int(frame.iloc[:, -1].isna().sum())
-    if short:
+    plain = '"' not in text and delimiter != " "
+    if not plain or text.count(delimiter) < (len(frame) + 1) * (len(names) - 1):
         line, width = _odd_row(text, delimiter, lambda width: width < len(names))
-        warn(
-            warnings,
-            f"{path}: {short} rows have fewer fields than the header (first: line {line + skipped}, {width} of {len(names)}); "
-            "the others count as missing",
-        )
+        if line:
+            where = f"line {line + skipped} has {width} fields, the header has {len(names)}"
+            warn(warnings, f"{path}: {where}; in such rows the other cells count as missing")
     return frame, TableReading(encoding, delimiter)
 
 

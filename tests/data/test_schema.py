@@ -88,11 +88,36 @@ def test_a_number_column_with_a_few_bad_cells_stays_numeric_and_remembers_them()
     assert '"w": 1 of 40 values are no numbers (row 1 holds "n.d.")' in warnings[0]
 
 
-def test_a_column_with_many_bad_cells_is_categorical_and_says_so() -> None:
+def test_a_column_most_of_whose_cells_are_numbers_is_numeric() -> None:
     schema, warnings = infer({"w": ["1", "2", "3", "low"] * (N // 4)})
+    assert schema.numeric == ("w",)
+    assert warnings == ['column "w": 10 of 40 values are no numbers (row 4 holds "low"); taken as missing']
+    schema, warnings = infer({"w": ["1", "2", "low", "high"] * (N // 4)})
     assert schema.categorical == ("w",)
-    assert '10 of 40 values are no numbers (row 4 holds "low"); categorical' in warnings[0]
+    assert warnings == ['column "w": 20 of 40 values are no numbers (row 3 holds "low"); categorical']
     assert infer({"w": ["1", "low", "mid", "high"] * (N // 4)})[1] == []
+
+
+def test_words_for_missing_do_not_count_against_the_numbers() -> None:
+    schema, warnings = infer({"w": ["1.5", "unknown", "N.A.", "(none)"] * (N // 4 - 1) + ["2", "3", "4", "x"]})
+    assert schema.numeric == ("w",)
+    assert warnings == ['column "w": 28 of 40 values are no numbers (row 2 holds "unknown"); taken as missing']
+    assert infer({"w": ["red", "unknown"] * (N // 2)})[0].categorical == ("w",)
+
+
+def test_numbers_of_different_units_are_told() -> None:
+    schema, warnings = infer({"w": ["1 mm", "2 cm", "3 m", "4 cm"] * (N // 4)})
+    assert schema.categorical == ("w",)
+    assert warnings == ['column "w" holds numbers of different units ("cm", "mm", "m"); categorical']
+    assert infer({"seat": ["1A", "2B", "3C", "4A"] * (N // 4)})[1] == [
+        'column "seat": 20 of 40 values are no numbers (row 2 holds "2B"); categorical'
+    ]
+
+
+def test_many_columns_with_bad_cells_are_told_together() -> None:
+    _, warnings = infer({f"w{i}": ["x", *texts(range(100, 100 + N - 1))] for i in range(25)})
+    assert len(warnings) == 21
+    assert warnings[-1] == "5 more columns hold values that are no numbers; taken as missing"
 
 
 def test_free_text_is_left_out_with_a_warning_unless_declared() -> None:
