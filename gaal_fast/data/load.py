@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,22 @@ from gaal_fast.data.cells import to_texts
 from gaal_fast.data.dataset import FusionDataset, ImageModality, Modality, TableModality
 from gaal_fast.data.image_files import ImageFolder, resolve_images
 from gaal_fast.data.image_store import CacheMode, ImageStore
-from gaal_fast.data.issues import DataIssue, warn
+from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.data.leakage import LEAK_ROWS, leaking_columns
-from gaal_fast.data.preprocess import TableArrays, TablePreprocessor
+from gaal_fast.data.part_words import read_parts
+from gaal_fast.data.preprocess import TableArrays, TablePreprocessor, read_levels
 from gaal_fast.data.reading import Reading
 from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers
+from gaal_fast.data.shared import warn_of_shared_ids, warn_of_shared_images
 from gaal_fast.data.split import PARTS, Split, make_split
 from gaal_fast.data.table import find_column, read_table, require_column
-from gaal_fast.data.target import NO_LABEL, Target, encode_labels, read_target
+from gaal_fast.data.target import NO_LABEL, NO_LABEL_REASON, Target, encode_labels, keep_trained, read_target
 from gaal_fast.errors import UserError
 
 # What the rows, their features and their parts depend on; how pictures are augmented, cached or weighed is not among it.
 _FINGERPRINT_FIELDS = (
     *("target", "image_column", "numeric", "categorical", "drop", "split_column", "group_column"),
-    *("val_fraction", "test_fraction", "split_seed", "image_size", "min_category_count"),
+    *("val_fraction", "test_fraction", "split_seed", "image_size", "min_category_count", "rare_classes", "date_order"),
 )
 
 
@@ -135,16 +138,21 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         drop=config.drop,
         split_column=config.split_column,
         group_column=config.group_column,
+        date_order=config.date_order,
         source=config.csv,
         warnings=warnings,
     )
     if schema.image_column is None and config.images is not None:
         raise UserError(f"{config.csv}: no column names the pictures in {config.images}; give --data.image-column")
-    target = read_target(frame[schema.target], schema.target)
+    target = read_target(frame[schema.target], schema.target, config.rare_classes, warnings)
+    parts = None if schema.split_column is None else to_texts(frame[schema.split_column])
+    if parts is not None and config.rare_classes == "drop":
+        target = keep_trained(target, schema.target, read_parts(parts, schema.split_column, []), warnings)
     schema = replace(schema, classes=target.classes)
     issues = list(target.issues)
-    if issues:
-        warn(warnings, f'{len(issues)} rows have no value in the target column "{schema.target}" and are left out')
+    unlabelled = sum(issue.reason == NO_LABEL_REASON for issue in issues)
+    if unlabelled:
+        warn(warnings, f'{unlabelled} rows have no value in the target column "{schema.target}" and are left out')
     paths, missing = _picture_paths(frame, schema.image_column, folder)
     issues += missing
     split = make_split(
@@ -153,11 +161,15 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         seed=config.split_seed,
-        parts=None if schema.split_column is None else to_texts(frame[schema.split_column]),
+        parts=parts,
         parts_column=schema.split_column or "",
         groups=None if schema.group_column is None else to_texts(frame[schema.group_column]),
         groups_column=schema.group_column or "",
+        warnings=warnings,
     )
+    if paths is not None:
+        warn_of_shared_images(paths, schema.image_column, split, warnings)
+    warn_of_shared_ids(frame, schema, split, warnings)
     _warn_of_leaks(frame, schema, target, split, warnings)
     preprocessor = TablePreprocessor(schema).fit(frame, split.train, config.min_category_count)
     table = preprocessor.transform(frame, config.csv)
@@ -197,23 +209,26 @@ def load_for_prediction(
     cache: CacheMode = "none",
     cache_dir: Path | None = None,
     progress: bool = True,
+    modalities: Collection[str] = ("image", "table"),
 ) -> PredictionData:
     """Reads a table for a trained model, whose preprocessor and schema were saved in `run_folder`.
 
-    The table's columns may be in any order, with others among them. A row without a picture, or without any table value, has
-    that modality missing; without a folder of `images`, so have all rows the picture. labels: also read the target column, for
+    The table's columns may be in any order, with others among them; those that are absent count as missing in every row, with
+    a warning. A row without a picture, or without any table value, has that modality missing; without a folder of `images`, so
+    have all rows the picture. modalities: those that the model predicts from. labels: also read the target column, for
     evaluation. cache: as in training; each picture is used once per pass, so nothing is kept unless asked for.
-    Raises UserError: a column the model needs is not there, a text in a numeric column, not one picture found.
+    Raises UserError: neither table columns nor pictures to predict from, a text in a numeric column, not one picture found.
     """
     warnings: list[str] = []
     preprocessor = TablePreprocessor.load(Path(run_folder))
     reading = Reading.load(Path(run_folder))  # noqa: F841
     schema = preprocessor.schema
     frame = read_table(csv, warnings)
-    table = preprocessor.transform(frame, csv)
+    table = _prediction_table(preprocessor, frame, csv, images is not None and "image" in modalities, warnings)
     target = Target(schema.classes, np.full(len(frame), NO_LABEL))
     if labels:
-        target = encode_labels(frame[require_column(frame.columns, schema.target, csv)], schema.target, schema.classes)
+        column = require_column(frame.columns, schema.target, csv)
+        target = encode_labels(frame[column], schema.target, schema.classes, warnings)
     issues = list(target.issues)
     store = None
     if schema.image_column is not None:
@@ -233,6 +248,19 @@ def load_for_prediction(
         warn(warnings, "the model was trained without pictures: the folder of pictures is not used")
     dataset = FusionDataset(np.arange(len(frame)), target.codes, _modalities(store, table))
     return PredictionData(frame, schema, target.codes, dataset, sorted(set(issues)), warnings)
+
+
+def _prediction_table(
+    preprocessor: TablePreprocessor, frame: pd.DataFrame, source: object, has_images: bool, warnings: list[str]
+) -> TableArrays:
+    """The features to predict from; none, with a warning, for a table that only names pictures."""
+    schema, absent = preprocessor.schema, preprocessor.absent(frame)
+    names_images = schema.image_column is not None and find_column(frame.columns, schema.image_column) is not None
+    if len(absent) < len(schema.features) or not (has_images and names_images):
+        return preprocessor.transform(frame, source, warnings)
+    if absent:
+        warn(warnings, f"{source} has none of the table columns the model was trained on ({some(absent)}): predicting from the pictures alone")
+    return preprocessor.empty(len(frame))
 
 
 def data_fingerprint(config: Any) -> str:
@@ -272,7 +300,7 @@ def _warn_of_leaks(frame: pd.DataFrame, schema: TableSchema, target: Target, spl
     sample = frame.iloc[rows]
     columns = {name: read_numbers(sample[name], schema, name) for name in schema.numeric + schema.dates}
     for name in schema.categorical:
-        codes = pd.factorize(to_texts(sample[name]))[0].astype(np.float64)
+        codes = pd.factorize(read_levels(sample[name], schema, name))[0].astype(np.float64)
         columns[name] = np.where(codes < 0, np.nan, codes)
     for name, accuracy in leaking_columns(columns, target.codes[rows]).items():
         warn(

@@ -14,7 +14,7 @@ from gaal_fast.data.dates import ISO, DateChoice, DateOrder, choose_format, exam
 from gaal_fast.data.image_files import ImageFolder, find_image_column
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.table import expand_columns, require_column
-from gaal_fast.data.truth import is_boolean, read_words
+from gaal_fast.data.truth import is_boolean, read_words, unify
 from gaal_fast.errors import UserError
 
 # Texts with more levels than max(50, a fifth of the rows) say next to nothing per level, and widen the input by one each.
@@ -234,7 +234,7 @@ def _infer_kind(series: pd.Series, name: str, order: DateOrder = "auto") -> _Kin
     if content in ("bytes", "mixed") and any(isinstance(cell, (list, tuple, dict, set, bytes, np.ndarray)) for cell in cells):
         return _Kind("dropped", "holds lists or binary data")
     if content == "boolean" or (content == "string" and _is_short_of_levels(cells) and is_boolean(to_texts(cells))):
-        return _text_kind(cells, name, bool(missing.any()), len(series))
+        return _text_kind(pd.Series(unify(to_texts(cells)), dtype=object), name, bool(missing.any()), len(series))
     dates = choose_format(series, order)
     if dates is not None:
         return _date_kind(series, name, dates, missing)

@@ -1,7 +1,9 @@
 """The labels: what the classes are and which class each row has."""
 
+import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,6 +16,7 @@ from gaal_fast.data.truth import truth_of
 from gaal_fast.errors import UserError
 
 NO_LABEL = -1
+NO_LABEL_REASON = "no label: row left out"
 RareClasses = Literal["error", "drop", "train"]
 # In a feature these words mean "missing". Somebody who writes one as a label means a class: a grade "None", a country "NA".
 _CLASS_WORDS = frozenset({"None", "NONE", "none", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL"})
@@ -72,6 +75,26 @@ def read_target(series: pd.Series, name: str, rare: RareClasses = "error", warni
     return replace(target, issues=issues)
 
 
+def keep_trained(target: Target, name: str, parts: Sequence[str | None], warnings: list[str]) -> Target:
+    """The target without the classes that have no training row; parts: train, val or test of each row."""
+    training = np.array([part == "train" for part in parts], dtype=bool)
+    kept = np.unique(target.codes[training & (target.codes != NO_LABEL)])
+    gone = np.setdiff1d(np.unique(target.codes[target.codes != NO_LABEL]), kept)
+    if not len(gone):
+        return target
+    rows = np.flatnonzero(np.isin(target.codes, gone))
+    classes = [target.classes[code] for code in gone]
+    warn(
+        warnings,
+        f'target column "{name}": {len(rows)} rows are left out, of classes without a training row: {some(classes)} '
+        "(--data.rare-classes drop)",
+    )
+    place = np.full(len(target.classes) + 1, NO_LABEL)  # the last place is that of NO_LABEL
+    place[kept] = np.arange(len(kept))
+    issues = [DataIssue(int(row), name, "", "class without a training row: left out") for row in rows]
+    return Target(tuple(target.classes[code] for code in kept), place[target.codes], sorted([*target.issues, *issues]))
+
+
 def encode_labels(series: pd.Series, name: str, classes: tuple[str | int, ...], warnings: list[str] | None = None) -> Target:
     """Codes of a table's labels in the order of `classes`; a missing or an unknown label gets -1 and an issue.
 
@@ -92,7 +115,7 @@ def _encode(labels: np.ndarray, name: str, classes: tuple[str | int, ...]) -> Ta
     code_of = {str(label): code for code, label in enumerate(classes)}
     codes = np.fromiter((code_of.get(label, NO_LABEL) for label in labels), np.int64, len(labels))
     issues = [
-        DataIssue(int(row), name, "", "no label: row left out" if labels[row] is None else f'unknown class "{labels[row]}"')
+        DataIssue(int(row), name, "", NO_LABEL_REASON if labels[row] is None else f'unknown class "{labels[row]}"')
         for row in np.flatnonzero(codes == NO_LABEL)
     ]
     return Target(tuple(classes), codes, issues)
@@ -125,7 +148,7 @@ def _one_spelling(labels: np.ndarray, name: str, warnings: list[str]) -> np.ndar
     """Where all labels are truth values, the commonest spelling of each stands for all of its spellings."""
     counts = Counter(label for label in labels if label is not None)
     truths = {label: truth_of(label) for label in counts}
-    if len(counts) <= 2 or None in truths.values():
+    if len(counts) <= 2 or None in truths.values() or min(map(len, counts)) == 1:
         return labels
     best = {truths[label]: label for label, _ in reversed(counts.most_common())}
     spelled = [f'"{label}" as "{best[truth]}"' for label, truth in truths.items() if best[truth] != label]
@@ -162,20 +185,18 @@ def _warn_of_unscored(labels: np.ndarray, target: Target, name: str, warnings: l
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _natural(label: str) -> tuple:
     """Sorts "img2" before "img10", numbers by value, and never compares a number with a text."""
-    try:
+    if _is_number(label):
         return (0, float(label), label)
-    except ValueError:
-        parts = re.split(r"(\d+)", label)
-        key = tuple((0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part.casefold()) for part in parts if part)
-        return (1, key, label)
+    parts = re.split(r"(\d+)", label)
+    key = tuple((0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part.casefold()) for part in parts if part)
+    return (1, key, label)
 
 
 def _continuous(counts: Counter[str]) -> bool:

@@ -40,12 +40,13 @@ def is_boolean(texts: Iterable[str | None]) -> bool:
     words = {text.casefold() for text in set(texts) - {None}}
     known = words & _TRUTH.keys()
     rest = words - known
-    if not any(known.issuperset(pair) for pair in _PAIRS):
-        both_sides = rest == set(_DIGITS) and known <= _PLAIN_WORDS
-        return bool(known) and known <= _PLAIN_WORDS and (not rest or both_sides or rest <= set(_DIGITS))
-    if rest <= set(_DIGITS):
-        return True
-    return not rest & set(_DIGITS) and all(len(word) > 1 for word in known)
+    letters = {word for word in known if len(word) == 1}
+    if letters and not any(letters <= set(pair) for pair in _PAIRS):
+        return False  # "t", "f" and "n" are three levels
+    only_digits_beside = rest <= _DIGITS.keys()
+    if any(known.issuperset(pair) for pair in _PAIRS):
+        return only_digits_beside or not (letters or rest & _DIGITS.keys())
+    return bool(known) and known <= _PLAIN_WORDS and only_digits_beside
 
 
 def unify(texts: np.ndarray) -> np.ndarray:

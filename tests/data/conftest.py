@@ -30,6 +30,8 @@ DEFAULTS = {
     "cache_dir": None,
     "workers": None,
     "min_category_count": 1,
+    "rare_classes": "error",
+    "date_order": "auto",
 }
 
 
