@@ -71,7 +71,7 @@ def warn_of_shared_ids(frame: pd.DataFrame, schema: TableSchema, split: Split, w
     part_of = _parts(split, len(frame))
     used = part_of >= 0
     for name in frame.columns:
-        if name in roles:
+        if name in roles or name in schema.dates:
             continue
         codes = _group_codes(frame[name][used], name)
         if codes is None:
