@@ -63,4 +63,4 @@ def looks_like_codes(name: str, values: np.ndarray) -> bool:
     if _CODE_WORDS & set(words_of(name)):
         return True
     few = distinct.size <= _FEW[1] and values.size >= _ROWS_PER_KIND * distinct.size
-    return few and distinct[0] in (0, 1) and distinct[-1] == distinct[0] + distinct.size - 1
+    return few and bool(distinct[0] in (0, 1) and distinct[-1] == distinct[0] + distinct.size - 1)

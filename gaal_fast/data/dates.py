@@ -32,6 +32,7 @@ _PARTS = {
 }
 _TIME = r"\d{1,2}(?::\d{2}(?::\d{2}(?:[.,]\d+)?)?\s?(?:[AaPp]\.?[Mm]\.?)?|\s?[AaPp]\.?[Mm]\.?)"
 _ZONE = r"(?:\s?(?:Z|UTC|[+-]\d{2}:?\d{2}))?"
+_EPOCH = pd.Timestamp(0, tz="UTC").as_unit("us")  # nanoseconds end in 2262
 # Numbers such as 20231231 are dates only if all of many are, in a plausible year.
 _MIN_PACKED, _PACKED_YEARS = 10, (1900, 2100)
 
@@ -112,9 +113,9 @@ def to_days(series: pd.Series, form: str) -> Numbers:
         read[typed] = _parse(texts[typed], ISO)
         dates = pd.concat([read, pd.Series([pd.NaT], dtype=read.dtype)], ignore_index=True).iloc[codes]
     if form == TIME_OF_DAY:
-        dates = dates - dates.dt.normalize() + pd.Timestamp(0, tz="UTC")
+        dates = dates - dates.dt.normalize() + _EPOCH
     years = dates.dt.year.to_numpy(dtype=np.float64)
-    days = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    days = ((dates - _EPOCH) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
     infinite = (years < FIRST_YEAR) | (years > LAST_YEAR)
     return Numbers(np.where(infinite, np.nan, days), np.isnan(days) & ~missing, infinite)
 
@@ -182,13 +183,12 @@ def _parse(texts: pd.Series, form: str) -> pd.Series:
     if form == ISO:
         dates[fits] = pd.to_datetime(texts[fits], format=ISO, errors="coerce", utc=True)
         return dates
+    texts = texts.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
     for suffix in _TIMES:
         todo = fits & dates.isna()
-        if todo.any():
-            written = texts[todo].str.replace("T", " ") if "%b" not in form and "%B" not in form else texts[todo]
-            pattern = suffix.lstrip() if form == TIME_OF_DAY else form + suffix
-            if pattern:
-                dates[todo] = pd.to_datetime(written, format=pattern, errors="coerce", utc=True)
+        pattern = suffix.lstrip() if form == TIME_OF_DAY else form + suffix
+        if pattern and todo.any():
+            dates[todo] = pd.to_datetime(texts[todo], format=pattern, errors="coerce", utc=True)
     return dates
 
 

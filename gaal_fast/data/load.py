@@ -167,6 +167,8 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         groups_column=schema.group_column or "",
         warnings=warnings,
     )
+    if not len(split.val):
+        raise UserError(f"{config.csv}: {len(split.train)} training rows of {len(target.classes)} classes leave none for validation")
     if paths is not None:
         warn_of_shared_images(paths, schema.image_column, split, warnings)
     warn_of_shared_ids(frame, schema, split, warnings)

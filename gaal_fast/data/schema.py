@@ -139,7 +139,8 @@ def infer_schema(
         raise UserError(f"columns both dropped and declared numeric or categorical: {some(twice)}")
 
     if image is None and folder is not None:
-        taken = roles | set(dropped_names + numeric_names + categorical_names)
+        # Rows of one image may be the groups.
+        taken = (roles - {group}) | set(dropped_names + numeric_names + categorical_names)
         image = find_image_column(frame[[name for name in columns if name not in taken]], folder, source)
         roles |= {image} - {None}
 

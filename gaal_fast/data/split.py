@@ -87,7 +87,7 @@ def make_split(
     the training part, as `val_fraction` of it. There is no test part where the column says so, or where `test_fraction` is 0.
     groups: rows with equal group stay together, a row without a group is its own; stratified as far as that leaves possible.
     Raises UserError for a split column with another value or without train rows, a group in two parts of it, a class that no
-    split leaves in the training part, too few groups, and a validation part without rows.
+    split leaves in the training part, and too few groups.
     """
     warnings = [] if warnings is None else warnings
     rows = np.flatnonzero(codes >= 0)
@@ -100,8 +100,6 @@ def make_split(
     else:
         split = Split(*_divide(rows, codes, group_of, groups_column, val_fraction, test_fraction, seed))
     _check(split, codes, classes, groups, parts_column, groups_column)
-    if val_fraction > 0 and not len(split.val):
-        raise UserError(f"{len(rows)} rows of {len(classes)} classes are too few: none is left for the validation part")
     if not len(split.test):
         warn(warnings, "there is no test part; score the run on a table of your own with evaluate --csv")
     return split
