@@ -12,10 +12,11 @@ from gaal_fast.config import Config, MethodConfig, Parser, add_config_flags, nea
 from gaal_fast.data import load_data
 from gaal_fast.errors import UserError
 from gaal_fast.run_folder import RunFolder
-from gaal_fast.train import check_modalities, check_paths, clean_up_on_error, describe, run_seeds, with_demo
+from gaal_fast.train import check_modalities, check_paths, clean_up_on_error, describe, run_seeds, scored_part, with_demo
 from gaal_fast.training import Interrupted, plots
 
 METHODS = get_args(MethodConfig.model_fields["name"].annotation)
+PARTS = {"test": "test", "val": "validation"}
 COMPARISON, PICTURE = "comparison.csv", "comparison.png"
 COLUMNS = ("method", "modality", "accuracy", "std", "seeds")
 
@@ -59,33 +60,38 @@ def compare(config: Config, methods: Sequence[str]) -> list[dict[str, Any]]:
     print(describe(config, data, device))
     folder = RunFolder.create(config.run.dir or run_folder.default_path(config.data.csv.stem, "compare"))
     rows: list[dict[str, Any]] = []
+    part = "test"
     with clean_up_on_error(folder):
         folder.write_config(config)
         for name in methods:
             print(f"method {name}")
             own = config.model_copy(update={"method": config.method.model_copy(update={"name": name})})
             summary = run_seeds(own, data, RunFolder.create(folder.path / name), device=device)
+            part = scored_part(summary)
             rows += [
                 {
                     "method": name,
                     "modality": modality,
                     "accuracy": value,
-                    "std": summary["std"]["test"]["accuracy"][modality] if "std" in summary else None,
+                    "std": summary["std"][part]["accuracy"][modality] if "std" in summary else None,
                     "seeds": config.train.seeds,
                 }
-                for modality, value in summary["test"]["accuracy"].items()
+                for modality, value in summary[part]["accuracy"].items()
             ]
             folder.write_rows(COMPARISON, rows, COLUMNS)
-            plots.comparison(rows, folder.file(PICTURE))
-    print(table(rows))
+            plots.comparison(rows, folder.file(PICTURE), f"{PARTS[part]} accuracy")
+    if part == "val":
+        print("there is no test part: the accuracies are those of the validation rows, which also chose each method's epoch")
+    print(table(rows, f"{PARTS[part]} accuracy"))
     print(f"run folder: {folder.path}")
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Test accuracy by method and modality, with sample standard deviations over several seeds."""
+def table(rows: Sequence[dict[str, Any]], title: str = "test accuracy") -> str:
+    """Accuracy by method and modality, with sample standard deviations over several seeds; title: of which rows."""
     cells = {(row["method"], row["modality"]): row for row in rows}
-    lines = [f"{'test accuracy':<16}{'fused':>16}{'image':>16}{'table':>16}"]
+    width = max(16, len(title) + 1)
+    lines = [f"{title:<{width}}{'fused':>16}{'image':>16}{'table':>16}"]
     for method in dict.fromkeys(row["method"] for row in rows):
         words = []
         for modality in ("multi", "image", "table"):
@@ -94,7 +100,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 words.append("-")
             else:
                 words.append(f"{row['accuracy']:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}"))
-        lines.append(f"{method:<16}" + "".join(f"{word:>16}" for word in words))
+        lines.append(f"{method:<{width}}" + "".join(f"{word:>16}" for word in words))
     return "\n".join(lines)
 
 

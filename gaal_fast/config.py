@@ -114,10 +114,16 @@ class DataConfig(Section):
     split_column: str | None = Field(None, description="column that says train, val or test; none: a random split")
     group_column: str | None = Field(None, description="column whose equal values stay in one part of the split")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows for validation")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows for the test")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the rows for the test; 0: no test part")
     split_seed: int = Field(0, ge=0, description="seed of the random split")
     image_size: int = Field(128, ge=8, le=2048, description="pictures are resized to this many pixels square")
     augment: Literal["paper", "light", "none"] = Field("paper", description="augmentation of training pictures")
+    rare_classes: Literal["error", "drop", "train"] = Field(
+        "error", description="classes with too few rows to divide: refuse them, leave their rows out, or only train on them"
+    )
+    date_order: Literal["auto", "day-month", "month-day"] = Field(
+        "auto", description="order in dates such as 3/4/2024; auto: what the columns tell, else month-day for slashes"
+    )
     class_weights: Literal["none", "balanced"] = Field("none", description="weigh classes by inverse frequency")
     min_category_count: int = Field(1, ge=1, description="rarer levels of a category are folded into one")
     cache: Literal["auto", "none", "ram", "disk"] = Field("auto", description="where decoded pictures are kept")
@@ -189,7 +195,10 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     seeds: int = Field(1, ge=1, description="train this many times, seeds counted up from train.seed")
     patience: int = Field(10, ge=1, description="epochs without improvement before stopping early")
-    min_delta: float = Field(2e-4, ge=0, description="smallest gain in validation accuracy that counts")
+    min_delta: float = Field(2e-4, ge=0, description="smallest gain of what select measures that counts")
+    select: Literal["accuracy", "balanced", "loss"] = Field(
+        "accuracy", description="what chooses the best epoch and stops early: fused validation accuracy, balanced accuracy or loss"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="number format of the encoders' forward pass")
     progress: bool = Field(True, description="show progress bars")

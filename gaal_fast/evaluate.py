@@ -75,7 +75,10 @@ def _on_own_data(run: TrainedRun, part: str) -> Predictions:
     data = load_data(run.config.data)
     if data.fingerprint != run.folder.read_json(run_folder.DATA)["fingerprint"]:
         raise UserError(f"--run: {run.config.data.csv} is no longer what {run.folder.path} was trained on; give a table with --csv")
-    return run.predict_dataset(data.dataset(getattr(data.split, part)))
+    rows = getattr(data.split, part)
+    if not len(rows):
+        raise UserError(f"--split: the run has no {part} part; name another one, or give a table with --csv")
+    return run.predict_dataset(data.dataset(rows))
 
 
 def _table(found: dict[str, dict[str, Any]]) -> str:

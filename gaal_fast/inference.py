@@ -51,11 +51,12 @@ class TrainedRun:
     def read(self, csv: Path, images: Path | None, *, labelled: bool = False) -> PredictionData:
         """A table to predict, in any column order and with any further columns; ``labelled`` reads the target too.
 
-        Raises ``UserError`` naming the column when one the model was trained on is missing or holds something else than in training.
+        Columns that are absent count as missing, with a warning. Raises ``UserError`` when nothing is left to predict from, and naming
+        the column when one holds something else than in training.
         """
         return load_for_prediction(
             csv, self.folder.path, images=images, image_size=self.config.data.image_size, labels=labelled,
-            progress=self.config.train.progress,
+            progress=self.config.train.progress, modalities=self.model.modalities,
         )  # fmt: skip
 
     def predict(self, data: PredictionData, *, batch_size: int | None = None) -> Predictions:

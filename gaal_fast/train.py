@@ -20,6 +20,8 @@ from gaal_fast.run_folder import RunFolder
 from gaal_fast.training import Interrupted, Trainer
 from gaal_fast.training.log import accuracy_words
 
+# The commonest class has this many times the rows of the rarest: the console shows balanced accuracy too.
+UNEVEN = 1.5
 # What may differ when a run goes on: how long, where, and where its data lies (which must be the same data).
 RESUMABLE = frozenset(f"train.{name}" for name in ("epochs", "max-steps", "patience", "device", "progress", "seeds")) | frozenset(
     f"data.{name}" for name in ("csv", "images", "cache", "cache-dir", "workers")
@@ -104,7 +106,7 @@ def train(config: Config, *, resume: Path | None = None, dry_run: bool = False) 
     else:
         with clean_up_on_error(folder):
             summary = run_seeds(config, data, folder, device=device)
-    print(result_words(summary))
+    print(result_words(summary, uneven=is_uneven(data.class_counts)))
     print(f"run folder: {folder.path}")
     return summary
 
@@ -172,7 +174,7 @@ def over_seeds(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seeds": [run["seed"] for run in summaries],
         **{part: gather(part, statistics.fmean) for part in parts},
         "std": {part: gather(part, statistics.stdev) for part in parts},
-        "runs": [{"seed": run["seed"], "test": run["test"]["accuracy"]} for run in summaries],
+        "runs": [{"seed": run["seed"], **{part: run[part]["accuracy"] for part in parts}} for run in summaries],
     }
 
 
@@ -199,16 +201,37 @@ def describe(config: Config, data: FusionData, device: Any) -> str:
     return "\n".join(lines)
 
 
-def result_words(summary: dict[str, Any]) -> str:
-    """The test accuracies, with sample standard deviations over several seeds."""
-    accuracy, rows = summary["test"]["accuracy"], summary["test"]["rows"]["multi"]
+def result_words(summary: dict[str, Any], *, uneven: bool = False) -> str:
+    """The test accuracies (``uneven``: balanced too), with sample standard deviations over several seeds.
+
+    Without a test part they are those of the validation rows.
+    """
+    part = scored_part(summary)
+    words = {"test": "test", "val": "validation"}[part]
+    lines = ["there is no test part: these are the rows that chose the epoch"] if part == "val" else []
+    for score, name in (("accuracy", "accuracy"), ("balanced_accuracy", "balanced accuracy")):
+        if score == "accuracy" or uneven:
+            lines.append(f"{words} {name}{_score_words(summary, part, score)}")
+    return "\n".join(lines)
+
+
+def scored_part(summary: dict[str, Any]) -> str:
+    """``test``, or ``val`` where the data has no test part."""
+    return "test" if summary["test"]["rows"]["multi"] else "val"
+
+
+def _score_words(summary: dict[str, Any], part: str, score: str) -> str:
+    found, rows = summary[part][score], summary[part]["rows"]["multi"]
     if "std" not in summary:
-        return f"test accuracy  {accuracy_words(accuracy)}  ({rows:.0f} rows)"
-    std = summary["std"]["test"]["accuracy"]
-    words = [
-        f"{'fused' if name == 'multi' else name} {value:.3f} ± {std[name]:.3f}" for name, value in accuracy.items() if value is not None
-    ]
-    return f"test accuracy over {len(summary['seeds'])} seeds  {'  '.join(sorted(words, key=lambda w: not w.startswith('fused')))}"
+        return f"  {accuracy_words(found)}  ({rows:.0f} rows)"
+    std = summary["std"][part][score]
+    words = [f"{'fused' if name == 'multi' else name} {value:.3f} ± {std[name]:.3f}" for name, value in found.items() if value is not None]
+    return f" over {len(summary['seeds'])} seeds  {'  '.join(sorted(words, key=lambda w: not w.startswith('fused')))}"
+
+
+def is_uneven(class_counts: Any) -> bool:
+    """Whether some class has so many more rows than another that accuracy alone says little."""
+    return bool(max(class_counts) >= UNEVEN * min(class_counts))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ LARGEST_NUMBER = 1e100
 _FEW_CELLS = 300
 
 _WHOLE_NUMBER = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+$")
-_DATE = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:$|[T\s])")
 # A leading zero is never written for a quantity.
 _CODE = re.compile(r"^[ \t]*[+-]?0\d+[ \t]*$", re.MULTILINE)
 
@@ -115,29 +114,3 @@ def holds_codes(series: pd.Series) -> bool:
     """Whether a whole number with a leading zero is among the texts: codes, such as postal codes, and no quantities."""
     only_texts = pd.api.types.infer_dtype(series) == "string"
     return only_texts and _CODE.search("\n".join(series.tolist())) is not None
-
-
-def looks_like_dates(series: pd.Series) -> bool:
-    """Whether every cell that has a value is a date: a date type, or text in ISO 8601 (2024-01-31, with or without time)."""
-    if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        return True
-    if not is_text(series):
-        return False
-    texts = (str(cell) for cell in series[~missing_cells(series)])
-    first = next(texts, "")
-    if not _DATE.match(first) or not all(map(_DATE.match, texts)):
-        return False
-    return not to_days(series).bad.any()
-
-
-def to_days(series: pd.Series) -> Numbers:
-    """Reads dates as days since 1970-01-01 UTC (float64, the time of day is the fraction)."""
-    missing = missing_cells(series)
-    source = series if pd.api.types.is_datetime64_any_dtype(series.dtype) else series.astype(object).where(~missing, None)
-    if source.dtype == object:
-        source = source.map(lambda value: str(value).strip(), na_action="ignore")
-        dates = pd.to_datetime(source, format="ISO8601", errors="coerce", utc=True)
-    else:
-        dates = pd.to_datetime(source, utc=True)
-    days = ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-    return Numbers(days, np.isnan(days) & ~missing, np.zeros(len(series), dtype=bool))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,23 @@ from gaal_fast.data.cells import to_texts
 from gaal_fast.data.dataset import FusionDataset, ImageModality, Modality, TableModality
 from gaal_fast.data.image_files import ImageFolder, resolve_images
 from gaal_fast.data.image_store import CacheMode, ImageStore
-from gaal_fast.data.issues import DataIssue, warn
+from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.data.leakage import LEAK_ROWS, leaking_columns
 from gaal_fast.data.numbers import PLAIN, NumberColumns, NumberOptions
-from gaal_fast.data.preprocess import TableArrays, TablePreprocessor
+from gaal_fast.data.part_words import read_parts
+from gaal_fast.data.preprocess import TableArrays, TablePreprocessor, read_levels
 from gaal_fast.data.reading import Reading, TableReading
 from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers, warn_of_numbers
+from gaal_fast.data.shared import warn_of_shared_ids, warn_of_shared_images
 from gaal_fast.data.split import PARTS, Split, make_split
 from gaal_fast.data.table import TableOptions, find_column, open_table, require_column
-from gaal_fast.data.target import NO_LABEL, Target, encode_labels, read_target
+from gaal_fast.data.target import NO_LABEL, NO_LABEL_REASON, Target, encode_labels, keep_trained, read_target
 from gaal_fast.errors import UserError
 
 # What the rows, their features and their parts depend on; how pictures are augmented, cached or weighed is not among it.
 _FINGERPRINT_FIELDS = (
     *("target", "image_column", "numeric", "categorical", "drop", "split_column", "group_column"),
-    *("val_fraction", "test_fraction", "split_seed", "image_size", "min_category_count"),
+    *("val_fraction", "test_fraction", "split_seed", "image_size", "min_category_count", "rare_classes", "date_order"),
     *("encoding", "delimiter", "decimal", "thousands", "missing_values"),
 )
 
@@ -141,17 +143,22 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         drop=config.drop,
         split_column=config.split_column,
         group_column=config.group_column,
+        date_order=config.date_order,
         source=config.csv,
         warnings=warnings,
         numbers=numbers,
     )
     if schema.image_column is None and config.images is not None:
         raise UserError(f"{config.csv}: no column names the pictures in {config.images}; give --data.image-column")
-    target = read_target(frame[schema.target], schema.target)
+    target = read_target(frame[schema.target], schema.target, config.rare_classes, warnings)
+    parts = None if schema.split_column is None else to_texts(frame[schema.split_column])
+    if parts is not None and config.rare_classes == "drop":
+        target = keep_trained(target, schema.target, read_parts(parts, schema.split_column, []), warnings)
     schema = replace(schema, classes=target.classes)
     issues = list(target.issues)
-    if issues:
-        warn(warnings, f'{len(issues)} rows have no value in the target column "{schema.target}" and are left out')
+    unlabelled = sum(issue.reason == NO_LABEL_REASON for issue in issues)
+    if unlabelled:
+        warn(warnings, f'{unlabelled} rows have no value in the target column "{schema.target}" and are left out')
     paths, missing = _picture_paths(frame, schema.image_column, folder)
     issues += missing
     split = make_split(
@@ -160,11 +167,17 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         seed=config.split_seed,
-        parts=None if schema.split_column is None else to_texts(frame[schema.split_column]),
+        parts=parts,
         parts_column=schema.split_column or "",
         groups=None if schema.group_column is None else to_texts(frame[schema.group_column]),
         groups_column=schema.group_column or "",
+        warnings=warnings,
     )
+    if not len(split.val):
+        raise UserError(f"{config.csv}: {len(split.train)} training rows of {len(target.classes)} classes leave none for validation")
+    if paths is not None:
+        warn_of_shared_images(paths, schema.image_column, split, warnings)
+    warn_of_shared_ids(frame, schema, split, warnings)
     frame = with_numbers(frame, {name: name for name in schema.numeric}, numbers)
     _warn_of_leaks(frame, schema, target, split, warnings)
     preprocessor = TablePreprocessor(schema).fit(frame, split.train, config.min_category_count)
@@ -205,13 +218,15 @@ def load_for_prediction(
     cache: CacheMode = "none",
     cache_dir: Path | None = None,
     progress: bool = True,
+    modalities: Collection[str] = ("image", "table"),
 ) -> PredictionData:
     """Reads a table for a trained model, whose preprocessor and schema were saved in `run_folder`.
 
-    The table's columns may be in any order, with others among them. A row without a picture, or without any table value, has
-    that modality missing; without a folder of `images`, so have all rows the picture. labels: also read the target column, for
+    The table's columns may be in any order, with others among them; those that are absent count as missing in every row, with
+    a warning. A row without a picture, or without any table value, has that modality missing; without a folder of `images`, so
+    have all rows the picture. modalities: those that the model predicts from. labels: also read the target column, for
     evaluation. cache: as in training; each picture is used once per pass, so nothing is kept unless asked for.
-    Raises UserError: a column the model needs is not there, a text in a numeric column, not one picture found.
+    Raises UserError: neither table columns nor pictures to predict from, a text in a numeric column, not one picture found.
     """
     warnings: list[str] = []
     preprocessor = TablePreprocessor.load(Path(run_folder))
@@ -219,12 +234,12 @@ def load_for_prediction(
     schema = preprocessor.schema
     written, text = open_table(csv, warnings, TableOptions(trained=reading.table), expected=schema.features)
     frame = without_values(written, reading.table.missing_values)
-    preprocessor.select(frame, csv)  # before its numbers are looked at: a table of another data set is told as such
-    frame = _trained_numbers(frame, schema, reading.table, text.delimiter, warnings)
-    table = preprocessor.transform(frame, csv)
+    has_images = images is not None and "image" in modalities
+    table = _prediction_table(preprocessor, frame, csv, text, reading.table, has_images, warnings)
     target = Target(schema.classes, np.full(len(frame), NO_LABEL))
     if labels:
-        target = encode_labels(frame[require_column(frame.columns, schema.target, csv)], schema.target, schema.classes)
+        column = require_column(frame.columns, schema.target, csv)
+        target = encode_labels(frame[column], schema.target, schema.classes, warnings)
     issues = list(target.issues)
     store = None
     if schema.image_column is not None:
@@ -244,6 +259,27 @@ def load_for_prediction(
         warn(warnings, "the model was trained without pictures: the folder of pictures is not used")
     dataset = FusionDataset(np.arange(len(frame)), target.codes, _modalities(store, table))
     return PredictionData(written, schema, target.codes, dataset, sorted(set(issues)), warnings)
+
+
+def _prediction_table(
+    preprocessor: TablePreprocessor,
+    frame: pd.DataFrame,
+    source: object,
+    text: TableReading,
+    trained: TableReading,
+    has_images: bool,
+    warnings: list[str],
+) -> TableArrays:
+    """The features to predict from; none, with a warning, for a table that only names pictures."""
+    schema, absent = preprocessor.schema, preprocessor.absent(frame)
+    names_images = schema.image_column is not None and find_column(frame.columns, schema.image_column) is not None
+    if len(absent) < len(schema.features) or not (has_images and names_images):
+        preprocessor.select(frame, source)  # before its numbers are looked at: a table of another data set is told as such
+        frame = _trained_numbers(frame, schema, trained, text.delimiter, warnings)
+        return preprocessor.transform(frame, source, warnings)
+    if absent:
+        warn(warnings, f"{source} has none of the table columns the model was trained on ({some(absent)}): predicting from the pictures alone")
+    return preprocessor.empty(len(frame))
 
 
 def data_fingerprint(config: Any) -> str:
@@ -298,13 +334,14 @@ def _trained_numbers(
 
     A cell that is no number is missing, with a warning. Raises UserError if a column has none at all.
     """
-    names = {find_column(frame.columns, name): name for name in schema.numeric}
+    found = {find_column(frame.columns, name): name for name in schema.numeric}
+    names = {column: name for column, name in found.items() if column is not None}
     styles = {column: trained.numbers.get(name, PLAIN) for column, name in names.items()}
     numbers = NumberColumns(
         frame, NumberOptions(missing_values=trained.missing_values), delimiter=delimiter, trained=styles
     )
     for column, name in names.items():
-        found = numbers.numbers(column)
+        found = numbers.read_truth(column) if name in schema.booleans else numbers.numbers(column)
         if found.bad.sum() > 1 and not np.isfinite(found.values).any():
             row = int(np.flatnonzero(found.bad)[0])
             detail = numbers.warning(column)
@@ -343,7 +380,7 @@ def _warn_of_leaks(frame: pd.DataFrame, schema: TableSchema, target: Target, spl
     sample = frame.iloc[rows]
     columns = {name: read_numbers(sample[name], schema, name) for name in schema.numeric + schema.dates}
     for name in schema.categorical:
-        codes = pd.factorize(to_texts(sample[name]))[0].astype(np.float64)
+        codes = pd.factorize(read_levels(sample[name], schema, name))[0].astype(np.float64)
         columns[name] = np.where(codes < 0, np.nan, codes)
     for name, accuracy in leaking_columns(columns, target.codes[rows]).items():
         warn(

@@ -21,6 +21,7 @@ from gaal_fast.data.cells import (
     missing_cells,
     to_numbers,
 )
+from gaal_fast.data.truth import read_words
 
 _OTHER = {".": ",", ",": "."}
 # Distinct cells that are looked at before a column is said to hold no numbers, and for its marks.
@@ -275,6 +276,11 @@ class NumberColumns:
             column.style, column.warning = self._decide(name, column.evidence)
             column.numbers = self._read(self._frame[name], column)
         return column.numbers
+
+    def read_truth(self, name: str) -> Numbers:
+        """As ``numbers``, with truth words read as 1 and 0 from now on."""
+        self._columns[name].numbers = read_words(self._frame[name], self.numbers(name))
+        return self._columns[name].numbers
 
     def style(self, name: str) -> NumberStyle:
         """How the column's numbers are written."""

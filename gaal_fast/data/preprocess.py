@@ -10,10 +10,12 @@ from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from gaal_fast.data.cells import to_texts
-from gaal_fast.data.issues import some
-from gaal_fast.data.schema import TableSchema, read_numbers
+from gaal_fast.data.cells import missing_cells, to_texts
+from gaal_fast.data.dates import date_parts, informative_parts
+from gaal_fast.data.issues import some, warn
+from gaal_fast.data.schema import TableSchema, read_dates, read_numbers
 from gaal_fast.data.table import find_column
+from gaal_fast.data.truth import unify
 from gaal_fast.errors import UserError
 
 TRANSFORMER_FILE, SCHEMA_FILE = "preprocessor.skops", "schema.json"
@@ -35,7 +37,8 @@ class TableArrays:
 
 class TablePreprocessor:
     """Numbers and dates: median for a missing cell, an indicator for columns that had one in training, then zero mean and unit
-    variance. Categories: one column per level, "missing" being a level; levels with fewer than `min_category_count` training
+    variance. Dates also give what comes round in them (weekday, time of year, time of day), as far as the training rows span
+    it. Categories: one column per level, "missing" being a level; levels with fewer than `min_category_count` training
     rows share the level "infrequent", which a level first seen at prediction gets too (no level at all if there is none).
     """
 
@@ -51,6 +54,8 @@ class TablePreprocessor:
             dropped = [f'"{name}" {reason}' for name, reason in schema.dropped.items()]
             why = f" ({'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''})" if dropped else ""
             raise UserError(f"the table has no usable column besides the target{why}")
+        typed = self._typed(frame.iloc[rows])[0]
+        parts = [part for name in schema.dates for part in informative_parts(typed[name].to_numpy(), name)]
         quantities = list(schema.numeric + schema.dates)
         levels = OneHotEncoder(
             handle_unknown="infrequent_if_exist",
@@ -59,12 +64,12 @@ class TablePreprocessor:
         )
         impute = SimpleImputer(strategy="median", keep_empty_features=True)
         steps = [
-            ("numbers", Pipeline([("impute", impute), ("scale", StandardScaler())]), quantities),
+            ("numbers", Pipeline([("impute", impute), ("scale", StandardScaler())]), quantities + parts),
             ("missing", MissingIndicator(features="missing-only", error_on_new=False), quantities),
             ("levels", levels, list(schema.categorical)),
         ]
-        typed = self._typed(frame.iloc[rows])[0]
-        self._transformer = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0.0).fit(typed)
+        used = quantities + parts + list(schema.categorical)
+        self._transformer = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0.0).fit(typed[used])
         return self
 
     @property
@@ -76,9 +81,10 @@ class TablePreprocessor:
     def feature_names(self) -> list[str]:
         """A name for each of the D features: "width", "width is missing", "colour=red", "colour=infrequent"."""
         fitted = self._fitted.named_transformers_
-        names = list(self.schema.numeric + self.schema.dates)
+        quantities = list(self.schema.numeric + self.schema.dates)
+        names = [name for name in self._fitted.feature_names_in_ if name not in self.schema.categorical]
         if "missing" in fitted:
-            names += [f"{names[i]} is missing" for i in fitted["missing"].features_]
+            names += [f"{quantities[i]} is missing" for i in fitted["missing"].features_]
         if "levels" in fitted:
             encoder = fitted["levels"]
             rare = encoder.infrequent_categories_ if encoder.min_frequency else [None] * len(encoder.categories_)
@@ -88,24 +94,44 @@ class TablePreprocessor:
                 names += [f"{column}=infrequent"] if folded else []
         return names
 
-    def transform(self, frame: pd.DataFrame, source: object = "the table") -> TableArrays:
+    def transform(self, frame: pd.DataFrame, source: object = "the table", warnings: list[str] | None = None) -> TableArrays:
         """Features of every row of `frame`, whose columns may be in any order, with others among them.
 
-        Raises UserError for a missing column, and for a cell that is no number in a numeric column.
+        A column that is absent counts as missing in every row. `warnings` names it, columns without any value, levels that
+        were never seen in training and cells that are no dates. Raises UserError for a table with none of the columns, and for
+        a cell that is no number in a numeric column.
         """
-        typed, present = self._typed(self.select(frame, source))
-        features = np.asarray(self._fitted.transform(typed), dtype=np.float64)
+        selected = self.select(frame, source, warnings)
+        typed, present = self._typed(selected, warnings)
+        if warnings is not None:
+            present_columns = [name for name in self.schema.features if name not in self.absent(frame)]
+            self._warn_of_levels(selected[present_columns], typed, warnings)
+        features = np.asarray(self._fitted.transform(typed[self._fitted.feature_names_in_]), dtype=np.float64)
         return TableArrays(np.clip(features, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype(np.float32), present)
 
-    def select(self, frame: pd.DataFrame, source: object = "the table") -> pd.DataFrame:
-        """The feature columns of `frame` under their trained names. Raises UserError naming those that are not there."""
-        found = {name: find_column(frame.columns, name) for name in self.schema.features}
-        absent = [name for name, column in found.items() if column is None]
-        if absent and len(absent) == len(found):
+    def empty(self, rows: int) -> TableArrays:
+        """The arrays of a table that has none of the columns: no row has a value."""
+        return TableArrays(np.zeros((rows, self.n_features), dtype=np.float32), np.zeros(rows, dtype=bool))
+
+    def absent(self, frame: pd.DataFrame) -> list[str]:
+        """The feature columns that `frame` does not have."""
+        return [name for name in self.schema.features if find_column(frame.columns, name) is None]
+
+    def select(self, frame: pd.DataFrame, source: object = "the table", warnings: list[str] | None = None) -> pd.DataFrame:
+        """The feature columns of `frame` under their trained names, empty where absent, which `warnings` names.
+
+        Raises UserError if none is there.
+        """
+        absent = self.absent(frame)
+        if absent and len(absent) == len(self.schema.features):
             raise UserError(f"{source} has none of the columns the model was trained on ({some(absent)}): another data set?")
-        if absent:
-            raise UserError(f"{source} lacks columns the model was trained on: {some(absent)}")
-        return frame[list(found.values())].set_axis(list(found), axis=1)
+        if absent and warnings is not None:
+            warn(warnings, f"{source} lacks columns the model was trained on: {some(absent)}; they count as missing in every row")
+        columns = {
+            name: pd.Series(None, index=frame.index, dtype=object) if name in absent else frame[find_column(frame.columns, name)]
+            for name in self.schema.features
+        }
+        return pd.DataFrame(columns, index=frame.index)
 
     def save(self, folder: Path) -> None:
         """Writes the fitted transformer (skops) and the schema (JSON) into a folder, which is made if need be."""
@@ -147,17 +173,43 @@ class TablePreprocessor:
             raise RuntimeError("the preprocessor has not been fitted")
         return self._transformer
 
-    def _typed(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-        """The feature columns as float64 and level texts, and which rows have a value at all."""
+    def _typed(self, frame: pd.DataFrame, warnings: list[str] | None = None) -> tuple[pd.DataFrame, np.ndarray]:
+        """The feature columns, dates with all their parts, as float64 and level texts; and which rows have a value at all."""
         present = np.zeros(len(frame), dtype=bool)
-        columns: dict[str, np.ndarray] = {}
-        for name in self.schema.numeric + self.schema.dates:
-            values = read_numbers(frame[name], self.schema, name)
-            present |= ~np.isnan(values)
-            columns[name] = values
+        columns: dict[str, np.ndarray | pd.Series] = {}
+        for name in self.schema.numeric:
+            columns[name] = read_numbers(frame[name], self.schema, name)
+            present |= ~np.isnan(columns[name])
+        for name in self.schema.dates:
+            columns[name] = read_dates(frame[name], self.schema, name, warnings)
+            present |= ~np.isnan(columns[name])
+            columns |= date_parts(columns[name], name)
         for name in self.schema.categorical:
-            texts = to_texts(frame[name])
+            texts = read_levels(frame[name], self.schema, name)
             empty = np.equal(texts, None)
             present |= ~empty
             columns[name] = np.where(empty, _MISSING_LEVEL, texts)
         return pd.DataFrame(columns), present
+
+    def _warn_of_levels(self, frame: pd.DataFrame, typed: pd.DataFrame, warnings: list[str]) -> None:
+        """Names the columns whose values say nothing to the model: levels never seen in training, or no value at all."""
+        encoder = self._fitted.named_transformers_.get("levels")
+        levels = {} if encoder is None else dict(zip(self.schema.categorical, encoder.categories_, strict=True))
+        for name in [name for name in levels if name in frame.columns]:
+            values = typed[name][typed[name] != _MISSING_LEVEL]
+            new = values[~values.isin(set(levels[name]))]
+            if len(new):
+                warn(
+                    warnings,
+                    f'column "{name}": {len(new)} of {len(values)} values ({100 * len(new) / len(values):.0f} %) were never seen in '
+                    f'training (first: "{new.iloc[0]}")',
+                )
+        empty = [name for name in frame.columns if missing_cells(frame[name]).all()]
+        if empty and len(frame) > 1:
+            warn(warnings, f"columns without a single value, which count as missing: {some(empty)}")
+
+
+def read_levels(series: pd.Series, schema: TableSchema, name: str) -> np.ndarray:
+    """object [N] of str, None where missing: the levels of a categorical column, every spelling of true and false as one."""
+    texts = to_texts(series)
+    return unify(texts) if name in schema.booleans else texts

@@ -1,7 +1,6 @@
 """Finds out what each column of a table is for."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, NamedTuple
@@ -9,11 +8,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gaal_fast.data.cells import Numbers, holds_codes, is_text, looks_like_dates, missing_cells, to_days, to_numbers, to_texts
+from gaal_fast.data.cells import Numbers, holds_codes, is_text, missing_cells, to_numbers, to_texts
+from gaal_fast.data.codes import is_left_behind, looks_like_codes, words_of
+from gaal_fast.data.dates import ISO, DateChoice, DateOrder, choose_format, example, settle_order, to_days
 from gaal_fast.data.image_files import ImageFolder, find_image_column
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.numbers import NumberColumns
 from gaal_fast.data.table import expand_columns, require_column
+from gaal_fast.data.truth import is_boolean, read_words, unify
 from gaal_fast.errors import UserError
 
 # Texts with more levels than max(50, a fifth of the rows) say next to nothing per level, and widen the input by one each.
@@ -30,8 +32,9 @@ class TableSchema:
 
     target: the column to predict; classes: its labels, naturally sorted (filled in once the target has been read).
     image_column: the pictures' file names, or None. split_column, group_column: only steer the split.
-    numeric, categorical, dates: the features. Dates become days since 1970-01-01. Integer columns with few values stay
-    numeric unless declared categorical; true/false columns are categorical.
+    numeric, categorical, dates: the features. Dates become days since 1970-01-01 and what repeats in them. Integer columns
+    with few values stay numeric unless declared categorical; true/false columns are categorical.
+    date_formats: date column -> how it is read. booleans: columns in which every spelling of true and false is one value.
     dropped: column -> why it is no feature. missing_texts: numeric column -> further texts that mean "missing" in it.
     """
 
@@ -43,6 +46,8 @@ class TableSchema:
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
+    date_formats: dict[str, str] = field(default_factory=dict)
+    booleans: tuple[str, ...] = ()
     dropped: dict[str, str] = field(default_factory=dict)
     missing_texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -59,7 +64,7 @@ class TableSchema:
         values = json.loads(text)
         if not isinstance(values, dict) or set(values) != {item.name for item in fields(cls)}:
             raise ValueError("not a table schema")
-        for name in ("classes", "numeric", "categorical", "dates"):
+        for name in ("classes", "numeric", "categorical", "dates", "booleans"):
             values[name] = tuple(values[name])
         values["missing_texts"] = {name: tuple(texts) for name, texts in values["missing_texts"].items()}
         return cls(**values)
@@ -72,6 +77,8 @@ class TableSchema:
             names = getattr(self, kind)
             if names:
                 lines.append(f"{kind}: {len(names)} ({some(names, 12)})")
+        written = [f'"{name}" as {example(form)}' for name, form in self.date_formats.items()]
+        lines.extend([f"dates are read: {', '.join(written)}"] if written else [])
         lines.extend(f'not used: "{name}": {reason}' for name, reason in self.dropped.items())
         return lines
 
@@ -81,6 +88,7 @@ class _Kind(NamedTuple):
     reason: str = ""
     missing_texts: tuple[str, ...] = ()
     warning: str = ""
+    dates: DateChoice | None = None
 
 
 def infer_schema(
@@ -94,6 +102,7 @@ def infer_schema(
     drop: Iterable[str] = (),
     split_column: str | None = None,
     group_column: str | None = None,
+    date_order: DateOrder = "auto",
     source: object = "the table",
     warnings: list[str] | None = None,
     numbers: NumberColumns | None = None,
@@ -101,6 +110,7 @@ def infer_schema(
     """Assigns every column of `frame` a use. `numeric`, `categorical` and `drop` override what would be found (names, or
     patterns such as "margin*"); without `image_column`, one is looked for if there is a `folder` of pictures. `source` names the
     table in messages; warnings are appended to `warnings`. numbers: the columns of `frame` as numbers, if they were read before.
+    `date_order` says whether day or month comes first in dates that leave it open.
 
     The kinds are read off the cells of all rows, never off the labels. A column most of whose cells are numbers is numeric; its
     other cells count as missing, with a warning. Raises UserError for an unknown column, for a declared numeric column most of
@@ -133,7 +143,8 @@ def infer_schema(
         raise UserError(f"columns both dropped and declared numeric or categorical: {some(twice)}")
 
     if image is None and folder is not None:
-        taken = roles | set(dropped_names + numeric_names + categorical_names)
+        # Rows of one image may be the groups.
+        taken = (roles - {group}) | set(dropped_names + numeric_names + categorical_names)
         image = find_image_column(frame[[name for name in columns if name not in taken]], folder, source)
         roles |= {image} - {None}
 
@@ -144,17 +155,19 @@ def infer_schema(
         if name in dropped_names:
             kinds[name] = _Kind("dropped", "dropped on request")
         elif name in numeric_names:
-            kinds[name] = _declared_numeric(frame[name], name, numbers)
+            kinds[name] = _declared_numeric(frame[name], name, numbers, date_order)
         elif name in categorical_names:
             kinds[name] = _Kind("categorical")
         else:
-            kinds[name] = _infer_kind(frame[name], name, numbers)
+            kinds[name] = _infer_kind(frame[name], name, numbers, date_order)
         if kinds[name].warning:
             warn(warnings, kinds[name].warning)
 
     def of(kind: str) -> tuple[str, ...]:
         return tuple(name for name, found in kinds.items() if found.kind == kind)
 
+    choices = {name: found.dates for name, found in kinds.items() if found.dates is not None}
+    formats = settle_order(choices, {name: frame[name] for name in choices}, date_order, warnings)
     schema = TableSchema(
         target=target,
         image_column=image,
@@ -163,21 +176,42 @@ def infer_schema(
         numeric=of("numeric"),
         categorical=of("categorical"),
         dates=of("dates"),
+        date_formats=formats,
+        booleans=_booleans(frame, numbers, of("numeric"), of("categorical")),
         dropped={name: kinds[name].reason for name in of("dropped")},
         missing_texts={name: found.missing_texts for name, found in kinds.items() if found.missing_texts},
     )
     _warn_of_blanks(frame, schema, warnings)
     warn_of_numbers(frame, {name: name for name in schema.numeric}, numbers, warnings)
+    _warn_of_codes(numbers, schema, numeric_names, warnings)
     return schema
 
 
 def read_numbers(series: pd.Series, schema: TableSchema, name: str) -> np.ndarray:
-    """float64 [N] of a numeric or date column, NaN where missing. Raises UserError at a cell that is neither."""
-    if name in schema.dates or pd.api.types.is_datetime64_any_dtype(series.dtype):
-        numbers, kind = to_days(series), "a date column"
-    else:
-        numbers, kind = to_numbers(series, schema.missing_texts.get(name, ())), "numeric"
-    _check_numbers(series, numbers, name, kind)
+    """float64 [N] of a numeric or date column, NaN where missing. Raises UserError at a cell that is no number in a numeric
+    column; one that is no date counts as missing."""
+    if name in schema.dates:
+        return read_dates(series, schema, name)
+    if pd.api.types.is_datetime64_any_dtype(series.dtype):
+        raise UserError(f'column "{name}" is numeric but holds dates')
+    numbers = to_numbers(series, schema.missing_texts.get(name, ()))
+    if name in schema.booleans:
+        numbers = read_words(series, numbers)
+    _check_numbers(series, numbers, name, "numeric")
+    return numbers.values
+
+
+def read_dates(series: pd.Series, schema: TableSchema, name: str, warnings: list[str] | None = None) -> np.ndarray:
+    """float64 [N], days since 1970 of a date column, NaN where missing or no date; says how many are none in `warnings`."""
+    numbers = to_days(series, schema.date_formats.get(name, ISO))
+    bad = np.flatnonzero(numbers.bad)
+    if len(bad) and warnings is not None:
+        present = len(series) - int(missing_cells(series).sum())
+        warn(
+            warnings,
+            f'column "{name}": {len(bad)} of {present} values are no dates like {example(schema.date_formats.get(name, ISO))} '
+            f'(row {bad[0] + 1} holds "{series.iloc[bad[0]]}"); taken as missing',
+        )
     return numbers.values
 
 
@@ -187,10 +221,11 @@ def _check_numbers(series: pd.Series, numbers: Numbers, name: str, kind: str) ->
         raise UserError(f'column "{name}" is {kind} but row {row + 1} holds "{series.iloc[row]}"')
 
 
-def _declared_numeric(series: pd.Series, name: str, numbers: NumberColumns) -> _Kind:
-    if looks_like_dates(series):
-        return _Kind("dates")
-    found = numbers.numbers(name)
+def _declared_numeric(series: pd.Series, name: str, numbers: NumberColumns, order: DateOrder) -> _Kind:
+    dates = choose_format(series, order)
+    if dates is not None and numbers.numbers(name).bad.any():
+        return _Kind("dates", dates=dates)
+    found = numbers.read_truth(name)
     if found.bad.sum() >= np.isfinite(found.values).sum():
         _check_numbers(series, found, name, "declared numeric")
     return _Kind("numeric", missing_texts=_missing_texts(series, name, numbers))
@@ -201,7 +236,7 @@ def _missing_texts(series: pd.Series, name: str, numbers: NumberColumns) -> tupl
     return tuple(sorted({str(cell).strip() for cell in series[others]})) if others.any() else ()
 
 
-def _infer_kind(series: pd.Series, name: str, columns: NumberColumns) -> _Kind:
+def _infer_kind(series: pd.Series, name: str, columns: NumberColumns, order: DateOrder) -> _Kind:
     missing = missing_cells(series)
     present = len(series) - int(missing.sum())
     cells = series[~missing] if missing.any() else series
@@ -210,11 +245,11 @@ def _infer_kind(series: pd.Series, name: str, columns: NumberColumns) -> _Kind:
     content = pd.api.types.infer_dtype(cells)
     if content in ("bytes", "mixed") and any(isinstance(cell, (list, tuple, dict, set, bytes, np.ndarray)) for cell in cells):
         return _Kind("dropped", "holds lists or binary data")
-    if content == "boolean":
-        return _text_kind(cells, name, bool(missing.any()), len(series))
-    if looks_like_dates(series):
-        constant = not missing.any() and len(np.unique(to_days(cells).values)) == 1
-        return _Kind("dropped", "is constant") if constant else _Kind("dates")
+    if content == "boolean" or (content == "string" and _is_short_of_levels(cells) and is_boolean(to_texts(cells))):
+        return _text_kind(pd.Series(unify(to_texts(cells)), dtype=object), name, bool(missing.any()), len(series))
+    dates = choose_format(series, order)
+    if dates is not None:
+        return _date_kind(series, name, dates, missing)
     numbers = columns.numbers(name)
     read = ~np.isnan(numbers.values) | numbers.infinite
     good, bad = int(read.sum()), int(numbers.bad.sum())
@@ -235,6 +270,44 @@ def _infer_kind(series: pd.Series, name: str, columns: NumberColumns) -> _Kind:
     return kind
 
 
+def _is_short_of_levels(cells: pd.Series) -> bool:
+    """A cheap look: a boolean column does not have twenty different texts among its first cells."""
+    return cells.iloc[:200].nunique() < 20
+
+
+def _booleans(
+    frame: pd.DataFrame, columns: NumberColumns, numeric: Iterable[str], categorical: Iterable[str]
+) -> tuple[str, ...]:
+    """Columns whose other spellings are to be read as their own: true and false as levels, or as the numbers 1 and 0."""
+    found = [name for name in categorical if _is_short_of_levels(frame[name]) and is_boolean(to_texts(frame[name]))]
+    for name in numeric:
+        if frame[name].iloc[:200].nunique() < 20:
+            values = columns.numbers(name).values
+            found += [name] if np.isin(values[~np.isnan(values)], (0, 1)).all() else []
+    return tuple(found)
+
+
+def _date_kind(series: pd.Series, name: str, dates: DateChoice, missing: np.ndarray) -> _Kind:
+    numbers = to_days(series, dates.format)
+    warning = ""
+    if dates.bad.any():
+        row = int(np.flatnonzero(dates.bad)[0])
+        warning = (
+            f'column "{name}": {int(dates.bad.sum())} of {len(series) - int(missing.sum())} values are no dates '
+            f'(row {row + 1} holds "{series.iloc[row]}"); taken as missing'
+        )
+    elif numbers.infinite.any():
+        row = int(np.flatnonzero(numbers.infinite)[0])
+        warning = (
+            f'column "{name}": {int(numbers.infinite.sum())} dates far from all others count as missing '
+            f'(row {row + 1} holds "{series.iloc[row]}")'
+        )
+    known = numbers.values[~np.isnan(numbers.values)]
+    if len(known) == len(series) and len(np.unique(known)) == 1:
+        return _Kind("dropped", "is constant")
+    return _Kind("dates", warning=warning, dates=dates)
+
+
 def _number_kind(values: np.ndarray, name: str, any_missing: bool) -> _Kind:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -249,7 +322,7 @@ def _number_kind(values: np.ndarray, name: str, any_missing: bool) -> _Kind:
         # A handful of small different integers may well be a quantity; in file order, or many, they are row numbers.
         if run and (np.array_equal(finite, distinct) or distinct.size >= _MIN_CELLS_FOR_RUN):
             return _Kind("dropped", "row numbers")
-    return _Kind("numeric")
+    return _Kind("dropped", "row numbers") if is_left_behind(name, finite) else _Kind("numeric")
 
 
 def _text_kind(cells: pd.Series, name: str, any_missing: bool, rows: int) -> _Kind:
@@ -267,7 +340,7 @@ def _text_kind(cells: pd.Series, name: str, any_missing: bool, rows: int) -> _Ki
 
 
 def _is_id_name(name: str) -> bool:
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+    words = words_of(name)
     return bool(words) and (words[-1] in _ID_WORDS or words[0] in ("id", "unnamed"))
 
 
@@ -305,3 +378,18 @@ def warn_of_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: Numb
         warn(warnings, line)
     if len(told) > _TOLD_COLUMNS:
         warn(warnings, f"{len(told) - _TOLD_COLUMNS} more columns hold values that are no numbers; taken as missing")
+
+
+def _warn_of_codes(numbers: NumberColumns, schema: TableSchema, declared: Iterable[str], warnings: list[str]) -> None:
+    """Names the whole numbers that may be codes: a zip code read as a quantity costs accuracy, and nobody sees why."""
+    found = []
+    for name in schema.numeric:
+        if name not in declared:
+            values = numbers.numbers(name).values
+            found += [name] if looks_like_codes(name, values[~np.isnan(values)]) else []
+    if found:
+        warn(
+            warnings,
+            f"whole numbers that may be codes are read as quantities: {some(found)}; where they are codes of things, "
+            f'make them categories with --data.categorical "{",".join(found)}"',
+        )

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from gaal_fast.data.issues import some
+from gaal_fast.data.issues import some, warn
+from gaal_fast.data.part_words import read_parts
 from gaal_fast.errors import UserError
 
 PARTS = ("train", "val", "test")
-_PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 _MAX_FOLDS = 20
 
 
@@ -77,27 +77,31 @@ def make_split(
     parts_column: str = "",
     groups: Sequence[str | None] | None = None,
     groups_column: str = "",
+    warnings: list[str] | None = None,
 ) -> Split:
     """A split of the rows with a label (code >= 0), the same for the same arguments.
 
     codes: int64 [N], the class of each row, -1 for none. Stratified: each part has the classes in proportion, also where a part
     has fewer rows than there are classes, and every class keeps a row to train on. A part with a fraction above 0 gets a row.
-    parts: what each row's split column says (train; val, valid, validation or dev; test); without val rows, the validation part is
-    taken from the training part, as `val_fraction` of it. groups: rows with equal group stay together, a row without a group is
-    its own; stratified as far as that leaves possible.
-    Raises UserError for a split column with another value or without train or test rows, a group in two parts of it, a class
-    that no split leaves in the training part, and too few groups.
+    parts: what each row's split column says, in the words of `read_parts`; without val rows, the validation part is taken from
+    the training part, as `val_fraction` of it. There is no test part where the column says so, or where `test_fraction` is 0.
+    groups: rows with equal group stay together, a row without a group is its own; stratified as far as that leaves possible.
+    Raises UserError for a split column with another value or without train rows, a group in two parts of it, a class that no
+    split leaves in the training part, and too few groups.
     """
+    warnings = [] if warnings is None else warnings
     rows = np.flatnonzero(codes >= 0)
     group_of = _group_codes(groups, len(codes)) if groups is not None else None
     if parts is not None:
-        split = _given(rows, parts, parts_column)
+        split = _given(rows, parts, parts_column, warnings)
         if not len(split.val) and val_fraction > 0:
             train, val, _ = _divide(split.train, codes, group_of, groups_column, val_fraction, 0.0, seed)
             split = Split(train, val, split.test)
     else:
         split = Split(*_divide(rows, codes, group_of, groups_column, val_fraction, test_fraction, seed))
     _check(split, codes, classes, groups, parts_column, groups_column)
+    if not len(split.test):
+        warn(warnings, "there is no test part; score the run on a table of your own with evaluate --csv")
     return split
 
 
@@ -189,19 +193,16 @@ def _divide_groups(
     return rows[part == 0], rows[part == 1], rows[part == 2]
 
 
-def _given(rows: np.ndarray, parts: Sequence[str | None], column: str) -> Split:
-    said = []
-    for row in rows:
-        name = _PART_NAMES.get((parts[row] or "").strip().casefold())
-        if name is None:
-            value = parts[row] if parts[row] is not None else ""
-            raise UserError(f'split column "{column}": row {row + 1} says "{value}", not train, val or test')
-        said.append(name)
+def _given(rows: np.ndarray, parts: Sequence[str | None], column: str, warnings: list[str]) -> Split:
+    said = read_parts([parts[row] for row in rows], column, warnings)
+    if None in said:
+        row = rows[said.index(None)]
+        value = parts[row] if parts[row] is not None else ""
+        raise UserError(f'split column "{column}": row {row + 1} says "{value}", not train, val or test')
     of_row = np.array(said, dtype=object)
     split = Split(*(rows[of_row == part] for part in PARTS))
-    for part in ("train", "test"):
-        if not len(getattr(split, part)):
-            raise UserError(f'split column "{column}" has no "{part}" rows')
+    if not len(split.train):
+        raise UserError(f'split column "{column}" has no "train" rows')
     return split
 
 
@@ -222,7 +223,8 @@ def _check(
     absent = [classes[code] for code in np.setdiff1d(np.arange(len(classes)), codes[split.train])]
     if absent:
         by = f'split column "{parts_column}"' if parts_column else f'group column "{groups_column}"'
-        raise UserError(f"{by}: class {some(absent)} has no row in the training part")
+        hint = "; leave such rows out with --data.rare-classes drop"
+        raise UserError(f"{by}: class {some(absent)} has no row in the training part{hint if parts_column else ''}")
     if groups is not None:
         seen: dict[str, str] = {}
         for part in PARTS:

@@ -50,14 +50,14 @@ def epoch_row(steps: Sequence[dict[str, Any]], validation: dict[str, dict[str, A
             cosines = [s["cosine"] for s in guided if not math.isnan(s["cosine"])]
             row[f"cosine.{name}"] = float(np.mean(cosines)) if cosines else None
             row[f"projected.{name}"] = float(np.mean([s["v"] != 0 for s in guided]))
-    for score in ("accuracy", "nll"):
-        row |= {f"val.{score}.{name}": value for name, value in validation[score].items()}
+    for score in ("accuracy", "balanced_accuracy", "nll"):
+        row |= {f"val.{score}.{name}": value for name, value in validation.get(score, {}).items()}
     return row
 
 
 def describe(steps: Sequence[dict[str, Any]]) -> str:
     """The progress bar's words on recent updates: losses, mean cosine and the share of projected steps."""
-    row = epoch_row(steps, {"accuracy": {}, "nll": {}})
+    row = epoch_row(steps, {})
     parts = [f"{name[11:]} {value:.3f}" for name, value in row.items() if name.startswith("train.loss.")]
     cosines = [value for name, value in row.items() if name.startswith("cosine.") and value is not None]
     if cosines:

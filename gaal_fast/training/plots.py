@@ -94,8 +94,8 @@ def confusion(matrix: Any, classes: list[str], path: Any) -> None:
     figure.savefig(path, dpi=130)
 
 
-def comparison(rows: Any, path: Any) -> None:
-    """Test accuracy by method, one bar a modality with the sample standard deviation over seeds (rows of ``comparison.csv``)."""
+def comparison(rows: Any, path: Any, title: str = "test accuracy") -> None:
+    """Accuracy by method (title: of which rows), one bar a modality with the sample standard deviation over seeds (rows of ``comparison.csv``)."""
     figure, (axes,) = _figure(1)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure.set_size_inches(max(5.0, 1.5 * len(methods) + 1), 3.8)
@@ -107,7 +107,7 @@ def comparison(rows: Any, path: Any) -> None:
                         color=COLOURS[modality], label=LABELS.get(modality, modality))  # fmt: skip
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.set_xticks(range(len(methods)), methods)
-    axes.set_ylabel("test accuracy")
+    axes.set_ylabel(title)
     axes.set_ylim(0, 1.12)
     axes.legend(frameon=False, ncols=3, loc="upper center")
     figure.savefig(path, dpi=130)

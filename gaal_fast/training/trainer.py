@@ -42,10 +42,10 @@ class Progress:
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches used of the epoch under way
     seconds: float = 0.0  # spent in training steps
-    best_accuracy: float = -1.0
+    best_score: float = -math.inf  # of the kind that ``train.select`` names, higher is better
     best_nll: float = math.inf
     best_epoch: int = 0
-    stopping_accuracy: float = -1.0  # what early stopping measures a gain against
+    stopping_score: float = -math.inf  # what early stopping measures a gain against
     stale_epochs: int = 0
     epoch_steps: list[dict[str, Any]] = field(default_factory=list)  # updates of the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)  # finished epochs
@@ -223,20 +223,25 @@ class Trainer:
         self.folder.write_rows(run_folder.METRICS, at.history, list(dict.fromkeys(key for entry in at.history for key in entry)))
 
     def _keep_best(self, validation: dict[str, dict[str, Any]]) -> None:
-        """Best is the highest fused validation accuracy, among equals the lowest loss; only gains above ``min_delta`` renew patience."""
-        at = self.progress
+        """Best is the highest fused validation score, among equals the lowest loss; only gains above ``min_delta`` renew patience."""
+        at, score = self.progress, self._score(validation)
         if self._beats_best(validation):
-            at.best_accuracy, at.best_nll, at.best_epoch = validation["accuracy"][MULTI], validation["nll"][MULTI], at.epoch
+            at.best_score, at.best_nll, at.best_epoch = score, validation["nll"][MULTI], at.epoch
             self.best = self._weights()
             self.folder.save_weights(self.best)
-        if validation["accuracy"][MULTI] > at.stopping_accuracy + self.config.train.min_delta:
-            at.stopping_accuracy, at.stale_epochs = validation["accuracy"][MULTI], 0
+        if score > at.stopping_score + self.config.train.min_delta:
+            at.stopping_score, at.stale_epochs = score, 0
         else:
             at.stale_epochs += 1
 
     def _beats_best(self, validation: dict[str, dict[str, Any]]) -> bool:
-        found = (validation["accuracy"][MULTI], -validation["nll"][MULTI])
-        return found > (self.progress.best_accuracy, -self.progress.best_nll)
+        return (self._score(validation), -validation["nll"][MULTI]) > (self.progress.best_score, -self.progress.best_nll)
+
+    def _score(self, validation: dict[str, dict[str, Any]]) -> float:
+        """The fused validation score that ``train.select`` names, higher is better."""
+        key = {"accuracy": "accuracy", "balanced": "balanced_accuracy", "loss": "nll"}[self.config.train.select]
+        value = validation[key][MULTI]
+        return -value if key == "nll" else value
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}

@@ -35,6 +35,8 @@ DEFAULTS = {
     "decimal": None,
     "thousands": None,
     "missing_values": [],
+    "rare_classes": "error",
+    "date_order": "auto",
 }
 
 

@@ -171,7 +171,10 @@ def test_prediction_reads_any_order_further_columns_and_rows_that_lack_something
 
     alone = load_for_prediction(tmp_path / "new.csv", tmp_path / "run", image_size=8)
     assert alone.dataset.present()["image"].sum() == 0
-    assert "predicting from the table alone" in alone.warnings[0]
+    assert alone.warnings == [
+        'column "colour": 7 of 28 values (25 %) were never seen in training (first: "violet")',
+        "no folder of pictures is given: predicting from the table alone",
+    ]
     labelled = load_for_prediction(config.csv, tmp_path / "run", images=config.images, image_size=8, labels=True)
     assert labelled.target.tolist() == data.target.tolist()
 
@@ -183,8 +186,9 @@ def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_
     data.reading.save(tmp_path / "run")
     csv = tmp_path / "new.csv"
     for frame, options, message in (
-        (catalogue().drop(columns=["width", "seen"]), {}, r'new\.csv lacks columns .*: "width", "seen"'),
         (pd.DataFrame({"a": [1]}), {}, "another data set"),
+        (catalogue()[["photo"]], {"images": None}, "another data set"),
+        (catalogue()[["photo"]], {"modalities": ("table",)}, "another data set"),
         (catalogue().assign(width="wide"), {}, 'column "width" is numeric but row 1 holds "wide"'),
         (catalogue().drop(columns="photo"), {}, 'lacks the picture column the model was trained on: "photo"'),
         (catalogue().drop(columns="kind"), {"labels": True}, 'no column "kind"'),
@@ -192,9 +196,81 @@ def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_
     ):
         frame.to_csv(csv, index=False)
         with pytest.raises(UserError, match=message):
-            load_for_prediction(csv, tmp_path / "run", images=config.images, image_size=8, **options)
+            load_for_prediction(csv, tmp_path / "run", **{"images": config.images, "image_size": 8, **options})
     catalogue().assign(photo=None).to_csv(csv, index=False)
     assert not load_for_prediction(csv, tmp_path / "run", images=config.images).dataset.present()["image"].any()
+
+
+def test_prediction_from_images_alone_or_from_some_columns(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue())
+    data = load_data(config, progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    csv = tmp_path / "new.csv"
+    catalogue()[["photo"]].to_csv(csv, index=False)
+    read = load_for_prediction(csv, tmp_path / "run", images=config.images, image_size=8)
+    assert read.warnings == [
+        f'{csv} has none of the table columns the model was trained on ("width", "seen", "colour"): predicting from the pictures alone'
+    ]
+    [batch] = make_loader(read.dataset, 60)
+    assert (len(batch.rows["image"]), len(batch.rows["table"])) == (60, 0)
+    catalogue()[["colour"]].to_csv(csv, index=False)
+    read = load_for_prediction(csv, tmp_path / "run", image_size=8)
+    assert f'{csv} lacks columns the model was trained on: "width", "seen"; they count as missing in every row' in read.warnings
+    assert read.dataset.present()["table"].all()
+
+
+def test_labels_that_the_model_does_not_know_are_counted(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue(), pictures=False, drop=["photo"])
+    data = load_data(config, progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    frame = catalogue().assign(kind=lambda f: f["kind"].replace("cup", "mug"))
+    frame.loc[[1, 4], "kind"] = ["jug", None]
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    read = load_for_prediction(tmp_path / "new.csv", tmp_path / "run", labels=True)
+    assert read.warnings == [
+        'target column "kind": 21 of 60 rows have a class that the model does not know and are not scored: "mug" (20), "jug" (1)',
+        'target column "kind": 1 of 60 rows have no label and are not scored',
+    ]
+    assert (read.target == -1).sum() == 22
+
+
+def test_rare_classes_are_refused_dropped_or_only_trained_on(make_config: MakeConfig) -> None:
+    frame = catalogue()
+    frame.loc[[3, 8], "kind"] = ["jug", "vase"]
+    options = {"pictures": False, "drop": ["photo"]}
+    with pytest.raises(UserError, match=r"classes \"jug\", \"vase\" have one row each.*--data\.rare-classes drop"):
+        load_data(make_config(frame, **options), progress=False)
+    data = load_data(make_config(frame, rare_classes="drop", **options), progress=False)
+    assert data.classes == ["bowl", "cup", "plate"]
+    assert [(issue.row, issue.reason) for issue in data.issues] == [
+        (3, "class with a single row: left out"), (8, "class with a single row: left out")
+    ]  # fmt: skip
+    assert data.warnings == [
+        'target column "kind": 2 rows are left out, of classes with a single row: "jug", "vase" (--data.rare-classes drop)'
+    ]
+    assert len(data.split.to_frame()) == 58
+    data = load_data(make_config(frame, rare_classes="train", **options), progress=False)
+    assert data.classes == ["bowl", "cup", "jug", "plate", "vase"]
+    assert {3, 8} <= set(data.split.train.tolist())
+    assert len(data.split.to_frame()) == 60
+
+
+def test_classes_without_a_training_row_are_dropped_on_request(make_config: MakeConfig) -> None:
+    frame = catalogue()
+    frame["part"] = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    frame.loc[[50, 51], "kind"] = "jug"
+    options = {"pictures": False, "drop": ["photo"], "split_column": "part"}
+    with pytest.raises(UserError, match=r'class "jug" has no row in the training part; .*--data\.rare-classes drop'):
+        load_data(make_config(frame, **options), progress=False)
+    data = load_data(make_config(frame, rare_classes="drop", **options), progress=False)
+    assert data.classes == ["bowl", "cup", "plate"]
+    assert data.split.test.tolist() == list(range(52, 60))
+    assert np.array(data.classes)[data.target[52:]].tolist() == frame["kind"][52:].tolist()
+    assert data.warnings == [
+        'target column "kind": 2 rows are left out, of classes without a training row: "jug" (--data.rare-classes drop)'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +281,7 @@ def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_
         (lambda f: f.assign(kind="cup"), {}, '"kind" has one class only'),
         (lambda f: f.assign(kind=["mug", *f["kind"][1:]]), {}, r'class "mug" has one row \(row 1\)'),
         (lambda f: f[:0], {}, "a header but no rows"),
+        (lambda f: f[:6], {"test_fraction": 0.5}, "3 training rows of 3 classes leave none for validation"),
         (lambda f: f.assign(width="wide"), {"numeric": ["width"]}, '"width" is declared numeric but row 1 holds "wide"'),
         (lambda f: f.assign(photo=f["photo"].str.replace("png", "jpg")), {}, "the extension differs"),
         (lambda f: f[["photo", "kind"]], {}, "no usable column besides the target"),

@@ -118,16 +118,37 @@ def test_the_same_values_in_typed_and_in_text_files_give_the_same_features() -> 
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (FRAME[["w"]], 'new.csv lacks columns the model was trained on: "d", "c"'),
         (FRAME[["w", "c"]].rename(columns=str.upper), "none of the columns the model was trained on .*another data set"),
         (FRAME.assign(w="n.a."), 'column "w" is numeric but row 1 holds "n.a."'),
-        (FRAME.assign(d=["2024-01-01"] * 5 + ["May"]), 'column "d" is a date column but row 6 holds "May"'),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(frame: pd.DataFrame, message: str) -> None:
     fitted = TablePreprocessor(SCHEMA).fit(FRAME, TRAIN)
     with pytest.raises(UserError, match=message):
         fitted.transform(frame, "new.csv")
+
+
+def test_what_a_table_lacks_is_missing_and_named() -> None:
+    fitted = TablePreprocessor(SCHEMA).fit(FRAME, TRAIN)
+    expected = fitted.transform(FRAME.assign(c="", d="")).features
+    warnings: list[str] = []
+    found = fitted.transform(FRAME[["w"]], "new.csv", warnings)
+    np.testing.assert_array_equal(found.features, expected)
+    assert found.present.tolist() == [True, False, True, True, True, False]
+    assert warnings == ['new.csv lacks columns the model was trained on: "d", "c"; they count as missing in every row']
+    warnings.clear()
+    fitted.transform(FRAME.assign(c="", d="?"), "new.csv", warnings)
+    assert warnings == ['columns without a single value, which count as missing: "d", "c"']
+    warnings.clear()
+    odd = FRAME.assign(d=["2024-01-01"] * 5 + ["May"], c=["red", "mauve", "mauve", "", "blue", "pink"])
+    found = fitted.transform(odd, "new.csv", warnings)
+    np.testing.assert_array_equal(found.features[5], fitted.transform(FRAME.assign(c="none seen", d="")).features[5])
+    assert warnings == [
+        'column "d": 1 of 6 values are no dates like 2023-12-31 (row 6 holds "May"); taken as missing',
+        'column "c": 3 of 5 values (60 %) were never seen in training (first: "mauve")',
+    ]
+    assert not fitted.empty(3).present.any()
+    assert fitted.empty(3).features.shape == (3, fitted.n_features)
 
 
 def test_a_table_without_features_is_refused_with_the_reasons() -> None:

@@ -112,7 +112,6 @@ def test_a_split_column_without_validation_takes_it_from_training() -> None:
     [
         (["train", "train", "tset", "test"], 'split column "part": row 3 says "tset"'),
         (["train", None, "test", "test"], 'row 2 says ""'),
-        (["train", "train", "val", "val"], 'has no "test" rows'),
         (["test", "test", "val", "val"], 'has no "train" rows'),
         (["train", "test", "train", "test"], 'class "1" has no row in the training part'),
     ],
@@ -120,6 +119,22 @@ def test_a_split_column_without_validation_takes_it_from_training() -> None:
 def test_a_wrong_split_column_is_refused(said: list[str | None], message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_of(np.array([0, 1, 0, 1]), parts=said, parts_column="part")
+
+
+def test_there_need_be_no_test_part() -> None:
+    codes = np.arange(40) % 4
+    warnings: list[str] = []
+    split = split_of(codes, val=0.1, test=0.0, warnings=warnings)
+    assert (len(split.train), len(split.val), len(split.test)) == (36, 4, 0)
+    assert warnings == ["there is no test part; score the run on a table of your own with evaluate --csv"]
+    said = ["train"] * 30 + ["val"] * 10
+    split = split_of(codes, parts=said, parts_column="part", warnings=warnings)
+    assert (split.train.tolist(), split.val.tolist(), split.test.tolist()) == (list(range(30)), list(range(30, 40)), [])
+    split = split_of(codes, val=0.1, parts=["train"] * 40, parts_column="part")
+    assert (len(split.train), len(split.val), len(split.test)) == (36, 4, 0)
+    grouped = split_of(codes, val=0.25, test=0.0, groups=[str(row // 4) for row in range(40)], groups_column="who")
+    assert len(grouped.test) == 0 and len(grouped.val) > 0
+    assert Split.from_frame(split.to_frame()).hash == split.hash
 
 
 def test_rows_without_a_label_need_no_part() -> None:

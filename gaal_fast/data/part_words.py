@@ -1,0 +1,71 @@
+"""What the values of a split column say: the words that people use for the parts of a data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from gaal_fast.data.codes import words_of
+from gaal_fast.data.issues import warn
+from gaal_fast.data.truth import truth_of
+
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "tr", "learn", "learning"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "vld", "dev", "devel", "tune", "tuning"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "te", "privatetest"), "test"),
+}
+# Held-out rows: the test, unless another word says test; then validation.
+_HELD_OUT = frozenset({"eval", "evaluation", "holdout", "heldout", "publictest"})
+# Columns of yes and no: the part that their name says, and the part of all other rows.
+_FLAGS = {"train": ("train", "test"), "val": ("val", "train"), "test": ("test", "train")}
+_NUMBERED = frozenset({"split", "partition", "set", "subset", "part"})
+
+
+def read_parts(values: Sequence[str | None], column: str, warnings: list[str]) -> list[str | None]:
+    """train, val or test for each value of a split column, None for one that says no part.
+
+    Upper and lower case do not matter. True, false, 1 and 0 are read by the name of the column (``is_valid``, ``is_test``,
+    ``is_train``); 0, 1 and 2 in a column called ``split`` or ``partition`` are train, val and test. `warnings` gets what is
+    not plain from the word.
+    """
+    words = {value: _plain(value) for value in set(values) - {None}}
+    meaning = _by_words(words) or _by_flag(words, column) or _by_number(words, column) or {}
+    odd = {value: part for value, part in meaning.items() if _WORDS.get(words[value]) != part}
+    if odd:
+        said = ", ".join(f'"{value}" as {part}' for value, part in sorted(odd.items()))
+        warn(warnings, f'split column "{column}": {said}')
+    if not meaning:
+        meaning = {value: _WORDS.get(word) for value, word in words.items()}
+    return [None if value is None else meaning.get(value) for value in values]
+
+
+def _plain(value: str) -> str:
+    """``Training set``, ``train_data`` and ``TRAIN`` alike."""
+    text = re.sub(r"[\s_\-.]+", " ", value.strip().casefold())
+    text = re.sub(r" ?(?:set|data|split|images?|samples?)$", "", text)
+    return text.replace(" ", "")
+
+
+def _by_words(words: dict[str, str]) -> dict[str, str] | None:
+    held_out = {word for word in words.values() if word in _HELD_OUT}
+    if not all(word in _WORDS or word in _HELD_OUT for word in words.values()) or len(held_out) > 1:
+        return None
+    tested = any(_WORDS.get(word) == "test" for word in words.values())
+    return {value: _WORDS.get(word) or ("val" if tested else "test") for value, word in words.items()}
+
+
+def _by_flag(words: dict[str, str], column: str) -> dict[str, str] | None:
+    truths = {value: {"1": True, "0": False}.get(word, truth_of(word)) for value, word in words.items()}
+    if None in truths.values():
+        return None
+    named = {"test" if word in _HELD_OUT else _WORDS.get(word) for word in words_of(column)} - {None}
+    if len(named) != 1:
+        return None
+    inside, outside = _FLAGS[named.pop()]
+    return {value: inside if truth else outside for value, truth in truths.items()}
+
+
+def _by_number(words: dict[str, str], column: str) -> dict[str, str] | None:
+    if not _NUMBERED & set(words_of(column)) or set(words.values()) != {"0", "1", "2"}:
+        return None
+    return {value: ("train", "val", "test")[int(word)] for value, word in words.items()}
