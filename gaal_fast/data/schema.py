@@ -128,9 +128,12 @@ def infer_schema(
     if twice:
         raise UserError(f"columns both dropped and declared numeric or categorical: {some(twice)}")
 
-    if image is None and folder is not None:
+    more_images: list[str] = []
+    if folder is not None:
         taken = roles | set(dropped_names + numeric_names + categorical_names)
-        image = find_image_column(frame[[name for name in columns if name not in taken]], folder, source)
+        image, more_images = find_image_column(
+            frame[[name for name in columns if name not in taken]], folder, source, image
+        )
         roles |= {image} - {None}
 
     kinds: dict[str, _Kind] = {}
@@ -143,6 +146,8 @@ def infer_schema(
             kinds[name] = _declared_numeric(frame[name], name)
         elif name in categorical_names:
             kinds[name] = _Kind("categorical")
+        elif name in more_images:
+            kinds[name] = _Kind("dropped", f'names pictures too, and those of one column are used: "{image}"')
         else:
             kinds[name] = _infer_kind(frame[name], name)
         if kinds[name].warning:
