@@ -29,6 +29,7 @@ _SEARCH_LIMIT = 20_000
 _SUFFIX_CASE, _SUFFIX_ADDED, _ZEROS = "with the extension in other case", "with an extension added", "with other leading zeros"
 _BY_END = "by the end of their path"
 _AMBIGUOUS = "ambiguous"
+TABLE_ALONE = ": predicting from the table alone"
 
 
 class Listing:
@@ -75,6 +76,8 @@ class Listing:
 
     def nearly(self, name: str) -> tuple[str, list[str]]:
         """What has to change in a name that is not here so that it is, and the files that it then may mean."""
+        if not self.names:
+            return "", []
         stem, suffix = os.path.splitext(name)
         with_suffix = has_image_suffix(name)
         if with_suffix and (found := self.lower_suffixes.get(stem + suffix.lower())):
@@ -156,21 +159,23 @@ def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, li
     image suffix; "stems": different names that exist once a suffix is added; "nearly": once something else is changed."""
     found: dict[str, list[str]] = {"exact": [], "suffixed": [], "stems": [], "nearly": []}
     rows = len(candidates)
-    first_look = candidates.iloc[np.unique(np.linspace(0, rows - 1, _FIRST_LOOK).astype(int))]
+    first_look = candidates.iloc[_spread(rows, _FIRST_LOOK)]
     for name in candidates.columns:
-        column = candidates[name]
         # With thousands of columns of numbers, a few cells must be enough to pass one over.
-        glance = [text for text in _sample_names(first_look[name]) if not is_missing(text)]
-        if glance and not any(looks_like_image_name(text) or folder.look_up(text).path is not None for text in glance):
+        glance = _sample_names(first_look[name])
+        named = not glance or any(map(looks_like_image_name, glance)) or any(map(folder.find_exact, glance))
+        if not named and not (len(set(glance)) == len(glance) and _mostly_found(glance, folder)):
             continue
-        cells = column[~missing_cells(column)]
-        if cells.empty:
+        sample = _sample_names(candidates[name].iloc[_spread(rows, _SAMPLE)])
+        if len(sample) < min(_FIRST_LOOK, rows):
+            cells = candidates[name][~missing_cells(candidates[name])]
+            sample = _sample_names(cells.iloc[_spread(len(cells), _SAMPLE)])
+        if not sample:
             continue
-        sample = _sample_names(cells.iloc[np.unique(np.linspace(0, len(cells) - 1, _SAMPLE).astype(int))])
         share = 1 / len(sample)
-        if share * sum(map(folder.find_exact, sample)) >= 0.5:
+        if named and share * sum(map(folder.find_exact, sample)) >= 0.5:
             found["exact"].append(name)
-        elif share * sum(map(looks_like_image_name, sample)) >= 0.5:
+        elif named and share * sum(map(looks_like_image_name, sample)) >= 0.5:
             found["suffixed"].append(name)
         elif len(set(sample)) == len(sample):
             matches = [folder.find(text) for text in sample]
@@ -195,9 +200,24 @@ def find_image_column(
     return chosen, [name for name in ways["exact"] + ways["suffixed"] if name != chosen]
 
 
+def _mostly_found(glance: list[str], folder: ImageFolder) -> bool:
+    """Whether half of a few names are files, up to suffix and zeros; it stops at the name that decides it."""
+    misses = 0
+    for text in glance:
+        misses += folder.look_up(text).path is None
+        if 2 * misses > len(glance):
+            return False
+    return True
+
+
+def _spread(rows: int, count: int) -> np.ndarray:
+    """int64: at most ``count`` row numbers, evenly spread."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, count)).astype(np.int64))
+
+
 def _sample_names(cells: pd.Series) -> list[str]:
     try:
-        return [name for name in image_names(cells).tolist() if name is not None]
+        return [name for name in image_names(cells).tolist() if not is_missing(name)]
     except UserError:  # bytes: no names
         return []
 
@@ -233,7 +253,7 @@ def resolve_images(
         message = _none_exists(named, [reasons[name] for name in named], folder, column)
         if not empty_ok:
             raise UserError(message)
-        warn(warnings, f"{message}: predicting from the table alone")
+        warn(warnings, f"{message}{TABLE_ALONE}")
     else:
         _warn_of_other_cells(Counter(reasons[name] for name in named if name in reasons), column, warnings)
         _warn_of_changes(names, matches, column, warnings)
@@ -317,7 +337,7 @@ def _no_zeros(number: str) -> str:
 
 
 def _hint(named: Sequence[str], folder: ImageFolder) -> str:
-    sample = [named[i] for i in np.unique(np.linspace(0, len(named) - 1, 50).astype(int))]
+    sample = [named[i] for i in _spread(len(named), 50)]
     for name in sample:
         directory, tail = folder.split(name)
         listing = folder.listing(directory)

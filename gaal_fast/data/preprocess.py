@@ -32,6 +32,11 @@ class TableArrays:
     features: np.ndarray
     present: np.ndarray
 
+    @classmethod
+    def empty(cls, rows: int) -> "TableArrays":
+        """No feature for any row."""
+        return cls(np.zeros((rows, 0), dtype=np.float32), np.zeros(rows, dtype=bool))
+
 
 class TablePreprocessor:
     """Numbers and dates: median for a missing cell, an indicator for columns that had one in training, then zero mean and unit
@@ -44,13 +49,14 @@ class TablePreprocessor:
         self._transformer = transformer
 
     def fit(self, frame: pd.DataFrame, rows: np.ndarray, min_category_count: int = 1) -> "TablePreprocessor":
-        """Learns medians, scales and levels from the given rows (the training part) alone. Raises UserError if the schema has
-        no feature column."""
+        """Learns medians, scales and levels from the given rows (the training part) alone. A table of images without a feature
+        column leaves nothing to learn, and `transform` gives no feature; without images too, it raises UserError."""
         schema = self.schema
         if not schema.features:
-            dropped = [f'"{name}" {reason}' for name, reason in schema.dropped.items()]
-            why = f" ({'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''})" if dropped else ""
-            raise UserError(f"the table has no usable column besides the target{why}")
+            if schema.image_column is None:
+                raise UserError(schema.without_features())
+            self._transformer = ColumnTransformer([])
+            return self
         quantities = list(schema.numeric + schema.dates)
         levels = OneHotEncoder(
             handle_unknown="infrequent_if_exist",
@@ -75,6 +81,8 @@ class TablePreprocessor:
     @property
     def feature_names(self) -> list[str]:
         """A name for each of the D features: "width", "width is missing", "colour=red", "colour=infrequent"."""
+        if not self.schema.features:
+            return []
         fitted = self._fitted.named_transformers_
         names = list(self.schema.numeric + self.schema.dates)
         if "missing" in fitted:
@@ -93,6 +101,8 @@ class TablePreprocessor:
 
         Raises UserError for a missing column, and for a cell that is no number in a numeric column.
         """
+        if not self.schema.features:
+            return TableArrays.empty(len(frame))
         typed, present = self._typed(self.select(frame, source))
         features = np.asarray(self._fitted.transform(typed), dtype=np.float64)
         return TableArrays(np.clip(features, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype(np.float32), present)

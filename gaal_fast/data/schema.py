@@ -49,6 +49,12 @@ class TableSchema:
     def features(self) -> tuple[str, ...]:
         return self.numeric + self.dates + self.categorical
 
+    def without_features(self) -> str:
+        """Why there is no feature column, for a message."""
+        dropped = [f'"{name}" {reason}' for name, reason in self.dropped.items()]
+        why = f" ({'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''})" if dropped else ""
+        return f"the table has no usable column besides the target{why}"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
