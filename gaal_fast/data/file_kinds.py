@@ -3,6 +3,8 @@
 import os
 import re
 
+from PIL import features
+
 _HEAD = 4096
 _CONVERT = "convert it to PNG or JPEG"
 
@@ -90,6 +92,8 @@ def _name(head: bytes) -> str | None:
         return "DICOM, which Pillow does not read; save it as PNG or TIFF"
     if head[4:8] == b"ftyp":
         brands = {head[8:12].decode("latin-1"), *(head[i : i + 4].decode("latin-1") for i in range(16, min(64, len(head)), 4))}
+        if brands & set(_BRANDS[0][0]) and features.check("avif"):
+            return None
         found = next((name for known, name in _BRANDS if brands & set(known)), None)
         return found or "a video (MP4 or QuickTime); save a frame of it as PNG or JPEG"
     if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"WAVE"):

@@ -204,7 +204,7 @@ def _mostly_found(glance: list[str], folder: ImageFolder) -> bool:
     """Whether half of a few names are files, up to suffix and zeros; it stops at the name that decides it."""
     misses = 0
     for text in glance:
-        misses += folder.look_up(text).path is None
+        misses += (folder.look_up(text) if text.isascii() else folder.find(text)).path is None
         if 2 * misses > len(glance):
             return False
     return True
@@ -308,7 +308,8 @@ def _warn_of_other_cells(reasons: Counter[str], column: str, warnings: list[str]
             warn(warnings, f'column "{column}": {count} {"cell holds" if count == 1 else "cells hold"} {reason}')
     if ambiguous:
         example = next(reason for reason in reasons if reason.startswith(_AMBIGUOUS))
-        warn(warnings, f'column "{column}": {ambiguous} names are not used because they are {example}')
+        words = "name is not used because it is" if ambiguous == 1 else "names are not used because they are"
+        warn(warnings, f'column "{column}": {ambiguous} {words} {example}')
 
 
 def _warn_of_changes(names: Sequence[str | None], matches: dict[str, Match], column: str, warnings: list[str]) -> None:

@@ -25,8 +25,9 @@ _BEYOND, _REACH = 0.05, 1 / 15
 
 @dataclass
 class Survey:
-    """What the heads of some files say. deep: kind -> its files; several: those with more than one frame."""
+    """What the heads of some files say. files: their number; deep: kind -> its files; several: those with more than one frame."""
 
+    files: int = 0
     deep: dict[str, list[str]] = field(default_factory=dict)
     several: list[str] = field(default_factory=list)
 
@@ -34,7 +35,7 @@ class Survey:
 def survey(files: Sequence[str]) -> Survey:
     """Reads the first bytes of every file, and opens those whose bytes do not say enough; what cannot be read is skipped."""
     blocks = [files[start : start + _BLOCK] for start in range(0, len(files), _BLOCK)]
-    result = Survey()
+    result = Survey(len(files))
     with ThreadPoolExecutor(min(16, available_cpus())) as pool:
         for block, heads in zip(blocks, pool.map(lambda block: [_look(file) for file in block], blocks), strict=True):
             for file, (kind, several) in zip(block, heads, strict=True):
@@ -70,7 +71,14 @@ def extend_ranges(found: Survey, reading: ImageReading, warnings: list[str]) -> 
     A kind that training did not have is given a range of its own from these images, which is said too.
     """
     _warn_of_misfits(found, reading, "of the training images", warnings)
-    unknown = Survey({kind: files for kind, files in found.deep.items() if kind not in reading.ranges})
+    narrow = [f"{low:g} to {high:g}" for low, high in reading.ranges.values() if low != 0]
+    if narrow and not found.deep and not reading.given and found.files:
+        warn(
+            warnings,
+            f"the training images had more than 8 bits, of which the values {narrow[0]} were stretched; "
+            "these images have 8 bits and are taken as they are",
+        )
+    unknown = Survey(deep={kind: files for kind, files in found.deep.items() if kind not in reading.ranges})
     added = decide_ranges(unknown, set(), None, warnings).ranges
     for kind, (low, high) in added.items():
         warn(

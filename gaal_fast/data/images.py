@@ -35,8 +35,8 @@ _TOPS = {
     "integer": tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 31, 32)),
     "float": (1.0, *(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))),
 }
-# Values that fill less than this share of their scale lose what tells them apart once they are bytes.
-_SMALLEST_SHARE = 0.25
+# Values that fill less than this share of their scale, a dozen bytes, lose what tells them apart.
+_SMALLEST_SHARE = 0.05
 _TAIL = 0.001
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -100,7 +100,7 @@ def read_values(path: str | os.PathLike) -> tuple[str | None, np.ndarray]:
 
 def choose_range(values: np.ndarray, kind: str) -> tuple[float, float]:
     """The values that become 0 and 255: of a scale that ends at 1 or at 8, 10, 12, 14, 16 or more bits where the values fill
-    a quarter of it, else of nearly all the values themselves (one in a thousand at either end is cut off).
+    a twentieth of it, else of nearly all the values themselves (one in a thousand at either end is cut off).
 
     values: float64 [n], finite. kind: one of ``DEEP_KINDS``.
     """
@@ -129,7 +129,9 @@ def _reason(path: str | os.PathLike, error: Exception) -> str:
     if content is not None:
         return f"cannot be decoded: {content}"
     if isinstance(error, UnidentifiedImageError):
-        return "cannot be decoded: not an image of a kind that Pillow reads, or one that is cut off"
+        tiff = str(path).lower().endswith((".tif", ".tiff"))
+        kinds = " (of TIFF not every kind of sample is read: 64-bit floats are not)" if tiff else ""
+        return f"cannot be decoded: not an image of a kind that Pillow reads{kinds}, or one that is cut off"
     text = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
     return f"cannot be decoded: {text}"[:200]
 
