@@ -83,7 +83,7 @@ def extend_ranges(found: Survey, reading: ImageReading, warnings: list[str]) -> 
     for kind, (low, high) in added.items():
         warn(
             warnings,
-            f"{len(found.deep[kind])} {kind} images, which the training did not have: "
+            f"{kind} images ({len(found.deep[kind])}), which the training did not have: "
             f"values {low:g} to {high:g}, found in these images, become 0 to 255",
         )
     return ImageReading.of({**reading.ranges, **added}, given=reading.given)
@@ -127,9 +127,10 @@ def _some_values(file: str) -> np.ndarray:
         values = read_values(file)[1]
     except ImageError:
         return np.empty(0)
+    if values.size <= _VALUES:
+        return values
     # The extremes are always among them: they tell the scale.
-    step = max(1, values.size // _VALUES)
-    return np.concatenate([values[::step], [values.min(), values.max()]]) if values.size else values
+    return np.concatenate([values[:: values.size // _VALUES], [values.min(), values.max()]])
 
 
 def _warn_of_misfits(found: Survey, reading: ImageReading, whose: str, warnings: list[str]) -> None:

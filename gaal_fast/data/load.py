@@ -234,7 +234,9 @@ def load_for_prediction(
     issues = list(target.issues)
     store = None
     if schema.image_column is not None and "image" in modalities:
-        paths, missing = _prediction_paths(frame, schema, csv, images, bool(table.present.any()), warnings)
+        # A table whose cells are all empty is used too: such rows have nothing to be predicted from, as in a longer table.
+        usable = "table" in modalities and any(find_column(frame.columns, name) is not None for name in schema.features)
+        paths, missing = _prediction_paths(frame, schema, csv, images, usable, warnings)
         image_reading = _read_heads(paths, None, None, reading, warnings)
         store = ImageStore(paths, image_size, schema.image_column, cache, cache_dir, image_reading.ranges)
         store.fill(progress)
