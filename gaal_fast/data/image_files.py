@@ -12,6 +12,7 @@ import pandas as pd
 
 from gaal_fast.data.cells import missing_cells
 from gaal_fast.data.image_names import (
+    A_FOLDER,
     NO_NAME,
     has_image_suffix,
     image_names,
@@ -283,6 +284,8 @@ def _reason(name: str, match: Match, folder: ImageFolder) -> str:
     if other is not None:
         return other
     directory, tail = folder.split(name)
+    if tail in folder.listing(directory).folders:
+        return A_FOLDER
     similar = folder.listing(directory).folded.get(tail.casefold())
     return "no such file" if similar is None else f'no such file: upper and lower case differ, the folder has "{similar}"'
 

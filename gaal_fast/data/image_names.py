@@ -24,10 +24,13 @@ WEB_ADDRESS = "a web address: images are not downloaded; save them in a folder a
 IMAGE_DATA = "image data, not a file name: save the images as files and name those"
 SEVERAL = "several images in one cell: one image per row is read; give each its own row, or keep one name"
 
-_URL = re.compile(r"\s*(?!file:)[A-Za-z][A-Za-z0-9+.-]{1,9}://")
+A_FOLDER = "a folder, not a file: one image per row is read"
+
+_URL = re.compile(r"\s*(?!file:)(?:www\.(?=[^/]*/)|[A-Za-z][A-Za-z0-9+.-]{1,9}://)")
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?[\\/]|~[\\/]")
 _SEPARATORS = re.compile(r"[;|\n]|,\s*|\s+(?=\S+$)|['\"]\s+['\"]")
 _BRACKETS = " \t\r\n'\"[](){}"
+_AROUND = " \t\r\n\xa0\ufeff\u200b"
 _WHOLE = re.compile(r"([+-]?\d+)\.0+$")
 
 
@@ -116,7 +119,7 @@ def _out_of_list(text: str) -> str:
 
 
 _CHANGES = (
-    ("without what surrounds them", lambda text: text.strip().strip("'\"").strip()),
+    ("without what surrounds them", lambda text: text.strip(_AROUND).strip("'\"").strip(_AROUND)),
     ("taken out of a list", _out_of_list),
     ("as a path for an address", lambda text: re.sub(r"^file://(localhost)?", "", text)),
     ("percent-decoded", lambda text: unquote(text) if "%" in text else text),
