@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import codecs
 import difflib
+import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -79,9 +81,22 @@ _MARKS = {
     **{"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ", "spaces": " ", "blank": " "},
     **{"point": ".", "dot": ".", "period": ".", "apostrophe": "'", "colon": ":"},
 }
+def _two_numbers(value: Any) -> Any:
+    """``"LOW,HIGH"`` or a pair of numbers as a pair of floats, the lower one first."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        low, high = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError("must be two numbers, LOW,HIGH") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError("must be two finite numbers, LOW,HIGH, the lower one first")
+    return low, high
+
+
 Names = Annotated[list[str], BeforeValidator(_split_commas), AfterValidator(_each_once)]
 Texts = Annotated[list[str], BeforeValidator(_texts), BeforeValidator(_split_commas), AfterValidator(_each_once)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Limits = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
 
 
 class Section(BaseModel):
@@ -117,6 +132,9 @@ class DataConfig(Section):
     test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the rows for the test; 0: no test part")
     split_seed: int = Field(0, ge=0, description="seed of the random split")
     image_size: int = Field(128, ge=8, le=2048, description="pictures are resized to this many pixels square")
+    image_range: Limits | None = Field(
+        None, description="LOW,HIGH: values that become 0 and 255 in images of more than 8 bits; none: found in the training images"
+    )
     augment: Literal["paper", "light", "none"] = Field("paper", description="augmentation of training pictures")
     rare_classes: Literal["error", "drop", "train"] = Field(
         "error", description="classes with too few rows to divide: refuse them, leave their rows out, or only train on them"
@@ -354,6 +372,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse all of ``argv``; an unknown flag is a ``UserError`` with the nearest known one."""
+        argv = _with_negative_numbers(argv)
         argv = [_kebab(a.split("=", 1)[0]) + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a for a in argv]
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
@@ -362,6 +381,17 @@ class Parser(argparse.ArgumentParser):
             what = "unknown key" if flag.startswith("-") else "unexpected argument"
             raise UserError(f"{what} {flag}{nearest(flag, flags)}")
         return namespace
+
+
+def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
+    """``--flag -1,2`` as ``--flag=-1,2``: argparse takes what begins with a minus for a flag, unless it is one plain number."""
+    joined: list[str] = []
+    for argument in argv:
+        if re.match(r"-[\d.]+[^\d.]", argument) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:

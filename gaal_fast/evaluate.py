@@ -16,6 +16,7 @@ from gaal_fast import run_folder
 from gaal_fast.cli import command, pick_device, warn
 from gaal_fast.config import Parser
 from gaal_fast.data import load_data
+from gaal_fast.data.reading import Reading
 from gaal_fast.errors import UserError
 from gaal_fast.inference import TrainedRun
 from gaal_fast.training import Predictions, plots, scores
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _on_own_data(run: TrainedRun, part: str) -> Predictions:
-    data = load_data(run.config.data)
+    data = load_data(run.config.data, reading=Reading.load(run.folder.path))
     if data.fingerprint != run.folder.read_json(run_folder.DATA)["fingerprint"]:
         raise UserError(f"--run: {run.config.data.csv} is no longer what {run.folder.path} was trained on; give a table with --csv")
     rows = getattr(data.split, part)

@@ -56,7 +56,7 @@ class TrainedRun:
         """
         return load_for_prediction(
             csv, self.folder.path, images=images, image_size=self.config.data.image_size, labels=labelled,
-            progress=self.config.train.progress, modalities=self.model.modalities,
+            modalities=tuple(self.model.modalities), progress=self.config.train.progress,
         )  # fmt: skip
 
     def predict(self, data: PredictionData, *, batch_size: int | None = None) -> Predictions:

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of a training")
     parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="table with the columns of the training, in any order")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures; none: predict from the table alone")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures; none: the folder of the table")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file for the predictions")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
     arguments = parser.parse(argv)

@@ -35,6 +35,10 @@ def configure(*argv: str) -> Config:
         (["--data.test-fraction", "0.95"], r"--data\.test-fraction leaves no rows to train on"),
         (["--method.lamda-image", "0.5"], r"unknown key --method\.lamda-image; did you mean --method\.lambda-image\?"),
         (["--data.csv"], r"--data\.csv: expected one argument"),
+        (["--data.image-range", "5"], r"--data\.image-range must be two numbers, LOW,HIGH, got 5"),
+        (["--data.image-range", "0,high"], r"--data\.image-range must be two numbers, LOW,HIGH, got 0,high"),
+        (["--data.image-range", "9,-1"], r"--data\.image-range must be two finite numbers, LOW,HIGH, the lower one first, got 9,-1"),
+        (["--data.image-range", "0,inf"], r"--data\.image-range must be two finite numbers"),
         (["stray"], r"unexpected argument stray"),
         (["--preset", "best"], r"--preset: invalid choice: 'best'"),
     ],
@@ -91,6 +95,16 @@ def test_printed_configuration_reads_back_equal(lr: float, epochs: int, drop: li
     layer = {"optim": {"lr": lr}, "train": {"epochs": epochs}, "data": {"drop": drop}, "method": {"rule": rule}}
     config = build([("preset", PRESETS[preset]), ("test", layer)])
     assert build([("printed", yaml.safe_load(to_yaml(config)))]) == config
+
+
+def test_a_range_is_two_numbers_of_any_sign(tmp_path: Path) -> None:
+    assert configure().data.image_range is None
+    assert configure("--data.image-range", "-1024,3071").data.image_range == (-1024, 3071)
+    assert configure("--data.image-range=-.5,1e3", "--optim.lr", "1e-3").data.image_range == (-0.5, 1000)
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(configure("--data.image-range", "-3,-1")))
+    assert configure("--config", str(file)).data.image_range == (-3, -1)
+    assert configure("--config", str(file), "--data.image-range", "none").data.image_range is None
 
 
 def test_every_key_has_a_flag_with_a_description() -> None:

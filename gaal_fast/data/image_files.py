@@ -1,32 +1,107 @@
-"""Finds the picture files that a column of a table names."""
+"""Finds the image files that a column of a table names."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from gaal_fast.data.cells import missing_cells, to_texts
-from gaal_fast.data.issues import DataIssue, some
+from gaal_fast.data.cells import missing_cells
+from gaal_fast.data.image_names import (
+    A_FOLDER,
+    NO_NAME,
+    has_image_suffix,
+    image_names,
+    is_missing,
+    looks_like_image_name,
+    other_readings,
+    path_ends,
+    what_else,
+)
+from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".ico"}
-)
-_SAMPLE = 200
+_SAMPLE, _FIRST_LOOK = 200, 16
 _SEARCH_LIMIT = 20_000
+_SUFFIX_CASE, _SUFFIX_ADDED, _ZEROS = "with the extension in other case", "with an extension added", "with other leading zeros"
+_BY_END = "by the end of their path"
+_AMBIGUOUS = "ambiguous"
+TABLE_ALONE = ": predicting from the table alone"
 
 
-def has_image_suffix(name: str) -> bool:
-    dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in IMAGE_SUFFIXES and name[dot - 1] not in "/\\"
+class Listing:
+    """The files and folders of one directory, by what a name that is not quite theirs has in common with theirs."""
+
+    def __init__(self, directory: str):
+        self.names: frozenset[str] = frozenset()
+        self.folders: frozenset[str] = frozenset()
+        try:
+            with os.scandir(directory) as entries:
+                files = {entry.name: entry.is_file() for entry in entries if entry.is_file() or entry.is_dir()}
+        except (OSError, ValueError):  # ValueError: a zero byte in the name
+            return
+        self.names = frozenset(name for name, is_file in files.items() if is_file)
+        self.folders = frozenset(name for name, is_file in files.items() if not is_file)
+
+    @cached_property
+    def stems(self) -> dict[str, list[str]]:
+        """Image names by their stem."""
+        return self._by(lambda stem, suffix: [stem])
+
+    @cached_property
+    def lower_suffixes(self) -> dict[str, list[str]]:
+        """Image names by themselves with a lower-case suffix."""
+        return self._by(lambda stem, suffix: [stem + suffix])
+
+    @cached_property
+    def numbers(self) -> dict[str, list[str]]:
+        """Image names that are numbers by that number, with and without the lower-case suffix."""
+        return self._by(lambda stem, suffix: [_no_zeros(stem), _no_zeros(stem) + suffix] if _is_number(stem) else [])
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        return {name.casefold(): name for name in sorted(self.names)}
+
+    def _by(self, keys: Callable[[str, str], list[str]]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.names):
+            stem, suffix = os.path.splitext(name)
+            if has_image_suffix(name):
+                for key in keys(stem, suffix.lower()):
+                    found.setdefault(key, []).append(name)
+        return found
+
+    def nearly(self, name: str) -> tuple[str, list[str]]:
+        """What has to change in a name that is not here so that it is, and the files that it then may mean."""
+        if not self.names:
+            return "", []
+        stem, suffix = os.path.splitext(name)
+        with_suffix = has_image_suffix(name)
+        if with_suffix and (found := self.lower_suffixes.get(stem + suffix.lower())):
+            return _SUFFIX_CASE, found
+        if not with_suffix and (found := self.stems.get(name)):
+            return _SUFFIX_ADDED, found
+        number = stem if with_suffix else name
+        if _is_number(number) and (found := self.numbers.get(_no_zeros(number) + (suffix.lower() if with_suffix else ""))):
+            return _ZEROS if with_suffix else f"{_SUFFIX_ADDED} and {_ZEROS.removeprefix('with ')}", found
+        return "", []
+
+
+class Match(NamedTuple):
+    """path: the file, None if there is none or more than one. how: what had to change, "" if the name is as written.
+    others: the names among which the choice is open."""
+
+    path: str | None
+    how: str = ""
+    others: tuple[str, ...] = ()
 
 
 class ImageFolder:
-    """A folder of pictures (sub-folders included), read one directory listing at a time and only where a name points to.
+    """A folder of images (sub-folders included), read one directory listing at a time and only where a name points to.
 
     Raises UserError, naming the `option` that gave it, if `base` is no folder.
     """
@@ -38,72 +113,119 @@ class ImageFolder:
             raise UserError(f"{option}: {what}: {self.base}")
         self.option = option
         self._top = os.path.split(os.path.join(self.base, "name"))[0]
-        self._listings: dict[str, tuple[frozenset[str], dict[str, list[str]]]] = {}
+        self._listings: dict[str, Listing] = {}
 
-    def listing(self, directory: str) -> tuple[frozenset[str], dict[str, list[str]]]:
-        """The file names in a directory, and its picture names by their stem."""
+    def listing(self, directory: str) -> Listing:
         if directory not in self._listings:
-            try:
-                with os.scandir(directory) as entries:
-                    names = frozenset(entry.name for entry in entries if entry.is_file())
-            except OSError:
-                names = frozenset()
-            stems: dict[str, list[str]] = {}
-            for name in sorted(names):
-                if has_image_suffix(name):
-                    stems.setdefault(os.path.splitext(name)[0], []).append(name)
-            self._listings[directory] = (names, stems)
+            self._listings[directory] = Listing(directory)
         return self._listings[directory]
 
-    def find(self, name: str) -> str | None:
-        """The file that a cell names, or None. A name without a picture suffix also finds the file "name.<suffix>"."""
-        found = self._find(name)
-        return self._find(name.replace("\\", "/")) if found is None and "\\" in name else found
-
     def find_exact(self, name: str) -> bool:
-        directory, tail = self._split(name)
-        return tail in self.listing(directory)[0]
+        directory, tail = self.split(name)
+        return tail in self.listing(directory).names
 
-    def _split(self, name: str) -> tuple[str, str]:
+    def look_up(self, name: str) -> Match:
+        """The file of a name as it is written, or with another suffix or zeros."""
+        directory, tail = self.split(name)
+        listing = self.listing(directory)
+        if tail in listing.names:
+            return Match(os.path.join(directory, tail))
+        how, found = listing.nearly(tail)
+        return Match(os.path.join(directory, found[0]), how) if len(found) == 1 else Match(None, how, tuple(found))
+
+    def find(self, name: str) -> Match:
+        """The file that a cell names. A name that is no file as written is read in other ways, until one of them is a file
+        (see `other_readings`); an absolute path that is not here, by its longest end that is. A choice is never made."""
+        found = self.look_up(name)
+        if found.path is not None or found.others or what_else(name) is not None:
+            return found
+        for how, text in other_readings(name):
+            found = self.look_up(text)
+            if found.path is not None or found.others:
+                return found._replace(how=" and ".join(filter(None, (how, found.how))))
+        for parts in path_ends(name):
+            # Most of these folders do not exist: asked for one by one they would be a listing each.
+            if len(parts) > 1 and parts[0] not in self.listing(str(self.base)).folders:
+                continue
+            found = self.look_up(os.path.join(*parts))
+            if found.path is not None or found.others:
+                return found._replace(how=" and ".join(filter(None, (_BY_END, found.how))))
+        return Match(None)
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The directory that a name points to, and the name in it."""
         # A wide table has hundreds of thousands of cells to try, nearly all without a folder.
         if "/" not in name and "\\" not in name and ":" not in name:
             return self._top, name
         return os.path.split(os.path.join(self.base, name))
 
-    def _find(self, name: str) -> str | None:
-        directory, tail = self._split(name)
-        names, stems = self.listing(directory)
-        if tail in names:
-            return os.path.join(directory, tail)
-        if tail in stems and not has_image_suffix(tail):
-            return os.path.join(directory, stems[tail][0])
-        return None
 
-
-def find_image_column(candidates: pd.DataFrame, folder: ImageFolder, source: object) -> str | None:
-    """The one column whose texts name pictures: files that exist in `folder`, else file names with a picture suffix, else
-    different names that exist once a suffix is added. None if there is none; raises UserError if there is more than one."""
-    exact, suffixed, stems = [], [], []
+def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, list[str]]:
+    """The columns whose texts name images, by how they do: "exact": files that exist in `folder`; "suffixed": names with an
+    image suffix; "stems": different names that exist once a suffix is added; "nearly": once something else is changed."""
+    found: dict[str, list[str]] = {"exact": [], "suffixed": [], "stems": [], "nearly": []}
+    rows = len(candidates)
+    first_look = candidates.iloc[_spread(rows, _FIRST_LOOK)]
     for name in candidates.columns:
-        series = candidates[name]
-        present = np.flatnonzero(~missing_cells(series))
-        if not present.size:
+        # With thousands of columns of numbers, a few cells must be enough to pass one over.
+        glance = _sample_names(first_look[name])
+        named = not glance or any(map(looks_like_image_name, glance)) or any(map(folder.find_exact, glance))
+        if not named and not (len(set(glance)) == len(glance) and _mostly_found(glance, folder)):
             continue
-        chosen = present[np.unique(np.linspace(0, present.size - 1, _SAMPLE).astype(int))]
-        sample = to_texts(series if chosen.size == len(series) else series.iloc[chosen]).tolist()
+        sample = _sample_names(candidates[name].iloc[_spread(rows, _SAMPLE)])
+        if len(sample) < min(_FIRST_LOOK, rows):
+            cells = candidates[name][~missing_cells(candidates[name])]
+            sample = _sample_names(cells.iloc[_spread(len(cells), _SAMPLE)])
+        if not sample:
+            continue
         share = 1 / len(sample)
-        if share * sum(map(has_image_suffix, sample)) >= 0.5:
-            suffixed.append(name)
-        if share * sum(map(folder.find_exact, sample)) >= 0.5:
-            exact.append(name)
-        elif len(set(sample)) == len(sample) and _mostly_found(sample, folder):
-            stems.append(name)
-    for found in (exact, suffixed, stems):
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if named and share * sum(map(folder.find_exact, sample)) >= 0.5:
+            found["exact"].append(name)
+        elif named and share * sum(map(looks_like_image_name, sample)) >= 0.5:
+            found["suffixed"].append(name)
+        elif len(set(sample)) == len(sample):
+            matches = [folder.find(text) for text in sample]
+            if share * sum(match.path is not None for match in matches) >= 0.9:
+                plain = all(match.how in ("", _SUFFIX_ADDED) for match in matches)
+                found["stems" if plain else "nearly"].append(name)
+    return found
+
+
+def find_image_column(
+    candidates: pd.DataFrame, folder: ImageFolder, source: object, chosen: str | None = None
+) -> tuple[str | None, list[str]]:
+    """The one column whose texts name images, by the first way of `image_columns` that has one, None if there is none; and
+    the other columns of image names. With `chosen`, that is the one. Raises UserError if the first way has more than one."""
+    ways = image_columns(candidates, folder)
+    for found in ways.values() if chosen is None else ():
+        if len(found) > 1:
             raise UserError(f"{source}: several columns name pictures ({some(found)}); choose with --data.image-column")
-    return None
+        if found:
+            chosen = found[0]
+            break
+    return chosen, [name for name in ways["exact"] + ways["suffixed"] if name != chosen]
+
+
+def _mostly_found(glance: list[str], folder: ImageFolder) -> bool:
+    """Whether half of a few names are files, up to suffix and zeros; it stops at the name that decides it."""
+    misses = 0
+    for text in glance:
+        misses += (folder.look_up(text) if text.isascii() else folder.find(text)).path is None
+        if 2 * misses > len(glance):
+            return False
+    return True
+
+
+def _spread(rows: int, count: int) -> np.ndarray:
+    """int64: at most ``count`` row numbers, evenly spread."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, count)).astype(np.int64))
+
+
+def _sample_names(cells: pd.Series) -> list[str]:
+    try:
+        return [name for name in image_names(cells).tolist() if not is_missing(name)]
+    except UserError:  # bytes: no names
+        return []
 
 
 def _mostly_found(names: Sequence[str], folder: ImageFolder) -> bool:
@@ -117,44 +239,136 @@ def _mostly_found(names: Sequence[str], folder: ImageFolder) -> bool:
 
 
 def resolve_images(
-    names: Sequence[str | None], folder: ImageFolder, column: str, *, empty_ok: bool = False
+    names: Sequence[str | None],
+    folder: ImageFolder,
+    column: str,
+    *,
+    empty_ok: bool = False,
+    warnings: list[str] | None = None,
 ) -> tuple[list[str | None], list[DataIssue]]:
-    """Path of each row's picture, None where there is none, and an issue for each of those rows.
+    """Path of each row's image, None where there is none, and an issue for each of those rows.
 
-    Raises UserError if not one picture exists, with the likely reason (`empty_ok`: unless the whole column is empty).
+    What had to be changed in names so that they are files, and cells that hold something else than a name, are counted in
+    `warnings`. Raises UserError if not one image exists, with the likely reason (`empty_ok`: it becomes a warning).
     """
-    paths = [None if name is None else folder.find(name) for name in names]
+    warnings = [] if warnings is None else warnings
+    matches = {name: folder.find(name) for name in dict.fromkeys(names) if name is not None}
+    _open_shared_ends(matches)
+    paths = [None if name is None else matches[name].path for name in names]
+    reasons = {name: _reason(name, match, folder) for name, match in matches.items() if match.path is None}
     issues = [
-        DataIssue(row, column, name or "", "no picture named" if name is None else "no such file")
+        DataIssue(row, column, name or "", NO_NAME if name is None else reasons[name])
         for row, (name, path) in enumerate(zip(names, paths, strict=True))
         if path is None
     ]
-    named = [name for name in names if name is not None]
-    if not named and not empty_ok:
-        raise UserError(f'the picture column "{column}" is empty')
-    if named and len(issues) == len(paths):
-        raise UserError(
-            f'none of the {len(named)} pictures named in column "{column}" exists in {folder.base} '
-            f'(first: "{named[0]}"){_hint(named, folder)}'
-        )
+    named = [name for name in names if name is not None and (matches[name].path is not None or reasons[name] != NO_NAME)]
+    if not named:
+        if not empty_ok:
+            raise UserError(f'the picture column "{column}" is empty')
+    elif len(issues) == len(paths):
+        message = _none_exists(named, [reasons[name] for name in named], folder, column)
+        if not empty_ok:
+            raise UserError(message)
+        warn(warnings, f"{message}{TABLE_ALONE}")
+    else:
+        _warn_of_other_cells(Counter(reasons[name] for name in named if name in reasons), column, warnings)
+        _warn_of_changes(names, matches, column, warnings)
     return paths, issues
 
 
+def _open_shared_ends(matches: dict[str, Match]) -> None:
+    """Different paths with the same end are different images, of which at most one can be the file of that name."""
+    by_end: dict[str, list[str]] = {}
+    for name, match in matches.items():
+        if match.path is not None and match.how.startswith(_BY_END):
+            by_end.setdefault(match.path, []).append(name)
+    for names in by_end.values():
+        if len(names) > 1:
+            for name in names:
+                matches[name] = Match(None, _BY_END, tuple(names))
+
+
+def _reason(name: str, match: Match, folder: ImageFolder) -> str:
+    if match.others:
+        if match.how == _BY_END:
+            return f"{_AMBIGUOUS}: other paths end alike, such as {some([other for other in match.others if other != name], 1)}"
+        return f"{_AMBIGUOUS}: the folder has {some(match.others)}"
+    if is_missing(name):
+        return NO_NAME
+    other = what_else(name)
+    if other is not None:
+        return other
+    directory, tail = folder.split(name)
+    if tail in folder.listing(directory).folders:
+        return A_FOLDER
+    similar = folder.listing(directory).folded.get(tail.casefold())
+    return "no such file" if similar is None else f'no such file: upper and lower case differ, the folder has "{similar}"'
+
+
+def _none_exists(named: Sequence[str], reasons: Sequence[str], folder: ImageFolder, column: str) -> str:
+    kinds = [reason.split(":")[0] for reason in reasons]
+    kind, count = Counter(kinds).most_common(1)[0]
+    if kind != "no such file" and 2 * count >= len(kinds):
+        at = kinds.index(kind)
+        words = f"name several files ({reasons[at]})" if kind == _AMBIGUOUS else f"hold {reasons[at]}"
+        return f'column "{column}": {count} of {len(named)} cells {words} (first: "{_short(named[at])}")'
+    return (
+        f'none of the {len(named)} pictures named in column "{column}" exists in {folder.base} '
+        f'(first: "{_short(named[0])}"){_hint(named, folder)}'
+    )
+
+
+def _warn_of_other_cells(reasons: Counter[str], column: str, warnings: list[str]) -> None:
+    """What the issues say of single rows, once for each kind of it."""
+    ambiguous = sum(count for reason, count in reasons.items() if reason.startswith(_AMBIGUOUS))
+    for reason, count in reasons.items():
+        if not reason.startswith(("no such file", _AMBIGUOUS)):
+            warn(warnings, f'column "{column}": {count} {"cell holds" if count == 1 else "cells hold"} {reason}')
+    if ambiguous:
+        example = next(reason for reason in reasons if reason.startswith(_AMBIGUOUS))
+        words = "name is not used because it is" if ambiguous == 1 else "names are not used because they are"
+        warn(warnings, f'column "{column}": {ambiguous} {words} {example}')
+
+
+def _warn_of_changes(names: Sequence[str | None], matches: dict[str, Match], column: str, warnings: list[str]) -> None:
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for name in names:
+        match = None if name is None else matches[name]
+        if match is not None and match.path is not None and match.how:
+            counts[match.how] += 1
+            examples.setdefault(match.how, f'"{_short(name)}" is "{os.path.basename(match.path)}"')
+    if counts:
+        parts = ", ".join(f"{count} {how} ({examples[how]})" for how, count in counts.most_common())
+        warn(warnings, f'column "{column}": {counts.total()} of {len(names)} names are no files as written; found {parts}')
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 120 else f"{name[:117]}..."
+
+
+def _is_number(stem: str) -> bool:
+    return stem.isascii() and stem.isdigit()
+
+
+def _no_zeros(number: str) -> str:
+    return number.lstrip("0") or "0"
+
+
 def _hint(named: Sequence[str], folder: ImageFolder) -> str:
-    sample = [named[i] for i in np.unique(np.linspace(0, len(named) - 1, 50).astype(int))]
+    sample = [named[i] for i in _spread(len(named), 50)]
     for name in sample:
-        directory, tail = os.path.split(os.path.join(folder.base, name))
-        names, stems = folder.listing(directory)
+        directory, tail = folder.split(name)
+        listing = folder.listing(directory)
         stem = os.path.splitext(tail)[0]
-        if stem in stems:
-            return f'; the extension differs: the folder has "{stems[stem][0]}"'
-        same_letters = [other for other in names if other.casefold() == tail.casefold()]
-        if same_letters:
-            return f'; upper and lower case differ: the folder has "{same_letters[0]}"'
+        if stem in listing.stems:
+            return f'; the extension differs: the folder has "{listing.stems[stem][0]}"'
+        if tail.casefold() in listing.folded:
+            return f'; upper and lower case differ: the folder has "{listing.folded[tail.casefold()]}"'
     elsewhere = _search(sample, folder.base)
     if elsewhere is not None:
         return f"; the folder differs: they are under {elsewhere} ({folder.option})"
-    if not any(has_image_suffix(name) for name in folder.listing(str(folder.base))[0]):
+    if not any(has_image_suffix(name) for name in folder.listing(str(folder.base)).names):
         return "; the folder holds no pictures"
     return ""
 

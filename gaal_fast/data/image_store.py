@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gaal_fast.data.images import ImageError, decode
+from gaal_fast.data.images import ImageError, Ranges, decode
 from gaal_fast.data.issues import DataIssue
 from gaal_fast.errors import UserError
 
 CacheMode = Literal["auto", "none", "ram", "disk"]
 AUTO_RAM_BYTES = 2**30
-_FORMAT = 1  # raise when the decoding changes, so that an old cache file is not read
+_FORMAT = 2  # raise when the decoding changes, so that an old cache file is not read
 
 
 def available_cpus() -> int:
@@ -37,12 +37,21 @@ class ImageStore:
 
     paths: one per row, None for a row without a picture; rows may share a file, which is then decoded and kept once.
     mode: "none" decodes at each use; "ram" and "disk" decode everything in `fill`; "auto" is "ram" up to `AUTO_RAM_BYTES`
-    of pixels, else "none". A cache file's name is a hash of the paths, times and lengths of the picture files and of the
-    size, so it is never stale and can be shared; it is written whole or not at all.
+    of pixels, else "none". A cache file's name is a hash of the paths, times and lengths of the picture files, of the size and
+    of the ranges, so it is never stale and can be shared; it is written whole or not at all.
+    ranges: kind of image -> the values that become 0 and 255, as `decode` takes them.
     """
 
-    def __init__(self, paths: Sequence[str | None], size: int, column: str, mode: CacheMode = "auto", cache_dir: Path | None = None):
-        self.size, self.column = size, column
+    def __init__(
+        self,
+        paths: Sequence[str | None],
+        size: int,
+        column: str,
+        mode: CacheMode = "auto",
+        cache_dir: Path | None = None,
+        ranges: Ranges | None = None,
+    ):
+        self.size, self.column, self.ranges = size, column, dict(ranges or {})
         self.files = list(dict.fromkeys(path for path in paths if path is not None))
         slot_of = {path: slot for slot, path in enumerate(self.files)}
         self.slots = np.fromiter((-1 if path is None else slot_of[path] for path in paths), np.int64, len(paths))
@@ -88,7 +97,7 @@ class ImageStore:
                 self._mapped = np.memmap(self._file, np.uint8, "r", shape=self._shape)
             return torch.from_numpy(np.array(self._mapped[slot])), None
         try:
-            return decode(self.files[slot], self.size), None
+            return self._decode(slot), None
         except ImageError as error:
             self._broken[slot] = str(error)
             return None, self._issue(row)
@@ -117,12 +126,16 @@ class ImageStore:
         slot = int(self.slots[row])
         return DataIssue(row, self.column, self.files[slot], self._broken[slot])
 
+    def _decode(self, slot: int) -> torch.Tensor:
+        options = {"ranges": self.ranges} if self.ranges else {}
+        return decode(self.files[slot], self.size, **options)
+
     def _decode_all(self, progress: bool) -> Iterator[tuple[int, torch.Tensor]]:
         """(slot, picture) in the order of the files; broken ones are noted and skipped."""
 
         def attempt(slot: int) -> torch.Tensor | str:
             try:
-                return decode(self.files[slot], self.size)
+                return self._decode(slot)
             except ImageError as error:
                 return str(error)
 
@@ -173,7 +186,7 @@ class ImageStore:
         return True
 
     def _key(self) -> str:
-        digest = hashlib.sha256(f"{_FORMAT}\n{self.size}\n".encode())
+        digest = hashlib.sha256(f"{_FORMAT}\n{self.size}\n{sorted(self.ranges.items())}\n".encode())
         for path in self.files:
             try:
                 status = os.stat(path)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from sklearn.utils.class_weight import compute_class_weight
 from gaal_fast.data.augment import Preset
 from gaal_fast.data.cells import to_texts
 from gaal_fast.data.dataset import FusionDataset, ImageModality, Modality, TableModality
-from gaal_fast.data.image_files import ImageFolder, resolve_images
+from gaal_fast.data.image_files import TABLE_ALONE, ImageFolder, resolve_images
+from gaal_fast.data.image_names import image_names
+from gaal_fast.data.image_range import decide_ranges, extend_ranges, survey, warn_of_frames
 from gaal_fast.data.image_store import CacheMode, ImageStore
 from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.data.leakage import LEAK_ROWS, leaking_columns
 from gaal_fast.data.numbers import PLAIN, NumberColumns, NumberOptions
 from gaal_fast.data.part_words import read_parts
 from gaal_fast.data.preprocess import TableArrays, TablePreprocessor, read_levels
-from gaal_fast.data.reading import Reading, TableReading
+from gaal_fast.data.reading import ImageReading, Reading, TableReading
 from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers, warn_of_numbers
 from gaal_fast.data.shared import warn_of_shared_ids, warn_of_shared_images
 from gaal_fast.data.split import PARTS, Split, make_split
@@ -33,7 +35,8 @@ from gaal_fast.errors import UserError
 # What the rows, their features and their parts depend on; how pictures are augmented, cached or weighed is not among it.
 _FINGERPRINT_FIELDS = (
     *("target", "image_column", "numeric", "categorical", "drop", "split_column", "group_column"),
-    *("val_fraction", "test_fraction", "split_seed", "image_size", "min_category_count", "rare_classes", "date_order"),
+    *("val_fraction", "test_fraction", "split_seed", "image_size", "image_range", "min_category_count"),
+    *("rare_classes", "date_order"),
     *("encoding", "delimiter", "decimal", "thousands", "missing_values"),
 )
 
@@ -97,9 +100,9 @@ class FusionData:
         """What was loaded, one line each, for the console."""
         sizes = ", ".join(f"{len(getattr(self.split, part))} {part}" for part in PARTS)
         lines = [f"rows: {len(self.frame)} ({sizes}; split {self.split.hash[:12]})", *self.reading.describe(), *self.schema.describe()]
-        lines.append(f"table features: {self.table_width}")
+        lines.append(f"table features: {self.table_width or '0 (only --method.name image can be trained)'}")
         for name, present in self.dataset(np.arange(len(self.frame))).present().items():
-            if not present.all():
+            if not present.all() and (name != "table" or self.table_width):
                 lines.append(f"rows without {name}: {int((~present).sum())}")
         return lines
 
@@ -120,12 +123,15 @@ class PredictionData:
         return list(self.schema.classes)
 
 
-def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool = True) -> FusionData:
+def load_data(
+    config: Any, *, seed: int = 0, decode: bool = True, progress: bool = True, reading: Reading | None = None
+) -> FusionData:
     """Reads what a data configuration describes. Writes nothing, but for the picture cache if that is on disk.
 
     config: an object with the fields of `gaal_fast.config.DataConfig`. seed: of the augmentation. decode=False leaves the
     picture cache empty, and broken pictures undiscovered until they are read. progress: show a bar while decoding.
-    Raises UserError for anything wrong with the files or their contents.
+    reading: what a former training on these data decided, to be applied again. A table without a feature column is read if it
+    has images. Raises UserError for anything wrong with the files or their contents.
     """
     warnings: list[str] = []
     written, text = open_table(config.csv, warnings, TableOptions(config.encoding, config.delimiter))
@@ -159,7 +165,7 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
     unlabelled = sum(issue.reason == NO_LABEL_REASON for issue in issues)
     if unlabelled:
         warn(warnings, f'{unlabelled} rows have no value in the target column "{schema.target}" and are left out')
-    paths, missing = _picture_paths(frame, schema.image_column, folder)
+    paths, missing = _picture_paths(frame, schema.image_column, folder, warnings)
     issues += missing
     split = make_split(
         target.codes,
@@ -183,17 +189,22 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
     preprocessor = TablePreprocessor(schema).fit(frame, split.train, config.min_category_count)
     table = preprocessor.transform(frame, config.csv)
     images = None
+    image_reading = ImageReading() if reading is None else reading.images
     if paths is not None:
-        images = ImageStore(paths, config.image_size, schema.image_column, config.cache, config.cache_dir)
+        if decode:
+            image_reading = _read_heads(paths, split.train, config.image_range, reading, warnings)
+        images = ImageStore(
+            paths, config.image_size, schema.image_column, config.cache, config.cache_dir, image_reading.ranges
+        )
         if decode:
             images.fill(progress)
         issues += images.issues()
-        _check_pictures(images, warnings)
+        _check_pictures(images, bool(schema.features), warnings)
     issues += _rows_with_nothing(target, table, images)
     return FusionData(
         frame=written,
         schema=schema,
-        reading=Reading(_table_reading(text, schema, numbers, options)),
+        reading=Reading(_table_reading(text, schema, numbers, options), image_reading),
         preprocessor=preprocessor,
         split=split,
         target=target.codes,
@@ -215,6 +226,7 @@ def load_for_prediction(
     images: Path | str | None = None,
     image_size: int = 128,
     labels: bool = False,
+    modalities: Collection[str] = ("image", "table"),
     cache: CacheMode = "none",
     cache_dir: Path | None = None,
     progress: bool = True,
@@ -223,10 +235,12 @@ def load_for_prediction(
     """Reads a table for a trained model, whose preprocessor and schema were saved in `run_folder`.
 
     The table's columns may be in any order, with others among them; those that are absent count as missing in every row, with
-    a warning. A row without a picture, or without any table value, has that modality missing; without a folder of `images`, so
-    have all rows the picture. modalities: those that the model predicts from. labels: also read the target column, for
-    evaluation. cache: as in training; each picture is used once per pass, so nothing is kept unless asked for.
-    Raises UserError: neither table columns nor pictures to predict from, a text in a numeric column, not one picture found.
+    a warning. A row without a picture, or without any table value, has that modality missing. images: the folder of the
+    pictures; None: those named by an absolute path or beside the table. labels: also read the target column, for evaluation.
+    modalities: what the model takes; the files and columns of another are not read. cache: as in training; each picture is used
+    once per pass, so nothing is kept unless asked for.
+    Raises UserError: neither table columns nor pictures to predict from, a text in a numeric column, not one picture found for a
+    model that takes nothing else.
     """
     warnings: list[str] = []
     preprocessor = TablePreprocessor.load(Path(run_folder))
@@ -234,27 +248,23 @@ def load_for_prediction(
     schema = preprocessor.schema
     written, text = open_table(csv, warnings, TableOptions(trained=reading.table), expected=schema.features)
     frame = without_values(written, reading.table.missing_values)
-    has_images = images is not None and "image" in modalities
-    table = _prediction_table(preprocessor, frame, csv, text, reading.table, has_images, warnings)
+    table = TableArrays.empty(len(frame), preprocessor.n_features)
+    if "table" in modalities and schema.features:
+        table = _prediction_table(preprocessor, frame, csv, text, reading.table, "image" in modalities, warnings)
     target = Target(schema.classes, np.full(len(frame), NO_LABEL))
     if labels:
         column = require_column(frame.columns, schema.target, csv)
         target = encode_labels(frame[column], schema.target, schema.classes, warnings)
     issues = list(target.issues)
     store = None
-    if schema.image_column is not None:
-        paths: list[str | None] | None = [None] * len(frame)
-        if images is None:
-            warn(warnings, "no folder of pictures is given: predicting from the table alone")
-        else:
-            column = find_column(frame.columns, schema.image_column)
-            if column is None:
-                raise UserError(f'{csv} lacks the picture column the model was trained on: "{schema.image_column}"')
-            paths, missing = _picture_paths(frame, column, ImageFolder(images, "--images"), empty_ok=True)
-            issues += missing
-        store = ImageStore(paths, image_size, schema.image_column, cache, cache_dir)
+    if schema.image_column is not None and "image" in modalities:
+        # A table whose cells are all empty is used too: such rows have nothing to be predicted from, as in a longer table.
+        usable = "table" in modalities and any(find_column(frame.columns, name) is not None for name in schema.features)
+        paths, missing = _prediction_paths(frame, schema, csv, images, usable, warnings)
+        image_reading = _read_heads(paths, None, None, reading, warnings)
+        store = ImageStore(paths, image_size, schema.image_column, cache, cache_dir, image_reading.ranges)
         store.fill(progress)
-        issues += store.issues()
+        issues += missing + store.issues()
     elif images is not None:
         warn(warnings, "the model was trained without pictures: the folder of pictures is not used")
     dataset = FusionDataset(np.arange(len(frame)), target.codes, _modalities(store, table))
@@ -267,19 +277,19 @@ def _prediction_table(
     source: object,
     text: TableReading,
     trained: TableReading,
-    has_images: bool,
+    takes_images: bool,
     warnings: list[str],
 ) -> TableArrays:
     """The features to predict from; none, with a warning, for a table that only names pictures."""
     schema, absent = preprocessor.schema, preprocessor.absent(frame)
     names_images = schema.image_column is not None and find_column(frame.columns, schema.image_column) is not None
-    if len(absent) < len(schema.features) or not (has_images and names_images):
+    if len(absent) < len(schema.features) or not (takes_images and names_images):
         preprocessor.select(frame, source)  # before its numbers are looked at: a table of another data set is told as such
         frame = _trained_numbers(frame, schema, trained, text.delimiter, warnings)
         return preprocessor.transform(frame, source, warnings)
-    if absent:
-        warn(warnings, f"{source} has none of the table columns the model was trained on ({some(absent)}): predicting from the pictures alone")
-    return preprocessor.empty(len(frame))
+    columns = f"{source} has none of the table columns the model was trained on ({some(absent)})"
+    warn(warnings, f"{columns}: predicting from the pictures alone")
+    return TableArrays.empty(len(frame), preprocessor.n_features)
 
 
 def data_fingerprint(config: Any) -> str:
@@ -354,11 +364,56 @@ def _trained_numbers(
 
 
 def _picture_paths(
-    frame: pd.DataFrame, column: str | None, folder: ImageFolder, *, empty_ok: bool = False
+    frame: pd.DataFrame, column: str | None, folder: ImageFolder, warnings: list[str], *, empty_ok: bool = False
 ) -> tuple[list[str | None] | None, list[DataIssue]]:
     if column is None:
         return None, []
-    return resolve_images(to_texts(frame[column]), folder, column, empty_ok=empty_ok)
+    return resolve_images(image_names(frame[column]).tolist(), folder, column, empty_ok=empty_ok, warnings=warnings)
+
+
+def _prediction_paths(
+    frame: pd.DataFrame,
+    schema: TableSchema,
+    csv: Path | str,
+    images: Path | str | None,
+    table_is_usable: bool,
+    warnings: list[str],
+) -> tuple[list[str | None], list[DataIssue]]:
+    """As `_picture_paths`; without any picture the table alone is used, if it can be."""
+    column = find_column(frame.columns, schema.image_column)
+    if column is None and (images is not None or not table_is_usable):
+        raise UserError(f'{csv} lacks the picture column the model was trained on: "{schema.image_column}"')
+    nothing: list[str | None] = [None] * len(frame)
+    if images is not None:
+        folder = ImageFolder(images, "--images")
+        return _picture_paths(frame, column, folder, warnings, empty_ok=table_is_usable)
+    if column is not None:
+        # As in training: an absolute path needs no folder, and what lies beside the table none either.
+        folder = ImageFolder(Path(csv).expanduser().absolute().parent, "--images")
+        said: list[str] = []
+        paths, missing = _picture_paths(frame, column, folder, said, empty_ok=True)
+        if any(path is not None for path in paths):
+            warnings += said
+            return paths, missing
+        if not table_is_usable:
+            raise UserError(f'--images: {said[0] if said else "no picture is named"}'.removesuffix(TABLE_ALONE))
+    warn(warnings, "no folder of pictures is given: predicting from the table alone")
+    return nothing, []
+
+
+def _read_heads(
+    paths: Sequence[str | None],
+    train: np.ndarray | None,
+    given: tuple[float, float] | None,
+    reading: Reading | None,
+    warnings: list[str],
+) -> ImageReading:
+    """What is decided about the pixels: by the training rows, or by a former training for other rows too."""
+    found = survey(list(dict.fromkeys(path for path in paths if path is not None)))
+    warn_of_frames(found, warnings)
+    if reading is not None:
+        return extend_ranges(found, reading.images, warnings)
+    return decide_ranges(found, {paths[row] for row in train}, given, warnings)
 
 
 def _modalities(images: ImageStore | None, table: TableArrays, preset: Preset = "none", seed: int = 0) -> list[Modality]:
@@ -366,13 +421,14 @@ def _modalities(images: ImageStore | None, table: TableArrays, preset: Preset = 
     return [*modalities, TableModality(table.features, table.present)]
 
 
-def _check_pictures(images: ImageStore, warnings: list[str]) -> None:
+def _check_pictures(images: ImageStore, has_table: bool, warnings: list[str]) -> None:
     unusable = int((~images.present).sum())
     if unusable == len(images.present):
         first = images.issues()[0]
         raise UserError(f'no picture of column "{images.column}" can be read (first: {first.path}: {first.reason})')
     if unusable:
-        warn(warnings, f"{unusable} of {len(images.present)} rows have no usable picture and train on their table alone")
+        use = "train on their table alone" if has_table else "are not used"
+        warn(warnings, f"{unusable} of {len(images.present)} rows have no usable picture and {use}")
 
 
 def _warn_of_leaks(frame: pd.DataFrame, schema: TableSchema, target: Target, split: Split, warnings: list[str]) -> None:

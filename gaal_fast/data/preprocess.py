@@ -34,6 +34,11 @@ class TableArrays:
     features: np.ndarray
     present: np.ndarray
 
+    @classmethod
+    def empty(cls, rows: int, width: int = 0) -> "TableArrays":
+        """No value in any row."""
+        return cls(np.zeros((rows, width), dtype=np.float32), np.zeros(rows, dtype=bool))
+
 
 class TablePreprocessor:
     """Numbers and dates: median for a missing cell, an indicator for columns that had one in training, then zero mean and unit
@@ -47,13 +52,14 @@ class TablePreprocessor:
         self._transformer = transformer
 
     def fit(self, frame: pd.DataFrame, rows: np.ndarray, min_category_count: int = 1) -> "TablePreprocessor":
-        """Learns medians, scales and levels from the given rows (the training part) alone. Raises UserError if the schema has
-        no feature column."""
+        """Learns medians, scales and levels from the given rows (the training part) alone. A table of images without a feature
+        column leaves nothing to learn, and `transform` gives no feature; without images too, it raises UserError."""
         schema = self.schema
         if not schema.features:
-            dropped = [f'"{name}" {reason}' for name, reason in schema.dropped.items()]
-            why = f" ({'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''})" if dropped else ""
-            raise UserError(f"the table has no usable column besides the target{why}")
+            if schema.image_column is None:
+                raise UserError(schema.without_features())
+            self._transformer = ColumnTransformer([])
+            return self
         typed = self._typed(frame.iloc[rows])[0]
         parts = [part for name in schema.dates for part in informative_parts(typed[name].to_numpy(), name)]
         quantities = list(schema.numeric + schema.dates)
@@ -80,6 +86,8 @@ class TablePreprocessor:
     @property
     def feature_names(self) -> list[str]:
         """A name for each of the D features: "width", "width is missing", "colour=red", "colour=infrequent"."""
+        if not self.schema.features:
+            return []
         fitted = self._fitted.named_transformers_
         quantities = list(self.schema.numeric + self.schema.dates)
         names = [name for name in self._fitted.feature_names_in_ if name not in self.schema.categorical]
@@ -101,6 +109,8 @@ class TablePreprocessor:
         were never seen in training and cells that are no dates. Raises UserError for a table with none of the columns, and for
         a cell that is no number in a numeric column.
         """
+        if not self.schema.features:
+            return TableArrays.empty(len(frame))
         selected = self.select(frame, source, warnings)
         typed, present = self._typed(selected, warnings)
         if warnings is not None:
@@ -108,10 +118,6 @@ class TablePreprocessor:
             self._warn_of_levels(selected[present_columns], typed, warnings)
         features = np.asarray(self._fitted.transform(typed[self._fitted.feature_names_in_]), dtype=np.float64)
         return TableArrays(np.clip(features, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype(np.float32), present)
-
-    def empty(self, rows: int) -> TableArrays:
-        """The arrays of a table that has none of the columns: no row has a value."""
-        return TableArrays(np.zeros((rows, self.n_features), dtype=np.float32), np.zeros(rows, dtype=bool))
 
     def absent(self, frame: pd.DataFrame) -> list[str]:
         """The feature columns that `frame` does not have."""

@@ -1,6 +1,8 @@
 """How the files of a data set are read: decided once in training, said, kept in the run folder, and applied again at prediction."""
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -71,11 +73,42 @@ class TableReading:
 
 @dataclass(frozen=True)
 class ImageReading:
-    """What was decided about the pixels of the images."""
+    """What was decided about the pixels of the images: which values become 0 and 255 where a file has more than 8 bits.
+
+    bits16: 16-bit greys and colors; integer: signed or wider greys; floating: greys of floats; None where the training images
+    had no such file. given: whether the user gave the range, and so the same for all kinds.
+    """
+
+    bits16: tuple[float, float] | None = None
+    integer: tuple[float, float] | None = None
+    floating: tuple[float, float] | None = None
+    given: bool = False
+
+    def __post_init__(self) -> None:
+        for low, high in self.ranges.values():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"{low:g} to {high:g} is no range of pixel values")
+
+    @classmethod
+    def of(cls, ranges: Mapping[str, tuple[float, float]], *, given: bool = False) -> "ImageReading":
+        """From a range for each kind of image, as ``ranges`` returns them."""
+        return cls(ranges.get("16-bit"), ranges.get("integer"), ranges.get("float"), given)
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Kind of image, as ``gaal_fast.data.images.decode`` calls it -> the values that become 0 and 255."""
+        found = {"16-bit": self.bits16, "integer": self.integer, "float": self.floating}
+        return {kind: limits for kind, limits in found.items() if limits is not None}
 
     def describe(self) -> list[str]:
         """What was decided, one line each, for the console; nothing where it is what everybody expects."""
-        return []
+        if self.given and self.bits16 is not None:
+            low, high = self.bits16
+            return [f"images of more than 8 bits: values {low:g} to {high:g} become 0 to 255 (--data.image-range)"]
+        return [
+            f"{kind} images: values {low:g} to {high:g} become 0 to 255 (found in the training images; --data.image-range changes it)"
+            for kind, (low, high) in self.ranges.items()
+        ]
 
 
 @dataclass(frozen=True)

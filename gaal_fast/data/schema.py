@@ -55,6 +55,12 @@ class TableSchema:
     def features(self) -> tuple[str, ...]:
         return self.numeric + self.dates + self.categorical
 
+    def without_features(self) -> str:
+        """Why there is no feature column, for a message."""
+        dropped = [f'"{name}" {reason}' for name, reason in self.dropped.items()]
+        why = f" ({'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''})" if dropped else ""
+        return f"the table has no usable column besides the target{why}"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
@@ -142,10 +148,13 @@ def infer_schema(
     if twice:
         raise UserError(f"columns both dropped and declared numeric or categorical: {some(twice)}")
 
-    if image is None and folder is not None:
+    more_images: list[str] = []
+    if folder is not None:
         # Rows of one image may be the groups.
         taken = (roles - {group}) | set(dropped_names + numeric_names + categorical_names)
-        image = find_image_column(frame[[name for name in columns if name not in taken]], folder, source)
+        image, more_images = find_image_column(
+            frame[[name for name in columns if name not in taken]], folder, source, image
+        )
         roles |= {image} - {None}
 
     kinds: dict[str, _Kind] = {}
@@ -158,6 +167,8 @@ def infer_schema(
             kinds[name] = _declared_numeric(frame[name], name, numbers, date_order)
         elif name in categorical_names:
             kinds[name] = _Kind("categorical")
+        elif name in more_images:
+            kinds[name] = _Kind("dropped", f'names pictures too, and those of one column are used: "{image}"')
         else:
             kinds[name] = _infer_kind(frame[name], name, numbers, date_order)
         if kinds[name].warning:

@@ -24,6 +24,7 @@ DEFAULTS = {
     "test_fraction": 0.2,
     "split_seed": 0,
     "image_size": 8,
+    "image_range": None,
     "augment": "none",
     "class_weights": "none",
     "cache": "auto",

@@ -7,8 +7,10 @@ import pickle
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gaal_fast.data import image_store
 from gaal_fast.data.image_store import ImageStore
@@ -93,6 +95,17 @@ def test_the_disk_cache_is_reused_until_a_picture_or_the_size_changes(
     os.utime(paths[2], (later, later))
     assert len(fill()[1]) == 3
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json"] * 3 + [".u8"] * 3
+
+
+def test_the_disk_cache_of_another_range_is_not_used(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "a.png")
+    for ranges, value in (({"16-bit": (0, 4095)}, 62), ({"16-bit": (0, 2000)}, 128), ({"16-bit": (0, 4095)}, 62)):
+        for mode in ("none", "ram", "disk"):
+            store = ImageStore([str(tmp_path / "a.png")], 4, "photo", mode, tmp_path / "cache", ranges)
+            store.fill(progress=False)
+            assert store.get(0)[0].unique().tolist() == [value]
+            assert pickle.loads(pickle.dumps(store)).get(0)[0].unique().tolist() == [value]
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 2
 
 
 def test_a_cache_that_was_cut_off_is_made_anew(tmp_path: Path, paths: list[str | None]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from gaal_fast.data import (
     EpochSampler,
@@ -21,6 +22,8 @@ from gaal_fast.data import (
     read_split,
     write_issues,
 )
+from gaal_fast.data.augment import normalise
+from gaal_fast.data.reading import ImageReading
 from gaal_fast.errors import UserError
 from tests.data.conftest import catalogue, write_pictures
 
@@ -137,7 +140,7 @@ def test_the_fingerprint_follows_the_table_and_what_decides_features_and_parts(m
     config.csv = Path(str(config.csv.rename(tmp_path / "moved.csv")))
     config.augment, config.cache, config.workers, config.class_weights = "paper", "disk", 3, "balanced"
     assert data_fingerprint(config) == first
-    for name, value in {"split_seed": 1, "drop": ["seen"], "image_size": 9, "target": "colour", "min_category_count": 2}.items():
+    for name, value in {"split_seed": 1, "drop": ["seen"], "image_size": 9, "target": "colour", "min_category_count": 2, "image_range": (0, 9)}.items():
         assert data_fingerprint(SimpleNamespace(**{**vars(config), name: value})) != first
     config.csv.write_bytes(config.csv.read_bytes() + b"\n")
     assert data_fingerprint(config) != first
@@ -192,7 +195,9 @@ def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_
         (catalogue().assign(width="wide"), {}, 'column "width" is numeric but row 1 holds "wide"'),
         (catalogue().drop(columns="photo"), {}, 'lacks the picture column the model was trained on: "photo"'),
         (catalogue().drop(columns="kind"), {"labels": True}, 'no column "kind"'),
-        (catalogue().assign(photo="x.png"), {}, "none of the 60 pictures"),
+        (catalogue().assign(photo="x.png"), {"modalities": ["image"]}, "none of the 60 pictures"),
+        (catalogue().assign(photo="x.png"), {"modalities": ["image"], "images": None}, "^--images: none of the 60 pictures"),
+        (catalogue().drop(columns="photo"), {"modalities": ["image"], "images": None}, "lacks the picture column"),
     ):
         frame.to_csv(csv, index=False)
         with pytest.raises(UserError, match=message):
@@ -284,7 +289,7 @@ def test_classes_without_a_training_row_are_dropped_on_request(make_config: Make
         (lambda f: f[:6], {"test_fraction": 0.5}, "3 training rows of 3 classes leave none for validation"),
         (lambda f: f.assign(width="wide"), {"numeric": ["width"]}, '"width" is declared numeric but row 1 holds "wide"'),
         (lambda f: f.assign(photo=f["photo"].str.replace("png", "jpg")), {}, "the extension differs"),
-        (lambda f: f[["photo", "kind"]], {}, "no usable column besides the target"),
+        (lambda f: f[["code", "kind"]], {"images": None}, "no usable column besides the target"),
         (lambda f: f.drop(columns=["photo", "code"]), {}, "no column names the pictures"),
         (lambda f: f, {"images": Path("absent")}, r"--data\.images: no such folder: absent"),
         (lambda f: f, {"group_column": "colour"}, r'group column "colour"'),
@@ -327,3 +332,98 @@ def test_a_resumed_epoch_sees_the_same_pictures_whatever_the_cache(make_config: 
         streams.append(stream)
     assert [len(stream) for stream in streams] == [5, 5, 5]
     assert all(torch.equal(a, b) for other in streams[1:] for a, b in zip(streams[0], other, strict=True))
+
+
+def test_a_table_of_file_and_label_has_images_alone(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()[["photo", "kind"]]
+    config = make_config(frame)
+    data = load_data(config, progress=False)
+    assert data.table_width == 0
+    assert data.warnings == data.issues == []
+    assert "table features: 0 (only --method.name image can be trained)" in data.describe()
+    assert not any(line.startswith("rows without") for line in data.describe())
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    frame[["photo"]].to_csv(tmp_path / "new.csv", index=False)
+    read = load_for_prediction(tmp_path / "new.csv", tmp_path / "run", images=config.images, image_size=8, modalities=["image"])
+    assert read.dataset.present()["image"].all()
+    assert read.warnings == []
+
+
+@pytest.mark.parametrize("rows", [1, 60])
+@pytest.mark.parametrize("photo", ["gone.png", "http://x.org/a.png", None])
+def test_rows_whose_images_are_all_absent_are_predicted_from_the_table(
+    make_config: MakeConfig, tmp_path: Path, rows: int, photo: str | None
+) -> None:
+    config = make_config(catalogue())
+    data = load_data(config, progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    csv = tmp_path / "new.csv"
+    catalogue()[:rows].assign(photo=photo).to_csv(csv, index=False)
+    read = load_for_prediction(csv, tmp_path / "run", images=config.images, image_size=8)
+    assert {name: int(present.sum()) for name, present in read.dataset.present().items()} == {"image": 0, "table": rows}
+    assert len(read.issues) == rows
+    assert [line.rsplit(": ", 1)[1] for line in read.warnings] == ([] if photo is None else ["predicting from the table alone"])
+
+
+def test_images_named_by_absolute_paths_or_beside_the_table_need_no_folder(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue())
+    data = load_data(config, progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    photo = catalogue()["photo"]
+    csv = tmp_path / "new.csv"
+    for names, found in (
+        ([str(config.images / name) for name in photo], 60),
+        ([(config.images / name).as_uri() for name in photo], 60),
+        ([f"{config.images.name}/{name}" for name in photo], 60),
+        ([str(config.images / name) if row % 2 else "x.png" for row, name in enumerate(photo)], 30),
+        ([f"/elsewhere/{name}" for name in photo], 0),
+    ):
+        catalogue().assign(photo=names).to_csv(csv, index=False)
+        read = load_for_prediction(csv, tmp_path / "run", image_size=8)
+        assert read.dataset.present()["image"].sum() == found
+        assert (read.warnings == ["no folder of pictures is given: predicting from the table alone"]) == (found == 0)
+
+
+def test_the_range_of_the_training_images_is_kept_and_applied(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(catalogue())
+    for row, name in enumerate(catalogue()["photo"]):
+        Image.fromarray(np.full((8, 8), 1000 + row, np.uint16) + np.arange(8, dtype=np.uint16) * 100).save(config.images / name)
+    data = load_data(config, progress=False)
+    assert data.reading.images == ImageReading(bits16=(0, 4095))
+    assert data.describe()[1].startswith("16-bit images: values 0 to 4095 become 0 to 255")
+    assert data.images.get(5)[0][0, 0, 0] == round(1005 / 4095 * 255)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    # One image alone would be given another range.
+    Image.fromarray(np.full((8, 8), 255, np.uint16)).save(config.images / "000.png")
+    catalogue()[:1].to_csv(tmp_path / "new.csv", index=False)
+    read = load_for_prediction(tmp_path / "new.csv", tmp_path / "run", images=config.images, image_size=8)
+    image = read.dataset.__getitems__([0]).inputs["image"]
+    assert torch.equal(image, normalise(torch.full((1, 3, 8, 8), 16, dtype=torch.uint8)))
+    assert "nearly black" in read.warnings[0]
+    config.image_range = (1000, 2000)
+    data = load_data(config, progress=False)
+    assert data.images.get(5)[0][0, 0, 0] == round(5 / 1000 * 255)
+    again = load_data(SimpleNamespace(**{**vars(config), "image_range": None}), progress=False, reading=data.reading)
+    assert again.reading == data.reading
+    assert again.images.get(5)[0][0, 0, 0] == 1
+
+
+def test_cells_that_name_two_images_or_a_file_of_several_frames_are_said(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()
+    frame.loc[3, "photo"] = "003.png;004.png"
+    config = make_config(catalogue())
+    frame.to_csv(config.csv, index=False)
+    red, lime = (Image.new("RGB", (8, 8), color) for color in ("red", "lime"))
+    red.save(config.images / "005.png", save_all=True, append_images=[lime])
+    data = load_data(config, progress=False)
+    assert [issue.row for issue in data.issues] == [3]
+    assert data.images.get(5)[0][:, 0, 0].tolist() == [255, 0, 0]
+    assert data.warnings == [
+        'column "photo": 1 cell holds several images in one cell: one image per row is read; give each its own row, or keep one name',
+        f'1 image file has several frames, of which the first is used ("{config.images / "005.png"}")',
+        "1 of 60 rows have no usable picture and train on their table alone",
+    ]

@@ -157,6 +157,18 @@ def test_a_table_without_features_is_refused_with_the_reasons() -> None:
         TablePreprocessor(schema).fit(pd.DataFrame(), np.arange(0))
 
 
+def test_a_table_of_images_alone_has_no_features_and_survives_the_disk(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"file": ["a.png", "b.png"], "kind": ["a", "b"]})
+    schema = TableSchema(target="kind", classes=("a", "b"), image_column="file")
+    fitted = TablePreprocessor(schema).fit(frame, np.arange(2))
+    fitted.save(tmp_path)
+    for preprocessor in (fitted, TablePreprocessor.load(tmp_path)):
+        assert preprocessor.feature_names == []
+        arrays = preprocessor.transform(frame[["file"]])
+        assert arrays.features.shape == (2, 0)
+        assert not arrays.present.any()
+
+
 def test_only_the_training_rows_are_learned_from() -> None:
     changed = FRAME.assign(w=[*FRAME["w"][:4], "1e9", "-5"], c=[*FRAME["c"][:4], "q", "r"])
     one, two = (TablePreprocessor(SCHEMA).fit(frame, TRAIN) for frame in (FRAME, changed))

@@ -190,6 +190,26 @@ def test_the_picture_column_is_found_by_files_then_suffixes_then_stems(tmp_path:
         infer({"left": names, "right": names[::-1]}, folder=folder)
 
 
+def test_a_second_image_column_is_said_not_to_be_used_as_images(tmp_path: Path) -> None:
+    names = [f"{i:02d}.png" for i in range(N)]
+    write_pictures(tmp_path, names)
+    columns = {
+        "pic": names,
+        "back": [f"b{i}.png" for i in range(N)],
+        "thumb": [f"http://x.org/{i}.jpg" for i in range(N)],
+        "more": ['["a.png", "b.png"]'] * N,
+        "mark": ["x.png", "y.png"] * (N // 2),
+    }
+    reason = 'names pictures too, and those of one column are used: "pic"'
+    for options in ({}, {"image_column": "pic"}):
+        schema, _ = infer(columns, folder=ImageFolder(tmp_path), **options)
+        assert schema.image_column == "pic"
+        assert schema.dropped == dict.fromkeys(("back", "thumb", "more", "mark"), reason)
+        assert f'not used: "back": {reason}' in schema.describe()
+    schema, _ = infer(columns, folder=ImageFolder(tmp_path), categorical=["mark"])
+    assert schema.categorical == ("mark",)
+
+
 def test_a_schema_survives_json() -> None:
     schema, _ = infer({"w": ["n.d.", *texts(range(100, 100 + N - 1))], "c": ["ä", "y"] * (N // 2), "k": ["z"] * N})
     schema = TableSchema(**{**schema.__dict__, "classes": ("a", 2)})
