@@ -15,7 +15,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from gaal_fast.data.augment import Preset
 from gaal_fast.data.cells import to_texts
 from gaal_fast.data.dataset import FusionDataset, ImageModality, Modality, TableModality
-from gaal_fast.data.image_files import TABLE_ALONE, ImageFolder, resolve_images
+from gaal_fast.data.image_files import TABLE_ALONE, resolve_images
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.image_names import image_names
 from gaal_fast.data.image_range import decide_ranges, extend_ranges, survey, warn_of_frames
 from gaal_fast.data.image_store import CacheMode, ImageStore

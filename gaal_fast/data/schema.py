@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from gaal_fast.data.cells import Numbers, holds_codes, is_text, looks_like_dates, missing_cells, to_days, to_numbers, to_texts
-from gaal_fast.data.image_files import ImageFolder, find_image_column
+from gaal_fast.data.image_files import find_image_column
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.table import expand_columns, require_column
 from gaal_fast.errors import UserError

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from gaal_fast.data import image_files
-from gaal_fast.data.image_files import ImageFolder, find_image_column, resolve_images
+from gaal_fast.data.image_files import find_image_column, resolve_images
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.image_names import image_names
 from gaal_fast.errors import UserError
 from tests.data.conftest import write_pictures
@@ -54,6 +55,7 @@ def test_directories_are_listed_once_and_files_not_asked_for_one_by_one(tmp_path
         (["pics/a.png"], "pics", ["pics/a.png"], r"the folder differs: they are under .*/base \("),
         (["pics/s/a.png", "wrong/x.png"], "wrong", ["s/a.png"], r"the folder differs: they are under .*pics \("),
         ([], ".", ["a.png"], r"the folder holds no pictures"),
+        (["a/1.png"], ".", ["a", "b"], r'; "a" is a folder, and one image per row is read$'),
         (["x.png"], ".", ["a.png"], r'exists in .* \(first: "a\.png"\)$'),
     ],
 )

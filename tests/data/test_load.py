@@ -140,7 +140,8 @@ def test_the_fingerprint_follows_the_table_and_what_decides_features_and_parts(m
     config.csv = Path(str(config.csv.rename(tmp_path / "moved.csv")))
     config.augment, config.cache, config.workers, config.class_weights = "paper", "disk", 3, "balanced"
     assert data_fingerprint(config) == first
-    for name, value in {"split_seed": 1, "drop": ["seen"], "image_size": 9, "target": "colour", "min_category_count": 2, "image_range": (0, 9)}.items():
+    changes = {"split_seed": 1, "drop": ["seen"], "image_size": 9, "image_range": (0, 9), "target": "colour", "min_category_count": 2}
+    for name, value in changes.items():
         assert data_fingerprint(SimpleNamespace(**{**vars(config), name: value})) != first
     config.csv.write_bytes(config.csv.read_bytes() + b"\n")
     assert data_fingerprint(config) != first
