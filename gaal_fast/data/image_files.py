@@ -1,6 +1,7 @@
 """Finds the image files that a column of a table names."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -9,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from gaal_fast.data.cells import missing_cells
-from gaal_fast.data.image_folder import BY_END, SUFFIX_ADDED, ImageFolder, Match
+from gaal_fast.data.image_folder import BY_END, SUFFIX_ADDED, ImageFolder, Listing, Match
 from gaal_fast.data.image_names import (
     NO_NAME,
+    SEVERAL,
     has_image_suffix,
     image_names,
     is_missing,
     looks_like_image_name,
+    names_inside,
     what_else,
 )
 from gaal_fast.data.issues import DataIssue, some, warn
@@ -176,6 +179,9 @@ def _reason(name: str, match: Match, folder: ImageFolder) -> str:
     other = what_else(name)
     if other is not None:
         return other
+    parts = names_inside(name)
+    if len(parts) > 1 and all(folder.look_up(part).path is not None for part in parts):
+        return SEVERAL
     directory, tail = folder.split(name)
     similar = folder.listing(directory).folded.get(tail.casefold())
     return (
@@ -257,12 +263,25 @@ def _hint(named: Sequence[str], folder: ImageFolder) -> str:
             return (
                 f'; upper and lower case differ: the folder has "{listing.folded[tail.casefold()]}"'
             )
+        numbered = _of_number(stem, listing)
+        if numbered is not None:
+            return f'; the folder has "{numbered}"'
     elsewhere = _search(sample, folder.base)
     if elsewhere is not None:
         return f"; the folder differs: they are under {elsewhere} ({folder.option})"
     if not any(has_image_suffix(name) for name in folder.listing(str(folder.base)).names):
         return "; the folder holds no pictures"
     return ""
+
+
+def _of_number(stem: str, listing: Listing) -> str | None:
+    """The image whose stem ends in the number that a stem ends in."""
+    number = re.search(r"\d+$", stem)
+    for other in sorted(listing.stems) if number else ():
+        ending = re.search(r"\d+$", other)
+        if ending and int(ending[0]) == int(number[0]):
+            return listing.stems[other][0]
+    return None
 
 
 def _search(sample: Sequence[str], base: Path) -> str | None:

@@ -44,7 +44,7 @@ SEVERAL = (
 
 _URL = re.compile(r"\s*(?!file:)(?:www\.(?=[^/]*/)|[A-Za-z][A-Za-z0-9+.-]{1,9}://)")
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?[\\/]|~[\\/]")
-_SEPARATORS = re.compile(r"[;|\n]|,\s*|\s+(?=\S+$)|['\"]\s+['\"]")
+_SEPARATORS = re.compile(r"[;|&+:\n]|,\s*|\s+(?=\S+$)|['\"]\s+['\"]")
 _BRACKETS = " \t\r\n'\"[](){}"
 _AROUND = " \t\r\n\xa0\ufeff\u200b"
 _WHOLE = re.compile(r"([+-]?\d+)\.0+$")
@@ -105,8 +105,13 @@ def what_else(name: str) -> str | None:
         return WEB_ADDRESS
     if name.lstrip().startswith("data:") or len(name) > 4096:
         return IMAGE_DATA
-    inside = [part.strip(_BRACKETS) for part in _SEPARATORS.split(name)]
-    return SEVERAL if sum(map(has_image_suffix, inside)) > 1 else None
+    return SEVERAL if sum(map(has_image_suffix, names_inside(name))) > 1 else None
+
+
+def names_inside(text: str) -> list[str]:
+    """The parts of a text that may be a list of names."""
+    parts = [part.strip(_BRACKETS) for part in _SEPARATORS.split(text)]
+    return [part for part in parts if part]
 
 
 def other_readings(name: str) -> Iterator[tuple[str, str]]:

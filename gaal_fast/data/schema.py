@@ -154,7 +154,8 @@ def infer_schema(
         elif name in categorical_names:
             kinds[name] = _Kind("categorical")
         elif name in more_images:
-            kinds[name] = _Kind("dropped", f'names pictures too, and those of one column are used: "{image}"')
+            reason = f'names pictures too, and those of one column are used: "{image}"'
+            kinds[name] = _Kind("dropped", reason)
         else:
             kinds[name] = _infer_kind(frame[name], name)
         if kinds[name].warning:

@@ -55,6 +55,7 @@ def test_directories_are_listed_once_and_files_not_asked_for_one_by_one(tmp_path
         (["pics/a.png"], "pics", ["pics/a.png"], r"the folder differs: they are under .*/base \("),
         (["pics/s/a.png", "wrong/x.png"], "wrong", ["s/a.png"], r"the folder differs: they are under .*pics \("),
         ([], ".", ["a.png"], r"the folder holds no pictures"),
+        (["IMG_0001.png", "IMG_0002.png"], ".", ["2", "3"], r'; the folder has "IMG_0002\.png"$'),
         (["a/1.png"], ".", ["a", "b"], r'; "a" is a folder, and one image per row is read$'),
         (["x.png"], ".", ["a.png"], r'exists in .* \(first: "a\.png"\)$'),
     ],
@@ -152,6 +153,11 @@ def test_a_file_of_the_very_name_wins_and_nothing_is_said(tmp_path: Path, name: 
             (cell, ["a.png", "b.png"], "several images in one cell: one image per row is read; give each its own row, or keep one name")
             for cell in ("a.png;b.png", "a.png|b.png", "a.png, b.png", "a.png b.png", '["a.png", "b.png"]', "('a.png', 'b.png')")
         ),
+        *(
+            (cell, ["12.png", "13.png"], "several images in one cell: one image per row is read; give each its own row, or keep one name")
+            for cell in ("12;13", "12, 13", '["12", "13"]', "12.png\n13.png")
+        ),
+        ("12;14", ["12.png", "13.png"], "no such file"),
         ("NA", ["a.png"], "no picture named"),
         ("  ", ["a.png"], "no picture named"),
     ],
