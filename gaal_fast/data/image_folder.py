@@ -6,7 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from gaal_fast.data.image_names import has_image_suffix, other_readings, path_ends, what_else
+from gaal_fast.data.image_names import (
+    UNREAD_SUFFIXES,
+    has_image_suffix,
+    other_readings,
+    path_ends,
+    what_else,
+)
 from gaal_fast.errors import UserError
 
 SUFFIX_ADDED = "with an extension added"
@@ -127,11 +133,11 @@ class ImageFolder:
         if tail in listing.names:
             return Match(os.path.join(directory, tail))
         how, found = listing.nearly(tail)
-        return (
-            Match(os.path.join(directory, found[0]), how)
-            if len(found) == 1
-            else Match(None, how, tuple(found))
-        )
+        if len(found) > 1:
+            found = [name for name in found if not _is_unread(name)] or found
+        if len(found) == 1:
+            return Match(os.path.join(directory, found[0]), how)
+        return Match(None, how, tuple(found))
 
     def match(self, name: str) -> Match:
         """The file that a cell names. A name that is no file as written is read in other ways,
@@ -159,6 +165,10 @@ class ImageFolder:
 
     def split(self, name: str) -> tuple[str, str]:
         return os.path.split(os.path.join(self.base, name))
+
+
+def _is_unread(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES
 
 
 def _is_number(stem: str) -> bool:

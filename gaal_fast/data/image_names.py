@@ -14,26 +14,11 @@ import pandas as pd
 from gaal_fast.data.cells import MISSING_TOKENS
 from gaal_fast.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".avif",
-        ".apng",
-    }
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".ico"}
-    # Pillow does not read these; they are found all the same, so that the user is told what they
-    # are.
-    | {".heic", ".heif", ".dcm", ".jxl"}
+# Pillow does not read these; they are found all the same, so that the user is told what they are.
+UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".dcm", ".jxl"})
+IMAGE_SUFFIXES = UNREAD_SUFFIXES.union(
+    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".bmp", ".dib", ".gif"),
+    (".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
 )
 NO_NAME = "no picture named"
 WEB_ADDRESS = "a web address: images are not downloaded; save them in a folder and name the files"

@@ -145,13 +145,9 @@ def _sample(files: Sequence[str]) -> np.ndarray:
 
 def _some_values(file: str) -> np.ndarray:
     try:
-        values = read_values(file)[1]
+        return read_values(file, _VALUES)[1]
     except ImageError:
         return np.empty(0)
-    if values.size <= _VALUES:
-        return values
-    # The extremes are always among them: they tell the scale.
-    return np.concatenate([values[:: values.size // _VALUES], [values.min(), values.max()]])
 
 
 def _warn_of_misfits(found: Survey, reading: ImageReading, whose: str, warnings: list[str]) -> None:

@@ -89,21 +89,22 @@ def deep_kind(image: Image.Image) -> str | None:
     return "integer" if image.mode == "L" and _tiff_tag(image, _SAMPLE_FORMAT) == _SIGNED else None
 
 
-def read_values(path: str | os.PathLike) -> tuple[str | None, np.ndarray]:
-    """The kind of a file, and its finite values, float64 [n], without alpha; no values for a file
-    of 8 bits.
+def read_values(path: str | os.PathLike, limit: int | None = None) -> tuple[str | None, np.ndarray]:
+    """The kind of a file, and its finite values without alpha; no values for a file of 8 bits.
 
-    Raises ImageError as ``decode`` does.
+    float64 [n]: about ``limit`` of them where there are more, the smallest and the largest among
+    them. Raises ImageError as ``decode`` does.
     """
     try:
         with Image.open(path) as image:
             kind = deep_kind(image)
-            if kind is None:
-                return None, np.empty(0)
-            values, _ = _values(image)
+            values = np.empty(0) if kind is None else _values(image)[0].ravel()
     except Exception as error:
         raise ImageError(_reason(path, error)) from error
-    return kind, values[np.isfinite(values)]
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if limit is not None and values.size > limit:
+        values = np.append(values[:: values.size // limit], [values.min(), values.max()])
+    return kind, values.astype(np.float64)
 
 
 def choose_range(values: np.ndarray, kind: str) -> tuple[float, float]:
@@ -164,22 +165,33 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _deep_to_rgb(image: Image.Image, kind: str, ranges: Ranges) -> Image.Image:
     values, alpha = _values(image)
-    low, high = ranges.get(kind) or choose_range(values[np.isfinite(values)], kind)
-    # Halved, so that the width of a range of huge floats does not overflow.
-    scaled = (values / 2 - low / 2) / (high / 2 - low / 2) * 255.0
-    pixels = np.clip(
-        np.rint(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)), 0, 255
-    ).astype(np.uint8)
+    low, high = ranges.get(kind) or choose_range(
+        values[np.isfinite(values)].astype(np.float64), kind
+    )
+    if kind == "16-bit":
+        # There are fewer values than pixels: each is scaled once.
+        pixels = _to_bytes(np.arange(65536), low, high)[values]
+    else:
+        pixels = _to_bytes(values, low, high)
     if _tiff_tag(image, _PHOTOMETRIC) == _MIN_IS_WHITE:
         pixels = 255 - pixels
     pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
     if alpha is None:
         return Image.fromarray(pixels)
-    return _on_white(Image.fromarray(np.dstack([pixels, np.rint(alpha / 257.0).astype(np.uint8)])))
+    alpha = np.rint(alpha / 257.0).astype(np.uint8)
+    return _on_white(Image.fromarray(np.dstack([pixels, alpha])))
+
+
+def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint8 of the same shape: low and what is below becomes 0, high and what is above 255."""
+    # Halved, so that the width of a range of huge floats does not overflow.
+    scaled = (values.astype(np.float64) / 2 - low / 2) / (high / 2 - low / 2) * 255.0
+    scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def _values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """float64 [H, W] or [H, W, 3], and alpha 0 ... 65535 [H, W] where there is some."""
+    """[H, W] or [H, W, 3] as stored, and alpha 0 ... 65535 [H, W] where there is some."""
     modes, alpha = _color_raw_modes(image), None
     if modes is not None:
         values = _sixteen_bit_samples(image, *modes)
@@ -196,7 +208,7 @@ def _values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     if alpha is None and isinstance(transparent, int | tuple):
         same = values == np.asarray(transparent)
         alpha = np.where(same.all(axis=2) if same.ndim == 3 else same, 0.0, 65535.0)
-    return values.astype(np.float64), alpha
+    return values, alpha
 
 
 def _color_raw_modes(image: Image.Image) -> tuple[str, str] | None:

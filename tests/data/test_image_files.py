@@ -129,6 +129,13 @@ def test_a_name_that_is_no_file_as_written_is_read_in_other_ways_and_that_is_sai
     ]
 
 
+def test_a_copy_that_pillow_does_not_read_leaves_no_choice(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a.jpg", "b.png"])
+    for name in ("a.HEIC", "b.dcm", "c.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    assert resolve(tmp_path, ["a", "b", "c"])[0] == ["a.jpg", "b.png", "c.heic"]
+
+
 @pytest.mark.parametrize("name", ["a b.png", "a%20b.png", " a.png", "1.0", "01", "a;b.png", "C:\\a.png", "NA", '["a.png"]'])
 def test_a_file_of_the_very_name_wins_and_nothing_is_said(tmp_path: Path, name: str) -> None:
     write_pictures(tmp_path, ["a.png", "b.png", "1.png"])
