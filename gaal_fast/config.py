@@ -133,7 +133,9 @@ class DataConfig(Section):
     split_seed: int = Field(0, ge=0, description="seed of the random split")
     image_size: int = Field(128, ge=8, le=2048, description="pictures are resized to this many pixels square")
     image_range: Limits | None = Field(
-        None, description="LOW,HIGH: values that become 0 and 255 in images of more than 8 bits; none: found in the training images"
+        None,
+        description="LOW,HIGH: values that become 0 and 255 in images of more than 8 bits; "
+        "none: found in the training images",
     )
     augment: Literal["paper", "light", "none"] = Field("paper", description="augmentation of training pictures")
     rare_classes: Literal["error", "drop", "train"] = Field(
@@ -384,10 +386,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
-    """``--flag -1,2`` as ``--flag=-1,2``: argparse takes what begins with a minus for a flag, unless it is one plain number."""
+    """``--flag -1,2`` as ``--flag=-1,2``.
+
+    For argparse what begins with a minus is a flag, unless it is one plain number.
+    """
     joined: list[str] = []
     for argument in argv:
-        if re.match(r"-[\d.]+[^\d.]", argument) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+        after_flag = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if after_flag and re.match(r"-[\d.]+[^\d.]", argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

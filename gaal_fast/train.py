@@ -186,7 +186,10 @@ def check_modalities(config: Config, data: FusionData) -> None:
             "name it, or train on the table alone with --method.name table"
         )
     if not data.schema.features and config.method.name != "image":
-        raise UserError(f"{config.data.csv}: {data.schema.without_features()}; train on the images alone with --method.name image")
+        raise UserError(
+            f"{config.data.csv}: {data.schema.without_features()}; "
+            "train on the images alone with --method.name image"
+        )
 
 
 def describe(config: Config, data: FusionData, device: Any) -> str:

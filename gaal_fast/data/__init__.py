@@ -1,7 +1,8 @@
 """A table and its pictures: reading, checking, splitting, and batches for training and prediction."""
 
 from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, Modality, TableModality
-from gaal_fast.data.image_files import ImageFolder, resolve_images
+from gaal_fast.data.image_files import resolve_images
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.image_store import ImageStore
 from gaal_fast.data.images import ImageError, decode
 from gaal_fast.data.issues import DataIssue, issues_frame, write_issues

@@ -8,11 +8,18 @@ from PIL import features
 _HEAD = 4096
 _CONVERT = "convert it to PNG or JPEG"
 
-# First bytes -> what it is. Formats that Pillow reads are absent: of those it says itself what is damaged.
+# First bytes -> what it is. Formats that Pillow reads are absent: of those it says itself what is
+# damaged.
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy array (.npy); save it as PNG or TIFF"),
-    (b"version https://git-lfs.github.com/spec", "a git-LFS pointer; fetch the file itself with: git lfs pull"),
-    (b"version https://hawser.github.com/spec", "a git-LFS pointer; fetch the file itself with: git lfs pull"),
+    (
+        b"version https://git-lfs.github.com/spec",
+        "a git-LFS pointer; fetch the file itself with: git lfs pull",
+    ),
+    (
+        b"version https://hawser.github.com/spec",
+        "a git-LFS pointer; fetch the file itself with: git lfs pull",
+    ),
     (b"%PDF-", f"a PDF; {_CONVERT}"),
     (b"%!PS", f"PostScript; {_CONVERT}"),
     (b"\xc5\xd0\xd3\xc6", f"PostScript (EPS); {_CONVERT}"),
@@ -48,7 +55,10 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"ID3", "audio (MP3)"),
     (b"OggS", "audio or video (Ogg)"),
     (b"fLaC", "audio (FLAC)"),
-    (b"\x00\x05\x16\x07", "the side file that macOS writes (AppleDouble, ._name); the image is beside it"),
+    (
+        b"\x00\x05\x16\x07",
+        "the side file that macOS writes (AppleDouble, ._name); the image is beside it",
+    ),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Microsoft Office document"),
     (b"\x4c\x00\x00\x00\x01\x14\x02\x00", "a Windows shortcut (.lnk)"),
     (b"\x7fELF", "a program"),
@@ -56,13 +66,22 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 _BRANDS = (
     (("avif", "avis"), f"AVIF, which this Pillow does not read; {_CONVERT}"),
-    (("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "mif1", "mif2", "msf1"), f"HEIC/HEIF, which Pillow does not read; {_CONVERT}"),
+    (
+        ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "mif1", "mif2", "msf1"),
+        f"HEIC/HEIF, which Pillow does not read; {_CONVERT}",
+    ),
     (("crx ",), f"a camera raw file (CR3); {_CONVERT}"),
 )
 # What stands first in a text, in lower case.
 _MARKUP = (
-    (r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg", f"SVG, a vector drawing; {_CONVERT}"),
-    (r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)", "HTML (an error or log-in page?), not an image; download it again"),
+    (
+        r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg",
+        f"SVG, a vector drawing; {_CONVERT}",
+    ),
+    (
+        r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)",
+        "HTML (an error or log-in page?), not an image; download it again",
+    ),
     (r"<", "XML or HTML, not an image"),
     (r"data:image/", "a data URI in a text file; write the bytes that it encodes"),
     (r"https?://", "a text file with a web address; download what it points to"),
@@ -71,7 +90,8 @@ _MARKUP = (
 
 
 def name_content(path: str | os.PathLike) -> str | None:
-    """What a file is that is no image, with the remedy where there is one; None where its bytes do not say."""
+    """What a file is that is no image, with the remedy where there is one; None where its bytes do
+    not say."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
@@ -88,16 +108,25 @@ def _name(head: bytes) -> str | None:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
-    if head[128:132] == b"DICM" or re.match(rb"[\x02\x08]\0[\0-\x20]\0([A-Z]{2}|.{2}\0\0)", head, re.DOTALL):
+    if head[128:132] == b"DICM" or re.match(
+        rb"[\x02\x08]\0[\0-\x20]\0([A-Z]{2}|.{2}\0\0)", head, re.DOTALL
+    ):
         return "DICOM, which Pillow does not read; save it as PNG or TIFF"
     if head[4:8] == b"ftyp":
-        brands = {head[8:12].decode("latin-1"), *(head[i : i + 4].decode("latin-1") for i in range(16, min(64, len(head)), 4))}
+        brands = {
+            head[8:12].decode("latin-1"),
+            *(head[i : i + 4].decode("latin-1") for i in range(16, min(64, len(head)), 4)),
+        }
         if brands & set(_BRANDS[0][0]) and features.check("avif"):
             return None
         found = next((name for known, name in _BRANDS if brands & set(known)), None)
         return found or "a video (MP4 or QuickTime); save a frame of it as PNG or JPEG"
     if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"WAVE"):
-        return "a video (AVI); save a frame of it as PNG or JPEG" if head[8:12] == b"AVI " else "audio (WAVE)"
+        return (
+            "a video (AVI); save a frame of it as PNG or JPEG"
+            if head[8:12] == b"AVI "
+            else "audio (WAVE)"
+        )
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it"
     if head[344:348] in (b"n+1\0", b"ni1\0"):
@@ -115,7 +144,11 @@ def _name_text(head: bytes) -> str | None:
     else:
         try:
             # The last character may have been cut.
-            text = head.decode("utf-8-sig") if len(head) < _HEAD else head[:-4].decode("utf-8-sig", "ignore")
+            text = (
+                head.decode("utf-8-sig")
+                if len(head) < _HEAD
+                else head[:-4].decode("utf-8-sig", "ignore")
+            )
         except UnicodeDecodeError:
             return None
     if re.search(r"[\0-\x08\x0e-\x1a\x7f]", text):

@@ -1,175 +1,50 @@
 """Finds the image files that a column of a table names."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from gaal_fast.data.cells import missing_cells
+from gaal_fast.data.image_folder import BY_END, SUFFIX_ADDED, ImageFolder, Listing, Match
 from gaal_fast.data.image_names import (
-    A_FOLDER,
     NO_NAME,
+    SEVERAL,
     has_image_suffix,
     image_names,
     is_missing,
     looks_like_image_name,
-    other_readings,
-    path_ends,
+    names_inside,
     what_else,
 )
 from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.errors import UserError
 
+TABLE_ALONE = ": predicting from the table alone"
+_AMBIGUOUS = "ambiguous"
 _SAMPLE, _FIRST_LOOK = 200, 16
 _SEARCH_LIMIT = 20_000
-_SUFFIX_CASE, _SUFFIX_ADDED, _ZEROS = "with the extension in other case", "with an extension added", "with other leading zeros"
-_BY_END = "by the end of their path"
-_AMBIGUOUS = "ambiguous"
-TABLE_ALONE = ": predicting from the table alone"
-
-
-class Listing:
-    """The files and folders of one directory, by what a name that is not quite theirs has in common with theirs."""
-
-    def __init__(self, directory: str):
-        self.names: frozenset[str] = frozenset()
-        self.folders: frozenset[str] = frozenset()
-        try:
-            with os.scandir(directory) as entries:
-                files = {entry.name: entry.is_file() for entry in entries if entry.is_file() or entry.is_dir()}
-        except (OSError, ValueError):  # ValueError: a zero byte in the name
-            return
-        self.names = frozenset(name for name, is_file in files.items() if is_file)
-        self.folders = frozenset(name for name, is_file in files.items() if not is_file)
-
-    @cached_property
-    def stems(self) -> dict[str, list[str]]:
-        """Image names by their stem."""
-        return self._by(lambda stem, suffix: [stem])
-
-    @cached_property
-    def lower_suffixes(self) -> dict[str, list[str]]:
-        """Image names by themselves with a lower-case suffix."""
-        return self._by(lambda stem, suffix: [stem + suffix])
-
-    @cached_property
-    def numbers(self) -> dict[str, list[str]]:
-        """Image names that are numbers by that number, with and without the lower-case suffix."""
-        return self._by(lambda stem, suffix: [_no_zeros(stem), _no_zeros(stem) + suffix] if _is_number(stem) else [])
-
-    @cached_property
-    def folded(self) -> dict[str, str]:
-        return {name.casefold(): name for name in sorted(self.names)}
-
-    def _by(self, keys: Callable[[str, str], list[str]]) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in sorted(self.names):
-            stem, suffix = os.path.splitext(name)
-            if has_image_suffix(name):
-                for key in keys(stem, suffix.lower()):
-                    found.setdefault(key, []).append(name)
-        return found
-
-    def nearly(self, name: str) -> tuple[str, list[str]]:
-        """What has to change in a name that is not here so that it is, and the files that it then may mean."""
-        if not self.names:
-            return "", []
-        stem, suffix = os.path.splitext(name)
-        with_suffix = has_image_suffix(name)
-        if with_suffix and (found := self.lower_suffixes.get(stem + suffix.lower())):
-            return _SUFFIX_CASE, found
-        if not with_suffix and (found := self.stems.get(name)):
-            return _SUFFIX_ADDED, found
-        number = stem if with_suffix else name
-        if _is_number(number) and (found := self.numbers.get(_no_zeros(number) + (suffix.lower() if with_suffix else ""))):
-            return _ZEROS if with_suffix else f"{_SUFFIX_ADDED} and {_ZEROS.removeprefix('with ')}", found
-        return "", []
-
-
-class Match(NamedTuple):
-    """path: the file, None if there is none or more than one. how: what had to change, "" if the name is as written.
-    others: the names among which the choice is open."""
-
-    path: str | None
-    how: str = ""
-    others: tuple[str, ...] = ()
-
-
-class ImageFolder:
-    """A folder of images (sub-folders included), read one directory listing at a time and only where a name points to.
-
-    Raises UserError, naming the `option` that gave it, if `base` is no folder.
-    """
-
-    def __init__(self, base: Path | str, option: str = "--data.images"):
-        self.base = Path(base).expanduser()
-        if not self.base.is_dir():
-            what = "not a folder" if self.base.exists() else "no such folder"
-            raise UserError(f"{option}: {what}: {self.base}")
-        self.option = option
-        self._top = os.path.split(os.path.join(self.base, "name"))[0]
-        self._listings: dict[str, Listing] = {}
-
-    def listing(self, directory: str) -> Listing:
-        if directory not in self._listings:
-            self._listings[directory] = Listing(directory)
-        return self._listings[directory]
-
-    def find_exact(self, name: str) -> bool:
-        directory, tail = self.split(name)
-        return tail in self.listing(directory).names
-
-    def look_up(self, name: str) -> Match:
-        """The file of a name as it is written, or with another suffix or zeros."""
-        directory, tail = self.split(name)
-        listing = self.listing(directory)
-        if tail in listing.names:
-            return Match(os.path.join(directory, tail))
-        how, found = listing.nearly(tail)
-        return Match(os.path.join(directory, found[0]), how) if len(found) == 1 else Match(None, how, tuple(found))
-
-    def find(self, name: str) -> Match:
-        """The file that a cell names. A name that is no file as written is read in other ways, until one of them is a file
-        (see `other_readings`); an absolute path that is not here, by its longest end that is. A choice is never made."""
-        found = self.look_up(name)
-        if found.path is not None or found.others or what_else(name) is not None:
-            return found
-        for how, text in other_readings(name):
-            found = self.look_up(text)
-            if found.path is not None or found.others:
-                return found._replace(how=" and ".join(filter(None, (how, found.how))))
-        for parts in path_ends(name):
-            # Most of these folders do not exist: asked for one by one they would be a listing each.
-            if len(parts) > 1 and parts[0] not in self.listing(str(self.base)).folders:
-                continue
-            found = self.look_up(os.path.join(*parts))
-            if found.path is not None or found.others:
-                return found._replace(how=" and ".join(filter(None, (_BY_END, found.how))))
-        return Match(None)
-
-    def split(self, name: str) -> tuple[str, str]:
-        """The directory that a name points to, and the name in it."""
-        # A wide table has hundreds of thousands of cells to try, nearly all without a folder.
-        if "/" not in name and "\\" not in name and ":" not in name:
-            return self._top, name
-        return os.path.split(os.path.join(self.base, name))
 
 
 def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, list[str]]:
-    """The columns whose texts name images, by how they do: "exact": files that exist in `folder`; "suffixed": names with an
-    image suffix; "stems": different names that exist once a suffix is added; "nearly": once something else is changed."""
+    """The columns whose texts name images, by how they do: "exact": files that exist in `folder`;
+    "suffixed": names with an image suffix; "stems": different names that exist once a suffix is
+    added; "nearly": once something else is changed."""
     found: dict[str, list[str]] = {"exact": [], "suffixed": [], "stems": [], "nearly": []}
     rows = len(candidates)
     first_look = candidates.iloc[_spread(rows, _FIRST_LOOK)]
     for name in candidates.columns:
         # With thousands of columns of numbers, a few cells must be enough to pass one over.
         glance = _sample_names(first_look[name])
-        named = not glance or any(map(looks_like_image_name, glance)) or any(map(folder.find_exact, glance))
+        named = (
+            not glance
+            or any(map(looks_like_image_name, glance))
+            or any(map(folder.find_exact, glance))
+        )
         if not named and not (len(set(glance)) == len(glance) and _mostly_found(glance, folder)):
             continue
         sample = _sample_names(candidates[name].iloc[_spread(rows, _SAMPLE)])
@@ -184,9 +59,9 @@ def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, li
         elif named and share * sum(map(looks_like_image_name, sample)) >= 0.5:
             found["suffixed"].append(name)
         elif len(set(sample)) == len(sample):
-            matches = [folder.find(text) for text in sample]
+            matches = [folder.match(text) for text in sample]
             if share * sum(match.path is not None for match in matches) >= 0.9:
-                plain = all(match.how in ("", _SUFFIX_ADDED) for match in matches)
+                plain = all(match.how in ("", SUFFIX_ADDED) for match in matches)
                 found["stems" if plain else "nearly"].append(name)
     return found
 
@@ -194,12 +69,16 @@ def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, li
 def find_image_column(
     candidates: pd.DataFrame, folder: ImageFolder, source: object, chosen: str | None = None
 ) -> tuple[str | None, list[str]]:
-    """The one column whose texts name images, by the first way of `image_columns` that has one, None if there is none; and
-    the other columns of image names. With `chosen`, that is the one. Raises UserError if the first way has more than one."""
+    """The one column whose texts name images, by the first way of `image_columns` that has one,
+    None if there is none; and the other columns of image names. With `chosen`, that is the one.
+    Raises UserError if the first way has more than one."""
     ways = image_columns(candidates, folder)
     for found in ways.values() if chosen is None else ():
         if len(found) > 1:
-            raise UserError(f"{source}: several columns name pictures ({some(found)}); choose with --data.image-column")
+            raise UserError(
+                f"{source}: several columns name pictures ({some(found)}); "
+                "choose with --data.image-column"
+            )
         if found:
             chosen = found[0]
             break
@@ -207,10 +86,11 @@ def find_image_column(
 
 
 def _mostly_found(glance: list[str], folder: ImageFolder) -> bool:
-    """Whether half of a few names are files, up to suffix and zeros; it stops at the name that decides it."""
+    """Whether half of a few names are files, up to suffix and zeros; it stops at the name that
+    decides it."""
     misses = 0
     for text in glance:
-        misses += (folder.look_up(text) if text.isascii() else folder.find(text)).path is None
+        misses += (folder.look_up(text) if text.isascii() else folder.match(text)).path is None
         if 2 * misses > len(glance):
             return False
     return True
@@ -248,20 +128,27 @@ def resolve_images(
 ) -> tuple[list[str | None], list[DataIssue]]:
     """Path of each row's image, None where there is none, and an issue for each of those rows.
 
-    What had to be changed in names so that they are files, and cells that hold something else than a name, are counted in
-    `warnings`. Raises UserError if not one image exists, with the likely reason (`empty_ok`: it becomes a warning).
+    What had to be changed in names so that they are files, and cells that hold something else than
+    a name, are counted in `warnings`. Raises UserError if not one image exists, with the likely
+    reason (`empty_ok`: it becomes a warning).
     """
     warnings = [] if warnings is None else warnings
-    matches = {name: folder.find(name) for name in dict.fromkeys(names) if name is not None}
+    matches = {name: folder.match(name) for name in dict.fromkeys(names) if name is not None}
     _open_shared_ends(matches)
     paths = [None if name is None else matches[name].path for name in names]
-    reasons = {name: _reason(name, match, folder) for name, match in matches.items() if match.path is None}
+    reasons = {
+        name: _reason(name, match, folder) for name, match in matches.items() if match.path is None
+    }
     issues = [
         DataIssue(row, column, name or "", NO_NAME if name is None else reasons[name])
         for row, (name, path) in enumerate(zip(names, paths, strict=True))
         if path is None
     ]
-    named = [name for name in names if name is not None and (matches[name].path is not None or reasons[name] != NO_NAME)]
+    named = [
+        name
+        for name in names
+        if name is not None and (matches[name].path is not None or reasons[name] != NO_NAME)
+    ]
     if not named:
         if not empty_ok:
             raise UserError(f'the picture column "{column}" is empty')
@@ -271,47 +158,61 @@ def resolve_images(
             raise UserError(message)
         warn(warnings, f"{message}{TABLE_ALONE}")
     else:
-        _warn_of_other_cells(Counter(reasons[name] for name in named if name in reasons), column, warnings)
+        _warn_of_other_cells(
+            Counter(reasons[name] for name in named if name in reasons), column, warnings
+        )
         _warn_of_changes(names, matches, column, warnings)
     return paths, issues
 
 
 def _open_shared_ends(matches: dict[str, Match]) -> None:
-    """Different paths with the same end are different images, of which at most one can be the file of that name."""
+    """Different paths with the same end are different images, of which at most one can be the file
+    of that name."""
     by_end: dict[str, list[str]] = {}
     for name, match in matches.items():
-        if match.path is not None and match.how.startswith(_BY_END):
+        if match.path is not None and match.how.startswith(BY_END):
             by_end.setdefault(match.path, []).append(name)
     for names in by_end.values():
         if len(names) > 1:
             for name in names:
-                matches[name] = Match(None, _BY_END, tuple(names))
+                matches[name] = Match(None, BY_END, tuple(names))
 
 
 def _reason(name: str, match: Match, folder: ImageFolder) -> str:
     if match.others:
-        if match.how == _BY_END:
-            return f"{_AMBIGUOUS}: other paths end alike, such as {some([other for other in match.others if other != name], 1)}"
+        if match.how == BY_END:
+            others = [other for other in match.others if other != name]
+            return f"{_AMBIGUOUS}: other paths end alike, such as {some(others, 1)}"
         return f"{_AMBIGUOUS}: the folder has {some(match.others)}"
     if is_missing(name):
         return NO_NAME
     other = what_else(name)
     if other is not None:
         return other
+    parts = names_inside(name)
+    if len(parts) > 1 and all(folder.look_up(part).path is not None for part in parts):
+        return SEVERAL
     directory, tail = folder.split(name)
-    if tail in folder.listing(directory).folders:
-        return A_FOLDER
     similar = folder.listing(directory).folded.get(tail.casefold())
-    return "no such file" if similar is None else f'no such file: upper and lower case differ, the folder has "{similar}"'
+    return (
+        "no such file"
+        if similar is None
+        else f'no such file: upper and lower case differ, the folder has "{similar}"'
+    )
 
 
-def _none_exists(named: Sequence[str], reasons: Sequence[str], folder: ImageFolder, column: str) -> str:
+def _none_exists(
+    named: Sequence[str], reasons: Sequence[str], folder: ImageFolder, column: str
+) -> str:
     kinds = [reason.split(":")[0] for reason in reasons]
     kind, count = Counter(kinds).most_common(1)[0]
     if kind != "no such file" and 2 * count >= len(kinds):
         at = kinds.index(kind)
-        words = f"name several files ({reasons[at]})" if kind == _AMBIGUOUS else f"hold {reasons[at]}"
-        return f'column "{column}": {count} of {len(named)} cells {words} (first: "{_short(named[at])}")'
+        words = (
+            f"name several files ({reasons[at]})" if kind == _AMBIGUOUS else f"hold {reasons[at]}"
+        )
+        first = _short(named[at])
+        return f'column "{column}": {count} of {len(named)} cells {words} (first: "{first}")'
     return (
         f'none of the {len(named)} pictures named in column "{column}" exists in {folder.base} '
         f'(first: "{_short(named[0])}"){_hint(named, folder)}'
@@ -323,14 +224,21 @@ def _warn_of_other_cells(reasons: Counter[str], column: str, warnings: list[str]
     ambiguous = sum(count for reason, count in reasons.items() if reason.startswith(_AMBIGUOUS))
     for reason, count in reasons.items():
         if not reason.startswith(("no such file", _AMBIGUOUS)):
-            warn(warnings, f'column "{column}": {count} {"cell holds" if count == 1 else "cells hold"} {reason}')
+            words = "cell holds" if count == 1 else "cells hold"
+            warn(warnings, f'column "{column}": {count} {words} {reason}')
     if ambiguous:
         example = next(reason for reason in reasons if reason.startswith(_AMBIGUOUS))
-        words = "name is not used because it is" if ambiguous == 1 else "names are not used because they are"
+        words = (
+            "name is not used because it is"
+            if ambiguous == 1
+            else "names are not used because they are"
+        )
         warn(warnings, f'column "{column}": {ambiguous} {words} {example}')
 
 
-def _warn_of_changes(names: Sequence[str | None], matches: dict[str, Match], column: str, warnings: list[str]) -> None:
+def _warn_of_changes(
+    names: Sequence[str | None], matches: dict[str, Match], column: str, warnings: list[str]
+) -> None:
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for name in names:
@@ -340,19 +248,15 @@ def _warn_of_changes(names: Sequence[str | None], matches: dict[str, Match], col
             examples.setdefault(match.how, f'"{_short(name)}" is "{os.path.basename(match.path)}"')
     if counts:
         parts = ", ".join(f"{count} {how} ({examples[how]})" for how, count in counts.most_common())
-        warn(warnings, f'column "{column}": {counts.total()} of {len(names)} names are no files as written; found {parts}')
+        warn(
+            warnings,
+            f'column "{column}": {counts.total()} of {len(names)} names are no files as written; '
+            f"found {parts}",
+        )
 
 
 def _short(name: str) -> str:
     return name if len(name) <= 120 else f"{name[:117]}..."
-
-
-def _is_number(stem: str) -> bool:
-    return stem.isascii() and stem.isdigit()
-
-
-def _no_zeros(number: str) -> str:
-    return number.lstrip("0") or "0"
 
 
 def _hint(named: Sequence[str], folder: ImageFolder) -> str:
@@ -361,10 +265,17 @@ def _hint(named: Sequence[str], folder: ImageFolder) -> str:
         directory, tail = folder.split(name)
         listing = folder.listing(directory)
         stem = os.path.splitext(tail)[0]
+        if tail in listing.folders:
+            return f'; "{_short(name)}" is a folder, and one image per row is read'
         if stem in listing.stems:
             return f'; the extension differs: the folder has "{listing.stems[stem][0]}"'
         if tail.casefold() in listing.folded:
-            return f'; upper and lower case differ: the folder has "{listing.folded[tail.casefold()]}"'
+            return (
+                f'; upper and lower case differ: the folder has "{listing.folded[tail.casefold()]}"'
+            )
+        numbered = _of_number(stem, listing)
+        if numbered is not None:
+            return f'; the folder has "{numbered}"'
     elsewhere = _search(sample, folder.base)
     if elsewhere is not None:
         return f"; the folder differs: they are under {elsewhere} ({folder.option})"
@@ -373,25 +284,44 @@ def _hint(named: Sequence[str], folder: ImageFolder) -> str:
     return ""
 
 
+def _of_number(stem: str, listing: Listing) -> str | None:
+    """The image whose stem ends in the number that a stem ends in."""
+    number = re.search(r"\d+$", stem)
+    for other in sorted(listing.stems) if number else ():
+        ending = re.search(r"\d+$", other)
+        if ending and int(ending[0]) == int(number[0]):
+            return listing.stems[other][0]
+    return None
+
+
 def _search(sample: Sequence[str], base: Path) -> str | None:
-    """The folder under which most names of the sample exist, looked for below and beside the folder."""
-    wanted = {PurePosixPath(name.replace("\\", "/")).name: name.replace("\\", "/") for name in sample}
+    """The folder under which most names of the sample exist, looked for below and beside the
+    folder."""
+    wanted = {
+        PurePosixPath(name.replace("\\", "/")).name: name.replace("\\", "/") for name in sample
+    }
     votes: Counter[str] = Counter()
     for path in _walk(base):
         name = wanted.get(os.path.basename(path))
         if name is not None:
-            # A name with folders in it is relative to wherever those begin, which may be above the base.
+            # A name with folders in it is relative to wherever those begin, which may be above the
+            # base.
             root = path[: -len(name)] if path.endswith("/" + name) else os.path.dirname(path)
             votes[os.path.normpath(root)] += 1
     return votes.most_common(1)[0][0] if votes else None
 
 
 def _walk(base: Path) -> Iterator[str]:
-    """Files below the folder, then below its siblings; a bounded number, so that a home directory is not searched whole."""
+    """Files below the folder, then below its siblings; a bounded number, so that a home directory
+    is not searched whole."""
     budget = _SEARCH_LIMIT
     parent = base.resolve().parent
     try:
-        siblings = sorted(entry.path for entry in os.scandir(parent) if entry.is_dir() and entry.path != str(base.resolve()))
+        siblings = sorted(
+            entry.path
+            for entry in os.scandir(parent)
+            if entry.is_dir() and entry.path != str(base.resolve())
+        )
     except OSError:
         siblings = []
     for root in (str(base), *siblings):

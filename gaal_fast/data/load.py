@@ -15,7 +15,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from gaal_fast.data.augment import Preset
 from gaal_fast.data.cells import to_texts
 from gaal_fast.data.dataset import FusionDataset, ImageModality, Modality, TableModality
-from gaal_fast.data.image_files import TABLE_ALONE, ImageFolder, resolve_images
+from gaal_fast.data.image_files import TABLE_ALONE, resolve_images
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.image_names import image_names
 from gaal_fast.data.image_range import decide_ranges, extend_ranges, survey, warn_of_frames
 from gaal_fast.data.image_store import CacheMode, ImageStore
@@ -100,7 +101,8 @@ class FusionData:
         """What was loaded, one line each, for the console."""
         sizes = ", ".join(f"{len(getattr(self.split, part))} {part}" for part in PARTS)
         lines = [f"rows: {len(self.frame)} ({sizes}; split {self.split.hash[:12]})", *self.reading.describe(), *self.schema.describe()]
-        lines.append(f"table features: {self.table_width or '0 (only --method.name image can be trained)'}")
+        width = self.table_width or "0 (only --method.name image can be trained)"
+        lines.append(f"table features: {width}")
         for name, present in self.dataset(np.arange(len(self.frame))).present().items():
             if not present.all() and (name != "table" or self.table_width):
                 lines.append(f"rows without {name}: {int((~present).sum())}")
@@ -124,14 +126,20 @@ class PredictionData:
 
 
 def load_data(
-    config: Any, *, seed: int = 0, decode: bool = True, progress: bool = True, reading: Reading | None = None
+    config: Any,
+    *,
+    seed: int = 0,
+    decode: bool = True,
+    progress: bool = True,
+    reading: Reading | None = None,
 ) -> FusionData:
     """Reads what a data configuration describes. Writes nothing, but for the picture cache if that is on disk.
 
     config: an object with the fields of `gaal_fast.config.DataConfig`. seed: of the augmentation. decode=False leaves the
     picture cache empty, and broken pictures undiscovered until they are read. progress: show a bar while decoding.
-    reading: what a former training on these data decided, to be applied again. A table without a feature column is read if it
-    has images. Raises UserError for anything wrong with the files or their contents.
+    reading: what a former training on these data decided, to be applied again. A table without a
+    feature column is read if it has images.
+    Raises UserError for anything wrong with the files or their contents.
     """
     warnings: list[str] = []
     written, text = open_table(config.csv, warnings, TableOptions(config.encoding, config.delimiter))
@@ -194,7 +202,12 @@ def load_data(
         if decode:
             image_reading = _read_heads(paths, split.train, config.image_range, reading, warnings)
         images = ImageStore(
-            paths, config.image_size, schema.image_column, config.cache, config.cache_dir, image_reading.ranges
+            paths,
+            config.image_size,
+            schema.image_column,
+            config.cache,
+            config.cache_dir,
+            image_reading.ranges,
         )
         if decode:
             images.fill(progress)
@@ -230,7 +243,6 @@ def load_for_prediction(
     cache: CacheMode = "none",
     cache_dir: Path | None = None,
     progress: bool = True,
-    modalities: Collection[str] = ("image", "table"),
 ) -> PredictionData:
     """Reads a table for a trained model, whose preprocessor and schema were saved in `run_folder`.
 
@@ -258,11 +270,14 @@ def load_for_prediction(
     issues = list(target.issues)
     store = None
     if schema.image_column is not None and "image" in modalities:
-        # A table whose cells are all empty is used too: such rows have nothing to be predicted from, as in a longer table.
-        usable = "table" in modalities and any(find_column(frame.columns, name) is not None for name in schema.features)
+        # A table of empty cells is used too: its rows have nothing, as they would in a longer table.
+        columns = [find_column(frame.columns, name) for name in schema.features]
+        usable = "table" in modalities and any(column is not None for column in columns)
         paths, missing = _prediction_paths(frame, schema, csv, images, usable, warnings)
         image_reading = _read_heads(paths, None, None, reading, warnings)
-        store = ImageStore(paths, image_size, schema.image_column, cache, cache_dir, image_reading.ranges)
+        store = ImageStore(
+            paths, image_size, schema.image_column, cache, cache_dir, image_reading.ranges
+        )
         store.fill(progress)
         issues += missing + store.issues()
     elif images is not None:
@@ -357,18 +372,24 @@ def _trained_numbers(
             detail = numbers.warning(column)
             raise UserError(
                 f'column "{name}" is numeric but row {row + 1} holds "{frame[column].iloc[row]}"'
-                + (f" ({detail})" if detail else f", and no other row a number")
+                + (f" ({detail})" if detail else ", and no other row a number")
             )
     warn_of_numbers(frame, names, numbers, warnings)
     return with_numbers(frame, names, numbers)
 
 
 def _picture_paths(
-    frame: pd.DataFrame, column: str | None, folder: ImageFolder, warnings: list[str], *, empty_ok: bool = False
+    frame: pd.DataFrame,
+    column: str | None,
+    folder: ImageFolder,
+    warnings: list[str],
+    *,
+    empty_ok: bool = False,
 ) -> tuple[list[str | None] | None, list[DataIssue]]:
     if column is None:
         return None, []
-    return resolve_images(image_names(frame[column]).tolist(), folder, column, empty_ok=empty_ok, warnings=warnings)
+    names = image_names(frame[column]).tolist()
+    return resolve_images(names, folder, column, empty_ok=empty_ok, warnings=warnings)
 
 
 def _prediction_paths(
@@ -382,13 +403,15 @@ def _prediction_paths(
     """As `_picture_paths`; without any picture the table alone is used, if it can be."""
     column = find_column(frame.columns, schema.image_column)
     if column is None and (images is not None or not table_is_usable):
-        raise UserError(f'{csv} lacks the picture column the model was trained on: "{schema.image_column}"')
+        raise UserError(
+            f'{csv} lacks the picture column the model was trained on: "{schema.image_column}"'
+        )
     nothing: list[str | None] = [None] * len(frame)
     if images is not None:
         folder = ImageFolder(images, "--images")
         return _picture_paths(frame, column, folder, warnings, empty_ok=table_is_usable)
     if column is not None:
-        # As in training: an absolute path needs no folder, and what lies beside the table none either.
+        # As in training: neither an absolute path nor what lies beside the table needs a folder.
         folder = ImageFolder(Path(csv).expanduser().absolute().parent, "--images")
         said: list[str] = []
         paths, missing = _picture_paths(frame, column, folder, said, empty_ok=True)
@@ -396,7 +419,8 @@ def _prediction_paths(
             warnings += said
             return paths, missing
         if not table_is_usable:
-            raise UserError(f'--images: {said[0] if said else "no picture is named"}'.removesuffix(TABLE_ALONE))
+            reason = said[0].removesuffix(TABLE_ALONE) if said else "no image is named"
+            raise UserError(f"--images: {reason}")
     warn(warnings, "no folder of pictures is given: predicting from the table alone")
     return nothing, []
 
@@ -408,7 +432,7 @@ def _read_heads(
     reading: Reading | None,
     warnings: list[str],
 ) -> ImageReading:
-    """What is decided about the pixels: by the training rows, or by a former training for other rows too."""
+    """What is decided about the pixels: by the training rows, or before by a former training."""
     found = survey(list(dict.fromkeys(path for path in paths if path is not None)))
     warn_of_frames(found, warnings)
     if reading is not None:

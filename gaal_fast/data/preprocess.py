@@ -52,8 +52,11 @@ class TablePreprocessor:
         self._transformer = transformer
 
     def fit(self, frame: pd.DataFrame, rows: np.ndarray, min_category_count: int = 1) -> "TablePreprocessor":
-        """Learns medians, scales and levels from the given rows (the training part) alone. A table of images without a feature
-        column leaves nothing to learn, and `transform` gives no feature; without images too, it raises UserError."""
+        """Learns medians, scales and levels from the given rows (the training part) alone.
+
+        A table of images without a feature column leaves nothing to learn, and ``transform`` gives
+        no feature; without images too, it raises UserError.
+        """
         schema = self.schema
         if not schema.features:
             if schema.image_column is None:

@@ -73,10 +73,11 @@ class TableReading:
 
 @dataclass(frozen=True)
 class ImageReading:
-    """What was decided about the pixels of the images: which values become 0 and 255 where a file has more than 8 bits.
+    """Which values become 0 and 255 in images of more than 8 bits.
 
-    bits16: 16-bit greys and colors; integer: signed or wider greys; floating: greys of floats; None where the training images
-    had no such file. given: whether the user gave the range, and so the same for all kinds.
+    bits16: 16-bit greys and colors; integer: signed or wider greys; floating: greys of floats; None
+    where the training images had no such file. given: whether the user gave the range, and so the
+    same for all kinds.
     """
 
     bits16: tuple[float, float] | None = None
@@ -90,13 +91,15 @@ class ImageReading:
                 raise ValueError(f"{low:g} to {high:g} is no range of pixel values")
 
     @classmethod
-    def of(cls, ranges: Mapping[str, tuple[float, float]], *, given: bool = False) -> "ImageReading":
+    def of(
+        cls, ranges: Mapping[str, tuple[float, float]], *, given: bool = False
+    ) -> "ImageReading":
         """From a range for each kind of image, as ``ranges`` returns them."""
         return cls(ranges.get("16-bit"), ranges.get("integer"), ranges.get("float"), given)
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Kind of image, as ``gaal_fast.data.images.decode`` calls it -> the values that become 0 and 255."""
+        """Kind of image, as ``images.decode`` calls it -> the values that become 0 and 255."""
         found = {"16-bit": self.bits16, "integer": self.integer, "float": self.floating}
         return {kind: limits for kind, limits in found.items() if limits is not None}
 
@@ -104,9 +107,13 @@ class ImageReading:
         """What was decided, one line each, for the console; nothing where it is what everybody expects."""
         if self.given and self.bits16 is not None:
             low, high = self.bits16
-            return [f"images of more than 8 bits: values {low:g} to {high:g} become 0 to 255 (--data.image-range)"]
+            return [
+                f"images of more than 8 bits: values {low:g} to {high:g} become 0 to 255 "
+                "(--data.image-range)"
+            ]
         return [
-            f"{kind} images: values {low:g} to {high:g} become 0 to 255 (found in the training images; --data.image-range changes it)"
+            f"{kind} images: values {low:g} to {high:g} become 0 to 255 "
+            "(found in the training images; --data.image-range changes it)"
             for kind, (low, high) in self.ranges.items()
         ]
 

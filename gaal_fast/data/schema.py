@@ -11,7 +11,8 @@ import pandas as pd
 from gaal_fast.data.cells import Numbers, holds_codes, is_text, missing_cells, to_numbers, to_texts
 from gaal_fast.data.codes import is_left_behind, looks_like_codes, words_of
 from gaal_fast.data.dates import ISO, DateChoice, DateOrder, choose_format, example, settle_order, to_days
-from gaal_fast.data.image_files import ImageFolder, find_image_column
+from gaal_fast.data.image_files import find_image_column
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.numbers import NumberColumns
 from gaal_fast.data.table import expand_columns, require_column
@@ -168,7 +169,8 @@ def infer_schema(
         elif name in categorical_names:
             kinds[name] = _Kind("categorical")
         elif name in more_images:
-            kinds[name] = _Kind("dropped", f'names pictures too, and those of one column are used: "{image}"')
+            reason = f'names pictures too, and those of one column are used: "{image}"'
+            kinds[name] = _Kind("dropped", reason)
         else:
             kinds[name] = _infer_kind(frame[name], name, numbers, date_order)
         if kinds[name].warning:

@@ -24,7 +24,9 @@ def rows(trees: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def predict(trees: Path, trained: Path, tmp_path: Path, run_command: Run) -> Callable[..., tuple[Answer, list[str]]]:
+def predict(
+    trees: Path, trained: Path, tmp_path: Path, run_command: Run
+) -> Callable[..., tuple[Answer, list[str]]]:
     """Predicts a table; the answer and what each row was predicted from."""
 
     def run(frame: pd.DataFrame, *more: object, folder: Path = trained) -> tuple[Answer, list[str]]:
@@ -53,7 +55,9 @@ def test_a_row_without_its_image_is_predicted_from_its_table_alone_or_among_othe
     assert (answer.code, used) == (0, ["none"])
 
 
-def test_absolute_paths_need_no_folder(predict: Callable[..., tuple[Answer, list[str]]], rows: pd.DataFrame, trees: Path) -> None:
+def test_absolute_paths_need_no_folder(
+    predict: Callable[..., tuple[Answer, list[str]]], rows: pd.DataFrame, trees: Path
+) -> None:
     absolute = rows.assign(photo=[str(trees.parent / "images" / name) for name in rows["photo"]])
     answer, used = predict(absolute)
     assert (answer.code, answer.err, used) == (0, "", ["image+table"] * len(rows))
@@ -67,7 +71,10 @@ def files_and_labels(tmp_path: Path) -> Path:
 
 
 def test_a_table_of_file_and_label_trains_on_images_alone(
-    files_and_labels: Path, tmp_path: Path, run_command: Run, predict: Callable[..., tuple[Answer, list[str]]]
+    files_and_labels: Path,
+    tmp_path: Path,
+    run_command: Run,
+    predict: Callable[..., tuple[Answer, list[str]]],
 ) -> None:
     run = tmp_path / "run"
     answer = run_command("train", *flags(files_and_labels, run), "--method.name", "image")
@@ -78,7 +85,9 @@ def test_a_table_of_file_and_label_trains_on_images_alone(
     assert (answer.code, answer.err, used) == (0, "", ["image"] * 36)
     answer, used = predict(frame.assign(photo="gone.png"), *images, folder=run)
     assert (answer.code, used) == (2, [])
-    assert answer.err.startswith('error: none of the 36 pictures named in column "photo" exists in ')
+    assert answer.err.startswith(
+        'error: none of the 36 pictures named in column "photo" exists in '
+    )
     answer = run_command("evaluate", "--run", run)
     assert answer.code == 0, answer.err
     summary = json.loads((run / "summary.json").read_text())
@@ -89,7 +98,9 @@ def test_a_table_of_file_and_label_trains_on_images_alone(
 def test_a_method_that_needs_the_table_names_the_one_that_does_not(
     files_and_labels: Path, tmp_path: Path, run_command: Run, method: str
 ) -> None:
-    answer = run_command("train", *flags(files_and_labels, tmp_path / "run"), "--method.name", method)
+    answer = run_command(
+        "train", *flags(files_and_labels, tmp_path / "run"), "--method.name", method
+    )
     assert answer.code == 2
     assert answer.err == (
         f"error: {files_and_labels}: the table has no usable column besides the target; "
@@ -98,7 +109,9 @@ def test_a_method_that_needs_the_table_names_the_one_that_does_not(
     assert not (tmp_path / "run").exists()
 
 
-def test_12_bit_images_are_learned_and_read_alike_at_prediction(tmp_path: Path, run_command: Run) -> None:
+def test_12_bit_images_are_learned_and_read_alike_at_prediction(
+    tmp_path: Path, run_command: Run
+) -> None:
     csv = write_data(tmp_path / "data", rows=48)
     deep, bytes_ = csv.parent / "images", csv.parent / "bytes"
     bytes_.mkdir()
@@ -111,7 +124,16 @@ def test_12_bit_images_are_learned_and_read_alike_at_prediction(tmp_path: Path, 
         Image.fromarray(pixels).save(deep / name)
         Image.fromarray(np.rint(pixels / 4095 * 255).astype(np.uint8)).save(bytes_ / name)
     run = tmp_path / "run"
-    answer = run_command("train", *flags(csv, run), "--method.name", "image", "--train.epochs", 30, "--data.augment", "none")
+    answer = run_command(
+        "train",
+        *flags(csv, run),
+        "--method.name",
+        "image",
+        "--train.epochs",
+        30,
+        "--data.augment",
+        "none",
+    )
     assert answer.code == 0, answer.err
     line = "16-bit images: values 0 to 4095 become 0 to 255 (found in the training images; --data.image-range changes it)"
     assert line in answer.out.splitlines()
@@ -119,14 +141,18 @@ def test_12_bit_images_are_learned_and_read_alike_at_prediction(tmp_path: Path, 
     scores = []
     for images in (deep, bytes_):
         out = tmp_path / f"{images.name}.json"
-        answer = run_command("evaluate", "--run", run, "--csv", csv, "--images", images, "--out", out)
+        answer = run_command(
+            "evaluate", "--run", run, "--csv", csv, "--images", images, "--out", out
+        )
         assert (answer.code, answer.err) == (0, "")
         scores.append(json.loads(out.read_text()))
     assert scores[0] == scores[1]
     assert scores[0]["accuracy"]["image"] >= 0.9
 
 
-def test_what_a_file_is_and_how_names_were_read_is_reported(trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_file_is_and_how_names_were_read_is_reported(
+    trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(trees.parent, tmp_path / "data")
     images = tmp_path / "data" / "images"
     (images / "003.png").write_text("<!DOCTYPE html><html>")

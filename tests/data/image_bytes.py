@@ -16,7 +16,8 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def write_png16(path: Path, samples: np.ndarray, extra: bytes = b"") -> None:
-    """``samples``: uint16 [H, W] or [H, W, C], C of 2 (grey, alpha), 3 or 4. ``extra``: chunks before the data."""
+    """``samples``: uint16 [H, W] or [H, W, C], C of 2 (grey, alpha), 3 or 4. ``extra``: chunks
+    before the data."""
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     height, width, channels = samples.shape
     rows = samples.astype(">u2").tobytes()
@@ -26,7 +27,12 @@ def write_png16(path: Path, samples: np.ndarray, extra: bytes = b"") -> None:
     raw = np.concatenate([raw[:, :1], raw[:, 1:] - raw[:, :-1]], axis=1).reshape(height, stride)
     body = b"".join(b"\x01" + row.tobytes() for row in raw)
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[channels], 0, 0, 0)
-    chunks = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(body)) + png_chunk(b"IEND", b"")
+    chunks = (
+        png_chunk(b"IHDR", header)
+        + extra
+        + png_chunk(b"IDAT", zlib.compress(body))
+        + png_chunk(b"IEND", b"")
+    )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
@@ -39,8 +45,8 @@ def write_tiff(
     orientation: int = 1,
     deflate: bool = False,
 ) -> None:
-    """``samples``: [H, W] or [H, W, C] of the type to be written; a fourth channel is alpha. photometric: 0 white is zero,
-    1 black is zero, 2 RGB."""
+    """``samples``: [H, W] or [H, W, C] of the type to be written; a fourth channel is alpha.
+    photometric: 0 white is zero, 1 black is zero, 2 RGB."""
     order = ">" if big_endian else "<"
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     height, width, channels = samples.shape
@@ -57,7 +63,10 @@ def write_tiff(
             offset = struct.pack(f"{order}I", 8 + len(data) + len(extra))
             extra += packed + b"\0" * (len(packed) % 2)
             packed = offset
-        entries.append(struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[code], len(values)) + packed.ljust(4, b"\0"))
+        entries.append(
+            struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[code], len(values))
+            + packed.ljust(4, b"\0")
+        )
 
     entry(256, [width])
     entry(257, [height])

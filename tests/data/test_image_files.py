@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from gaal_fast.data import image_files
-from gaal_fast.data.image_files import ImageFolder, find_image_column, resolve_images
+from gaal_fast.data.image_files import find_image_column, resolve_images
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.image_names import image_names
 from gaal_fast.errors import UserError
 from tests.data.conftest import write_pictures
@@ -54,6 +55,8 @@ def test_directories_are_listed_once_and_files_not_asked_for_one_by_one(tmp_path
         (["pics/a.png"], "pics", ["pics/a.png"], r"the folder differs: they are under .*/base \("),
         (["pics/s/a.png", "wrong/x.png"], "wrong", ["s/a.png"], r"the folder differs: they are under .*pics \("),
         ([], ".", ["a.png"], r"the folder holds no pictures"),
+        (["IMG_0001.png", "IMG_0002.png"], ".", ["2", "3"], r'; the folder has "IMG_0002\.png"$'),
+        (["a/1.png"], ".", ["a", "b"], r'; "a" is a folder, and one image per row is read$'),
         (["x.png"], ".", ["a.png"], r'exists in .* \(first: "a\.png"\)$'),
     ],
 )
@@ -126,6 +129,13 @@ def test_a_name_that_is_no_file_as_written_is_read_in_other_ways_and_that_is_sai
     ]
 
 
+def test_a_copy_that_pillow_does_not_read_leaves_no_choice(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a.jpg", "b.png"])
+    for name in ("a.HEIC", "b.dcm", "c.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    assert resolve(tmp_path, ["a", "b", "c"])[0] == ["a.jpg", "b.png", "c.heic"]
+
+
 @pytest.mark.parametrize("name", ["a b.png", "a%20b.png", " a.png", "1.0", "01", "a;b.png", "C:\\a.png", "NA", '["a.png"]'])
 def test_a_file_of_the_very_name_wins_and_nothing_is_said(tmp_path: Path, name: str) -> None:
     write_pictures(tmp_path, ["a.png", "b.png", "1.png"])
@@ -150,6 +160,11 @@ def test_a_file_of_the_very_name_wins_and_nothing_is_said(tmp_path: Path, name: 
             (cell, ["a.png", "b.png"], "several images in one cell: one image per row is read; give each its own row, or keep one name")
             for cell in ("a.png;b.png", "a.png|b.png", "a.png, b.png", "a.png b.png", '["a.png", "b.png"]', "('a.png', 'b.png')")
         ),
+        *(
+            (cell, ["12.png", "13.png"], "several images in one cell: one image per row is read; give each its own row, or keep one name")
+            for cell in ("12;13", "12, 13", '["12", "13"]', "12.png\n13.png")
+        ),
+        ("12;14", ["12.png", "13.png"], "no such file"),
         ("NA", ["a.png"], "no picture named"),
         ("  ", ["a.png"], "no picture named"),
     ],

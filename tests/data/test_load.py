@@ -140,7 +140,8 @@ def test_the_fingerprint_follows_the_table_and_what_decides_features_and_parts(m
     config.csv = Path(str(config.csv.rename(tmp_path / "moved.csv")))
     config.augment, config.cache, config.workers, config.class_weights = "paper", "disk", 3, "balanced"
     assert data_fingerprint(config) == first
-    for name, value in {"split_seed": 1, "drop": ["seen"], "image_size": 9, "target": "colour", "min_category_count": 2, "image_range": (0, 9)}.items():
+    changes = {"split_seed": 1, "drop": ["seen"], "image_size": 9, "image_range": (0, 9), "target": "colour", "min_category_count": 2}
+    for name, value in changes.items():
         assert data_fingerprint(SimpleNamespace(**{**vars(config), name: value})) != first
     config.csv.write_bytes(config.csv.read_bytes() + b"\n")
     assert data_fingerprint(config) != first
@@ -190,7 +191,7 @@ def test_prediction_refuses_tables_of_another_kind(make_config: MakeConfig, tmp_
     csv = tmp_path / "new.csv"
     for frame, options, message in (
         (pd.DataFrame({"a": [1]}), {}, "another data set"),
-        (catalogue()[["photo"]], {"images": None}, "another data set"),
+        (catalogue()[["photo"]], {"images": None}, "^--images: none of the 60 pictures"),
         (catalogue()[["photo"]], {"modalities": ("table",)}, "another data set"),
         (catalogue().assign(width="wide"), {}, 'column "width" is numeric but row 1 holds "wide"'),
         (catalogue().drop(columns="photo"), {}, 'lacks the picture column the model was trained on: "photo"'),
@@ -393,7 +394,7 @@ def test_the_range_of_the_training_images_is_kept_and_applied(make_config: MakeC
         Image.fromarray(np.full((8, 8), 1000 + row, np.uint16) + np.arange(8, dtype=np.uint16) * 100).save(config.images / name)
     data = load_data(config, progress=False)
     assert data.reading.images == ImageReading(bits16=(0, 4095))
-    assert data.describe()[1].startswith("16-bit images: values 0 to 4095 become 0 to 255")
+    assert data.describe()[2].startswith("16-bit images: values 0 to 4095 become 0 to 255")
     assert data.images.get(5)[0][0, 0, 0] == round(1005 / 4095 * 255)
     data.preprocessor.save(tmp_path / "run")
     data.reading.save(tmp_path / "run")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestClassifier
 
-from gaal_fast.data.preprocess import SCHEMA_FILE, TRANSFORMER_FILE, TablePreprocessor
+from gaal_fast.data.preprocess import SCHEMA_FILE, TRANSFORMER_FILE, TableArrays, TablePreprocessor
 from gaal_fast.data.schema import TableSchema, infer_schema
 from gaal_fast.errors import UserError
 
@@ -147,8 +147,9 @@ def test_what_a_table_lacks_is_missing_and_named() -> None:
         'column "d": 1 of 6 values are no dates like 2023-12-31 (row 6 holds "May"); taken as missing',
         'column "c": 3 of 5 values (60 %) were never seen in training (first: "mauve")',
     ]
-    assert not fitted.empty(3).present.any()
-    assert fitted.empty(3).features.shape == (3, fitted.n_features)
+    nothing = TableArrays.empty(3, fitted.n_features)
+    assert not nothing.present.any()
+    assert nothing.features.shape == (3, fitted.n_features)
 
 
 def test_a_table_without_features_is_refused_with_the_reasons() -> None:

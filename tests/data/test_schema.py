@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gaal_fast.data.image_files import ImageFolder
+from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.schema import TableSchema, infer_schema
 from gaal_fast.errors import UserError
 from tests.data.conftest import write_pictures
