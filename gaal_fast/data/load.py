@@ -283,11 +283,18 @@ def with_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: NumberC
 
 
 def _table_reading(text: TableReading, schema: TableSchema, numbers: NumberColumns, options: NumberOptions) -> TableReading:
-    styles = numbers.styles(schema.numeric)
-    marks = [style.thousands for style in styles.values() if style.thousands]
+    styles = [numbers.style(name) for name in schema.numeric]
+    decimals = [style.decimal for style in styles if style.decimal]
+    decimals = decimals or [style.point for style in styles if style.thousands in (".", ",")] or [numbers.decimal]
+    decimal = options.decimal or max(decimals, key=decimals.count)
+    marks = [style.thousands for style in styles if style.thousands not in ("", decimal)]
     thousands = options.thousands if options.thousands is not None else max(marks, key=marks.count, default="")
     return replace(
-        text, decimal=numbers.decimal, thousands=thousands, missing_values=options.missing_values, numbers=styles
+        text,
+        decimal=decimal,
+        thousands=thousands,
+        missing_values=options.missing_values,
+        numbers=numbers.styles(schema.numeric),
     )
 
 

@@ -56,6 +56,7 @@ _CELL = re.compile(
     rf" ?(?P<after>-)? ?(?P<suffix>{_SUFFIX})? ?(?P<last>-)? ?(?P<close>\))?"
 )
 _CURRENCY = re.compile(rf"{_PREFIX}|zł|Kč|Ft|лв|руб|₽|元|円")
+_SIGNS = {"EUR": "€", "USD": "$", "US$": "$", "GBP": "£", "JPY": "¥", "INR": "₹"}
 _ORDINAL = re.compile(r"st|nd|rd|th")
 # A group of three after each mark; India writes 12,34,567.
 _GROUPED = re.compile(r"\d{1,3}(?:([.,' ])\d{3})(?:\1\d{3})*|\d{1,2}(?:,\d{2})+,\d{3}")
@@ -151,7 +152,10 @@ def _split(cell: str) -> tuple[bool, str, str, tuple[str, str]] | None:
     suffix = _unit((match["suffix"] or "").strip())
     if len(suffix) > _LARGEST_AFFIX:
         return None
-    return brackets or "-" in signs, match["digits"], match["power"] or "", (match["prefix"] or "", suffix)
+    prefix = (match["prefix"] or "").strip()
+    if not prefix and _CURRENCY.fullmatch(suffix):
+        prefix, suffix = suffix, ""  # 5 € is €5
+    return brackets or "-" in signs, match["digits"], match["power"] or "", (_SIGNS.get(prefix.upper(), prefix), suffix)
 
 
 def _unit(suffix: str) -> str:
@@ -193,7 +197,7 @@ def parse_number(cell: str, style: NumberStyle) -> float | None:
 def _money(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether the two differ only in that one lacks the currency."""
     given = one if other == ("", "") else other if one == ("", "") else None
-    return given is not None and "".join(given) != "" and all(not part or _CURRENCY.fullmatch(part) for part in given)
+    return given is not None and bool(given[0]) and not given[1]
 
 
 def _gather(cells: Iterable[str]) -> tuple[_Evidence, int]:
@@ -380,6 +384,9 @@ class NumberColumns:
             return trained.decimal or _OTHER[trained.thousands], ""
         if file:
             return file, self._doubt(name, evidence, file, "as in most columns of the file")
+        if trained is not None and len(evidence.unclear) == 1:
+            decimal = _OTHER[next(iter(evidence.unclear))]  # the column had whole numbers only
+            return decimal, self._doubt(name, evidence, decimal, "a whole number as in training, which this file does not settle")
         decimal = self._guess(evidence)
         return decimal, self._doubt(name, evidence, decimal, "which the file does not settle")
 
