@@ -205,22 +205,29 @@ def load_for_prediction(
     cache: CacheMode = "none",
     cache_dir: Path | None = None,
     progress: bool = True,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
 ) -> PredictionData:
     """Reads a table for a trained model, whose preprocessor and schema were saved in `run_folder`.
 
     The table's columns may be in any order, with others among them. A row without a picture, or without any table value, has
     that modality missing; without a folder of `images`, so have all rows the picture. labels: also read the target column, for
     evaluation. cache: as in training; each picture is used once per pass, so nothing is kept unless asked for.
+    encoding, delimiter, decimal, thousands: of the table's text, None to find out; it may be written otherwise than the training
+    table, which settles what it leaves open.
     Raises UserError: a column the model needs is not there, a text in a numeric column, not one picture found.
     """
     warnings: list[str] = []
     preprocessor = TablePreprocessor.load(Path(run_folder))
     reading = Reading.load(Path(run_folder))
     schema = preprocessor.schema
-    written, text = open_table(csv, warnings, TableOptions(trained=reading.table), expected=schema.features)
+    written, text = open_table(csv, warnings, TableOptions(encoding, delimiter, reading.table), expected=schema.features)
     frame = without_values(written, reading.table.missing_values)
     preprocessor.select(frame, csv)  # before its numbers are looked at: a table of another data set is told as such
-    frame = _trained_numbers(frame, schema, reading.table, text.delimiter, warnings)
+    options = NumberOptions(decimal, thousands, reading.table.missing_values)
+    frame = _trained_numbers(frame, schema, reading.table, options, text.delimiter, warnings)
     table = preprocessor.transform(frame, csv)
     target = Target(schema.classes, np.full(len(frame), NO_LABEL))
     if labels:
@@ -299,7 +306,12 @@ def _table_reading(text: TableReading, schema: TableSchema, numbers: NumberColum
 
 
 def _trained_numbers(
-    frame: pd.DataFrame, schema: TableSchema, trained: TableReading, delimiter: str, warnings: list[str]
+    frame: pd.DataFrame,
+    schema: TableSchema,
+    trained: TableReading,
+    options: NumberOptions,
+    delimiter: str,
+    warnings: list[str],
 ) -> pd.DataFrame:
     """The table to predict with its numeric columns read, in whatever form this file has them.
 
@@ -307,9 +319,7 @@ def _trained_numbers(
     """
     names = {find_column(frame.columns, name): name for name in schema.numeric}
     styles = {column: trained.numbers.get(name, PLAIN) for column, name in names.items()}
-    numbers = NumberColumns(
-        frame, NumberOptions(missing_values=trained.missing_values), delimiter=delimiter, trained=styles
-    )
+    numbers = NumberColumns(frame, options, delimiter=delimiter, trained=styles)
     for column, name in names.items():
         found = numbers.numbers(column)
         if found.bad.sum() > 1 and not np.isfinite(found.values).any():

@@ -259,6 +259,7 @@ class NumberColumns:
     ):
         self._frame, self._options = frame, options or NumberOptions()
         self._trained, self._delimiter = trained, delimiter
+        self._flags = "--data." if trained is None else "--"
         self._words = frozenset(self._options.missing_values)
         self._codes = _as_floats(self._options.missing_values)
         self._columns = {name: self._scan(name, plain) for name, plain in self._plain_numbers()}
@@ -367,7 +368,7 @@ class NumberColumns:
         own, declared = evidence.vote(), self._declared(evidence)
         if declared:
             if own and own != declared:
-                flag = "--data.decimal" if self._options.decimal else "--data.thousands"
+                flag = f"{self._flags}{'decimal' if self._options.decimal else 'thousands'}"
                 return own, f'column "{name}": its numbers cannot be read as {flag} says; read with decimal {_NAMES[own]}'
             return declared, ""
         if own:
@@ -412,7 +413,7 @@ class NumberColumns:
         value = parse_number(evidence.example, NumberStyle(decimal, _OTHER[decimal], *_split(evidence.example)[3]))
         return (
             f'column "{name}": "{evidence.example}" is read as {value:.15g}, {why} '
-            f"(--data.decimal or --data.thousands says otherwise)"
+            f"({self._flags}decimal or {self._flags}thousands says otherwise)"
         )
 
     def _choose_thousands(self, evidence: _Evidence, decimal: str) -> str:

@@ -85,7 +85,7 @@ def decode(
     encoding = trained if trained and trained != "utf-8" and _decodes(raw, trained) else detect_encoding(raw)
     text = _replacing(path, raw, encoding, warnings)
     if encoding != trained:
-        warn(warnings, f"{path} is not UTF-8; read as {encoding} (--data.encoding says otherwise)")
+        warn(warnings, f"{path} is not UTF-8; read as {encoding} ({'--' if trained else '--data.'}encoding says otherwise)")
     return text, encoding
 
 
