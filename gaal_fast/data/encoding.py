@@ -138,8 +138,6 @@ def _double_byte_cost(raw: bytes, encoding: str) -> float:
             cost += 1.0
         elif before.isascii() and before.isalpha():
             cost += 1.5  # a letter beside it is most likely its own half
-        elif encoding == "cp949" and char not in _HANGUL:
-            cost += 0.1
-        elif encoding == "euc_jp" and not "\u3040" <= char <= "\u30ff":
+        elif (encoding == "cp949" and char not in _HANGUL) or (encoding == "euc_jp" and not "\u3040" <= char <= "\u30ff"):
             cost += 0.1
     return cost / max(high, 1) + _CLAIM[encoding]

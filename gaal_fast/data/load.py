@@ -327,7 +327,7 @@ def _trained_numbers(
             detail = numbers.warning(column)
             raise UserError(
                 f'column "{name}" is numeric but row {row + 1} holds "{frame[column].iloc[row]}"'
-                + (f" ({detail})" if detail else f", and no other row a number")
+                + (f" ({detail})" if detail else ", and no other row a number")
             )
     warn_of_numbers(frame, names, numbers, warnings)
     return with_numbers(frame, names, numbers)

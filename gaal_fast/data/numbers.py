@@ -321,7 +321,7 @@ class NumberColumns:
         texts: list[str] = []
         width = max(1, _CELLS_AT_ONCE // max(1, len(self._frame)))
         for name, dtype in zip(self._frame.columns, self._frame.dtypes, strict=True):
-            if dtype == object:
+            if pd.api.types.is_object_dtype(dtype):
                 texts.append(name)
                 continue
             series = self._frame[name]
@@ -382,7 +382,9 @@ class NumberColumns:
                 return file, self._doubt(name, evidence, file, "as in the other columns of this file, unlike in training")
             return file, ""
         if trained is not None and (trained.decimal or trained.thousands in (".", ",")):
-            return trained.decimal or _OTHER[trained.thousands], ""
+            decimal = trained.point
+            strange = set(evidence.unclear) - {trained.decimal, trained.thousands}
+            return decimal, self._doubt(name, evidence, decimal, "by the decimal mark of training") if strange else ""
         if file:
             return file, self._doubt(name, evidence, file, "as in most columns of the file")
         if trained is not None and len(evidence.unclear) == 1:

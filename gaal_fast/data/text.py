@@ -138,7 +138,7 @@ def _decode_wide(path: Path, raw: bytes) -> tuple[str, str]:
 def _readable(text: str) -> bool:
     """Whether a text has no control characters, and as much ASCII as a table's marks and numbers bring."""
     controls = sum(char < " " and char not in "\t\r\n" for char in text)
-    return controls == 0 and text.isprintable() or controls == 0 and sum(char.isascii() for char in text) * 10 >= len(text)
+    return (controls == 0 and text.isprintable()) or (controls == 0 and sum(char.isascii() for char in text) * 10 >= len(text))
 
 
 def _mostly_utf8(raw: bytes) -> bool:

@@ -153,6 +153,17 @@ def test_prediction_takes_the_trained_style_where_the_new_file_is_silent() -> No
     assert read.warning("w") == read.warning("v") == ""
 
 
+def test_prediction_warns_of_a_mark_that_training_did_not_have() -> None:
+    read = columns({"w": ["1.306"]}, trained={"w": NumberStyle(",")})
+    assert read.numbers("w").values.tolist() == [1306]
+    assert read.warning("w") == (
+        'column "w": "1.306" is read as 1306, by the decimal mark of training (--decimal or --thousands says otherwise)'
+    )
+    known = columns({"w": ["1.306"]}, trained={"w": NumberStyle(",", ".")})
+    assert known.numbers("w").values.tolist() == [1306]
+    assert known.warning("w") == ""
+
+
 def test_prediction_warns_where_neither_file_shows_what_a_mark_is() -> None:
     read = columns({"w": ["1.306"]}, trained={"w": NumberStyle("")})
     assert read.numbers("w").values.tolist() == [1306]
