@@ -85,12 +85,9 @@ def find_image_column(candidates: pd.DataFrame, folder: ImageFolder, source: obj
     different names that exist once a suffix is added. None if there is none; raises UserError if there is more than one."""
     exact, suffixed, stems = [], [], []
     for name in candidates.columns:
-        series = candidates[name]
-        present = np.flatnonzero(~missing_cells(series))
-        if not present.size:
+        sample = _sample_texts(candidates[name])
+        if not sample:
             continue
-        chosen = present[np.unique(np.linspace(0, present.size - 1, _SAMPLE).astype(int))]
-        sample = to_texts(series if chosen.size == len(series) else series.iloc[chosen]).tolist()
         share = 1 / len(sample)
         if share * sum(map(has_image_suffix, sample)) >= 0.5:
             suffixed.append(name)
@@ -104,6 +101,16 @@ def find_image_column(candidates: pd.DataFrame, folder: ImageFolder, source: obj
         if found:
             raise UserError(f"{source}: several columns name pictures ({some(found)}); choose with --data.image-column")
     return None
+
+
+def _sample_texts(series: pd.Series) -> list[str]:
+    """At most about ``_SAMPLE`` texts of a column, evenly spaced among those that are there."""
+    if len(series) <= _SAMPLE:
+        return [text for text in to_texts(series) if text is not None]
+    present = np.flatnonzero(~missing_cells(series))
+    if not present.size:
+        return []
+    return to_texts(series.iloc[present[np.unique(np.linspace(0, present.size - 1, _SAMPLE).astype(int))]]).tolist()
 
 
 def _mostly_found(names: Sequence[str], folder: ImageFolder) -> bool:

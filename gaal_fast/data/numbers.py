@@ -130,12 +130,16 @@ class _Evidence:
 
 @dataclass
 class _Column:
-    """One scanned column. plain: its numbers in plain notation; evidence: None if they are all plain and clear."""
+    """One scanned column. plain: its numbers in plain notation. evidence: None if it has no numbers.
+
+    The rest is filled in once the column is asked for. coded: bool [N], a declared missing value.
+    """
 
     plain: Numbers
     evidence: _Evidence | None
     style: NumberStyle | None = None
     numbers: Numbers | None = None
+    coded: np.ndarray | None = None
     warning: str = ""
 
 
@@ -306,11 +310,13 @@ class NumberColumns:
 
     def others(self, name: str) -> np.ndarray:
         """bool [N]: cells that are no number, empty ones and declared missing values not counted."""
-        numbers = self.numbers(name)
+        numbers, plain = self.numbers(name), self._columns[name].plain
+        if not plain.bad.any() and not numbers.bad.any():
+            return np.zeros(len(numbers.values), dtype=bool)
         unread = np.isnan(numbers.values) & ~numbers.infinite
         if unread.any():
             unread[unread] = ~missing_cells(self._frame[name][unread], self._words)
-            unread &= ~self._coded(self._columns[name].plain.values)
+            unread &= ~self._columns[name].coded
         return unread
 
     def _coded(self, values: np.ndarray) -> np.ndarray:
@@ -442,7 +448,7 @@ class NumberColumns:
             bad = bad.copy()
             words = [isinstance(cell, str) and is_missing_word(cell) for cell in series.to_numpy(dtype=object)[bad]]
             bad[bad] = ~np.array(words)
-        coded = self._coded(values)
+        column.coded = coded = self._coded(values)
         return Numbers(np.where(coded, np.nan, values), bad & ~coded, infinite)
 
 

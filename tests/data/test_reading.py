@@ -194,7 +194,9 @@ def test_mixed_units_are_never_mixed() -> None:
 def test_declared_missing_numbers_are_missing_however_they_are_written() -> None:
     options = NumberOptions(missing_values=("-999",))
     for cells in (["-999,0", "1,5"], ["-999.00", "1.5"], ["-999", "1.5"]):
-        numbers = columns({"w": cells}, options=options).numbers("w")
+        read = columns({"w": cells}, options=options)
+        numbers = read.numbers("w")
+        assert not read.others("w").any()
         np.testing.assert_array_equal(numbers.values, [NAN, 1.5])
         assert not numbers.bad.any()
 
