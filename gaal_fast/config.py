@@ -59,7 +59,7 @@ def _thousands(value: Any) -> Any:
 
 def _one_character(value: str) -> str:
     if len(value) != 1 or value in "\"\r\n":
-        raise ValueError(f"must be one character or one of {', '.join(name for name in _MARKS if name.isalpha())}")
+        raise ValueError("must be one character or one of comma, semicolon, tab, pipe, space")
     return value
 
 
@@ -237,6 +237,8 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
 
+# How the text of a table is read, which may differ between the tables of training and prediction.
+TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands")
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small enough for two CPU cores in under two minutes; used when no table is given.
     "demo": {
@@ -414,6 +416,23 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         values = f"{'|'.join(choices)}; " if choices else ""
         text = f"{field.description} ({values}default {default or 'none'})"
         group.add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS, metavar="VALUE", help=text.replace("%", "%%"))
+
+
+def add_table_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how the text of another table than the training's is read: ``--decimal`` and the like."""
+    known = dict(keys())
+    for name in TABLE_KEYS:
+        parser.add_argument(f"--{name}", metavar="VALUE", help=known[f"data.{name}"].description)
+
+
+def table_settings(namespace: argparse.Namespace) -> dict[str, str | None]:
+    """The values of ``add_table_flags``, checked as their ``--data`` counterparts are; None where nothing is said."""
+    given = {name: value for name in TABLE_KEYS if (value := getattr(namespace, name)) is not None}
+    try:
+        config = build([("the command line", {"data": given})])
+    except UserError as error:
+        raise UserError(str(error).replace("--data.", "--")) from None
+    return {name: getattr(config.data, name) for name in TABLE_KEYS}
 
 
 def flag_values(namespace: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 from gaal_fast import run_folder
 from gaal_fast.cli import command, pick_device, warn
-from gaal_fast.config import Parser
+from gaal_fast.config import Parser, add_table_flags, table_settings
 from gaal_fast.data import load_data
 from gaal_fast.data.reading import Reading
 from gaal_fast.errors import UserError
@@ -37,9 +37,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="new JSON file for the scores")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="new PNG file for the confusion matrix of the fused prediction")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add_table_flags(parser)
     arguments = parser.parse(argv)
+    table = table_settings(arguments)
     if arguments.csv is None and arguments.images is not None:
         raise UserError("--images goes with --csv")
+    said = [f"--{name}" for name, value in table.items() if value is not None]
+    if arguments.csv is None and said:
+        raise UserError(f"{said[0]} goes with --csv")
     if arguments.csv is not None and arguments.split is not None:
         raise UserError("--split is about the run's own data: leave out --csv or --split")
     for flag, path in (("--out", arguments.out), ("--picture", arguments.picture)):
@@ -52,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.csv is None:
         predictions = _on_own_data(run, arguments.split or "test")
     else:
-        data = run.read(arguments.csv, arguments.images, labelled=True)
+        data = run.read(arguments.csv, arguments.images, labelled=True, **table)
         for message in data.warnings:
             warn(message)
         predictions = run.predict(data)

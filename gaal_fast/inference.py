@@ -48,15 +48,19 @@ class TrainedRun:
         counts = np.asarray(facts["class_counts"], dtype=np.float64)
         return cls(folder, config, model.to(device).eval(), classes, counts / counts.sum(), device)
 
-    def read(self, csv: Path, images: Path | None, *, labelled: bool = False) -> PredictionData:
+    def read(
+        self, csv: Path, images: Path | None, *, labelled: bool = False, **table: str | None
+    ) -> PredictionData:
         """A table to predict, in any column order and with any further columns; ``labelled`` reads the target too.
+
+        table: ``encoding``, ``delimiter``, ``decimal`` and ``thousands`` of its text, where they are not to be found out.
 
         Columns that are absent count as missing, with a warning. Raises ``UserError`` when nothing is left to predict from, and naming
         the column when one holds something else than in training.
         """
         return load_for_prediction(
             csv, self.folder.path, images=images, image_size=self.config.data.image_size, labels=labelled,
-            modalities=tuple(self.model.modalities), progress=self.config.train.progress,
+            modalities=tuple(self.model.modalities), progress=self.config.train.progress, **table,
         )  # fmt: skip
 
     def predict(self, data: PredictionData, *, batch_size: int | None = None) -> Predictions:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from gaal_fast.cli import command, pick_device, warn
-from gaal_fast.config import Parser
+from gaal_fast.config import Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
 from gaal_fast.inference import TrainedRun
 
@@ -30,14 +30,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures; none: the folder of the table")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file for the predictions")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add_table_flags(parser)
     arguments = parser.parse(argv)
+    table = table_settings(arguments)
     if arguments.out.exists():
         raise UserError(f"--out: {arguments.out} exists and is not overwritten")
     if not arguments.out.absolute().parent.is_dir():
         raise UserError(f"--out: no such folder: {arguments.out.absolute().parent}")
 
     run = TrainedRun.load(arguments.run, device=pick_device(arguments.device))
-    data = run.read(arguments.csv, arguments.images)
+    data = run.read(arguments.csv, arguments.images, **table)
     for message in data.warnings:
         warn(message)
     predictions = run.predict(data)

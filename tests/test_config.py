@@ -9,7 +9,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaal_fast.config import PRESETS, Config, Parser, add_config_flags, build, keys, resolve, to_yaml
+from gaal_fast.config import (
+    PRESETS,
+    Config,
+    Parser,
+    add_config_flags,
+    add_table_flags,
+    build,
+    keys,
+    resolve,
+    table_settings,
+    to_yaml,
+)
 from gaal_fast.errors import UserError
 
 
@@ -35,6 +46,10 @@ def configure(*argv: str) -> Config:
         (["--data.test-fraction", "0.95"], r"--data\.test-fraction leaves no rows to train on"),
         (["--method.lamda-image", "0.5"], r"unknown key --method\.lamda-image; did you mean --method\.lambda-image\?"),
         (["--data.csv"], r"--data\.csv: expected one argument"),
+        (["--data.encoding", "klingon"], r"--data\.encoding is no encoding that Python knows.*, got klingon"),
+        (["--data.delimiter", "||"], r"--data\.delimiter must be one character or one of comma, semicolon, tab, .*, got \|\|"),
+        (["--data.decimal", "x"], r"--data\.decimal must be one of '\.' or ',', got x"),
+        (["--data.decimal", ",", "--data.thousands", "comma"], r"--data\.thousands is --data\.decimal as well, got comma"),
         (["--data.image-range", "5"], r"--data\.image-range must be two numbers, LOW,HIGH, got 5"),
         (["--data.image-range", "0,high"], r"--data\.image-range must be two numbers, LOW,HIGH, got 0,high"),
         (["--data.image-range", "9,-1"], r"--data\.image-range must be two finite numbers, LOW,HIGH, the lower one first, got 9,-1"),
@@ -114,3 +129,37 @@ def test_every_key_has_a_flag_with_a_description() -> None:
     for key, field in keys():
         assert f"--{key} " in text
         assert field.description
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "value"),
+    [
+        (["--data.delimiter", "tab"], "delimiter", "\t"),
+        (["--data.delimiter", "\\t"], "delimiter", "\t"),
+        (["--data.delimiter", "\t"], "delimiter", "\t"),
+        (["--data.delimiter", " "], "delimiter", " "),
+        (["--data.delimiter", "Pipe"], "delimiter", "|"),
+        (["--data.decimal", "comma"], "decimal", ","),
+        (["--data.thousands", "no"], "thousands", ""),
+        (["--data.thousands", "apostrophe"], "thousands", "'"),
+        (["--data.encoding", "Windows-1251"], "encoding", "cp1251"),
+        (["--data.missing-values=-999,n/k"], "missing_values", ["-999", "n/k"]),
+    ],
+)
+def test_marks_are_given_by_name_or_as_they_are(argv: list[str], key: str, value: object) -> None:
+    config = configure(*argv)
+    assert getattr(config.data, key) == value
+    assert build([("x", yaml.safe_load(to_yaml(config)))]) == config
+
+
+def test_missing_values_may_be_numbers_in_yaml(tmp_path: Path) -> None:
+    assert build([("x", {"data": {"missing-values": [-999, "x"]}})]).data.missing_values == ["-999", "x"]
+
+
+def test_the_flags_of_a_table_to_predict_are_checked_under_their_own_names() -> None:
+    parser = Parser(prog="test")
+    add_table_flags(parser)
+    given = table_settings(parser.parse(["--decimal", "comma", "--delimiter", "tab"]))
+    assert given == {"encoding": None, "delimiter": "\t", "decimal": ",", "thousands": None}
+    with pytest.raises(UserError, match=r"^--decimal must be one of '\.' or ',', got x"):
+        table_settings(parser.parse(["--decimal", "x"]))

@@ -108,16 +108,6 @@ def _sample_names(cells: pd.Series) -> list[str]:
         return []
 
 
-def _mostly_found(names: Sequence[str], folder: ImageFolder) -> bool:
-    """Whether nine in ten names have a file; looks no further once that cannot be."""
-    absent = 0
-    for name in names:
-        absent += folder.find(name) is None
-        if absent > 0.1 * len(names):
-            return False
-    return True
-
-
 def resolve_images(
     names: Sequence[str | None],
     folder: ImageFolder,

@@ -243,6 +243,10 @@ def load_for_prediction(
     cache: CacheMode = "none",
     cache_dir: Path | None = None,
     progress: bool = True,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
 ) -> PredictionData:
     """Reads a table for a trained model, whose preprocessor and schema were saved in `run_folder`.
 
@@ -250,7 +254,8 @@ def load_for_prediction(
     a warning. A row without a picture, or without any table value, has that modality missing. images: the folder of the
     pictures; None: those named by an absolute path or beside the table. labels: also read the target column, for evaluation.
     modalities: what the model takes; the files and columns of another are not read. cache: as in training; each picture is used
-    once per pass, so nothing is kept unless asked for.
+    once per pass, so nothing is kept unless asked for. encoding, delimiter, decimal, thousands: of the table's text, None to find
+    out; it may be written otherwise than the training table, which settles what it leaves open.
     Raises UserError: neither table columns nor pictures to predict from, a text in a numeric column, not one picture found for a
     model that takes nothing else.
     """
@@ -258,11 +263,12 @@ def load_for_prediction(
     preprocessor = TablePreprocessor.load(Path(run_folder))
     reading = Reading.load(Path(run_folder))
     schema = preprocessor.schema
-    written, text = open_table(csv, warnings, TableOptions(trained=reading.table), expected=schema.features)
+    written, text = open_table(csv, warnings, TableOptions(encoding, delimiter, reading.table), expected=schema.features)
     frame = without_values(written, reading.table.missing_values)
     table = TableArrays.empty(len(frame), preprocessor.n_features)
     if "table" in modalities and schema.features:
-        table = _prediction_table(preprocessor, frame, csv, text, reading.table, "image" in modalities, warnings)
+        options = NumberOptions(decimal, thousands, reading.table.missing_values)
+        table = _prediction_table(preprocessor, frame, csv, text, reading.table, options, "image" in modalities, warnings)
     target = Target(schema.classes, np.full(len(frame), NO_LABEL))
     if labels:
         column = require_column(frame.columns, schema.target, csv)
@@ -292,6 +298,7 @@ def _prediction_table(
     source: object,
     text: TableReading,
     trained: TableReading,
+    options: NumberOptions,
     takes_images: bool,
     warnings: list[str],
 ) -> TableArrays:
@@ -300,7 +307,7 @@ def _prediction_table(
     names_images = schema.image_column is not None and find_column(frame.columns, schema.image_column) is not None
     if len(absent) < len(schema.features) or not (takes_images and names_images):
         preprocessor.select(frame, source)  # before its numbers are looked at: a table of another data set is told as such
-        frame = _trained_numbers(frame, schema, trained, text.delimiter, warnings)
+        frame = _trained_numbers(frame, schema, trained, options, text.delimiter, warnings)
         return preprocessor.transform(frame, source, warnings)
     columns = f"{source} has none of the table columns the model was trained on ({some(absent)})"
     warn(warnings, f"{columns}: predicting from the pictures alone")
@@ -344,16 +351,28 @@ def with_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: NumberC
 
 
 def _table_reading(text: TableReading, schema: TableSchema, numbers: NumberColumns, options: NumberOptions) -> TableReading:
-    styles = numbers.styles(schema.numeric)
-    marks = [style.thousands for style in styles.values() if style.thousands]
+    styles = [numbers.style(name) for name in schema.numeric]
+    decimals = [style.decimal for style in styles if style.decimal]
+    decimals = decimals or [style.point for style in styles if style.thousands in (".", ",")] or [numbers.decimal]
+    decimal = options.decimal or max(decimals, key=decimals.count)
+    marks = [style.thousands for style in styles if style.thousands not in ("", decimal)]
     thousands = options.thousands if options.thousands is not None else max(marks, key=marks.count, default="")
     return replace(
-        text, decimal=numbers.decimal, thousands=thousands, missing_values=options.missing_values, numbers=styles
+        text,
+        decimal=decimal,
+        thousands=thousands,
+        missing_values=options.missing_values,
+        numbers=numbers.styles(schema.numeric),
     )
 
 
 def _trained_numbers(
-    frame: pd.DataFrame, schema: TableSchema, trained: TableReading, delimiter: str, warnings: list[str]
+    frame: pd.DataFrame,
+    schema: TableSchema,
+    trained: TableReading,
+    options: NumberOptions,
+    delimiter: str,
+    warnings: list[str],
 ) -> pd.DataFrame:
     """The table to predict with its numeric columns read, in whatever form this file has them.
 
@@ -362,9 +381,7 @@ def _trained_numbers(
     found = {find_column(frame.columns, name): name for name in schema.numeric}
     names = {column: name for column, name in found.items() if column is not None}
     styles = {column: trained.numbers.get(name, PLAIN) for column, name in names.items()}
-    numbers = NumberColumns(
-        frame, NumberOptions(missing_values=trained.missing_values), delimiter=delimiter, trained=styles
-    )
+    numbers = NumberColumns(frame, options, delimiter=delimiter, trained=styles)
     for column, name in names.items():
         found = numbers.read_truth(column) if name in schema.booleans else numbers.numbers(column)
         if found.bad.sum() > 1 and not np.isfinite(found.values).any():

@@ -57,6 +57,7 @@ _CELL = re.compile(
     rf" ?(?P<after>-)? ?(?P<suffix>{_SUFFIX})? ?(?P<last>-)? ?(?P<close>\))?"
 )
 _CURRENCY = re.compile(rf"{_PREFIX}|zł|Kč|Ft|лв|руб|₽|元|円")
+_SIGNS = {"EUR": "€", "USD": "$", "US$": "$", "GBP": "£", "JPY": "¥", "INR": "₹"}
 _ORDINAL = re.compile(r"st|nd|rd|th")
 # A group of three after each mark; India writes 12,34,567.
 _GROUPED = re.compile(r"\d{1,3}(?:([.,' ])\d{3})(?:\1\d{3})*|\d{1,2}(?:,\d{2})+,\d{3}")
@@ -130,12 +131,16 @@ class _Evidence:
 
 @dataclass
 class _Column:
-    """One scanned column. plain: its numbers in plain notation; evidence: None if they are all plain and clear."""
+    """One scanned column. plain: its numbers in plain notation. evidence: None if it has no numbers.
+
+    The rest is filled in once the column is asked for. coded: bool [N], a declared missing value.
+    """
 
     plain: Numbers
     evidence: _Evidence | None
     style: NumberStyle | None = None
     numbers: Numbers | None = None
+    coded: np.ndarray | None = None
     warning: str = ""
 
 
@@ -152,7 +157,10 @@ def _split(cell: str) -> tuple[bool, str, str, tuple[str, str]] | None:
     suffix = _unit((match["suffix"] or "").strip())
     if len(suffix) > _LARGEST_AFFIX:
         return None
-    return brackets or "-" in signs, match["digits"], match["power"] or "", (match["prefix"] or "", suffix)
+    prefix = (match["prefix"] or "").strip()
+    if not prefix and _CURRENCY.fullmatch(suffix):
+        prefix, suffix = suffix, ""  # 5 € is €5
+    return brackets or "-" in signs, match["digits"], match["power"] or "", (_SIGNS.get(prefix.upper(), prefix), suffix)
 
 
 def _unit(suffix: str) -> str:
@@ -194,7 +202,7 @@ def parse_number(cell: str, style: NumberStyle) -> float | None:
 def _money(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether the two differ only in that one lacks the currency."""
     given = one if other == ("", "") else other if one == ("", "") else None
-    return given is not None and "".join(given) != "" and all(not part or _CURRENCY.fullmatch(part) for part in given)
+    return given is not None and bool(given[0]) and not given[1]
 
 
 def _gather(cells: Iterable[str]) -> tuple[_Evidence, int]:
@@ -256,6 +264,7 @@ class NumberColumns:
     ):
         self._frame, self._options = frame, options or NumberOptions()
         self._trained, self._delimiter = trained, delimiter
+        self._flags = "--data." if trained is None else "--"
         self._words = frozenset(self._options.missing_values)
         self._codes = _as_floats(self._options.missing_values)
         self._columns = {name: self._scan(name, plain) for name, plain in self._plain_numbers()}
@@ -307,11 +316,13 @@ class NumberColumns:
 
     def others(self, name: str) -> np.ndarray:
         """bool [N]: cells that are no number, empty ones and declared missing values not counted."""
-        numbers = self.numbers(name)
+        numbers, plain = self.numbers(name), self._columns[name].plain
+        if not plain.bad.any() and not numbers.bad.any():
+            return np.zeros(len(numbers.values), dtype=bool)
         unread = np.isnan(numbers.values) & ~numbers.infinite
         if unread.any():
             unread[unread] = ~missing_cells(self._frame[name][unread], self._words)
-            unread &= ~self._coded(self._columns[name].plain.values)
+            unread &= ~self._columns[name].coded
         return unread
 
     def _coded(self, values: np.ndarray) -> np.ndarray:
@@ -322,7 +333,7 @@ class NumberColumns:
         texts: list[str] = []
         width = max(1, _CELLS_AT_ONCE // max(1, len(self._frame)))
         for name, dtype in zip(self._frame.columns, self._frame.dtypes, strict=True):
-            if dtype == object:
+            if pd.api.types.is_object_dtype(dtype):
                 texts.append(name)
                 continue
             series = self._frame[name]
@@ -369,7 +380,7 @@ class NumberColumns:
         own, declared = evidence.vote(), self._declared(evidence)
         if declared:
             if own and own != declared:
-                flag = "--data.decimal" if self._options.decimal else "--data.thousands"
+                flag = f"{self._flags}{'decimal' if self._options.decimal else 'thousands'}"
                 return own, f'column "{name}": its numbers cannot be read as {flag} says; read with decimal {_NAMES[own]}'
             return declared, ""
         if own:
@@ -383,9 +394,14 @@ class NumberColumns:
                 return file, self._doubt(name, evidence, file, "as in the other columns of this file, unlike in training")
             return file, ""
         if trained is not None and (trained.decimal or trained.thousands in (".", ",")):
-            return trained.decimal or _OTHER[trained.thousands], ""
+            decimal = trained.point
+            strange = set(evidence.unclear) - {trained.decimal, trained.thousands}
+            return decimal, self._doubt(name, evidence, decimal, "by the decimal mark of training") if strange else ""
         if file:
             return file, self._doubt(name, evidence, file, "as in most columns of the file")
+        if trained is not None and len(evidence.unclear) == 1:
+            decimal = _OTHER[next(iter(evidence.unclear))]  # the column had whole numbers only
+            return decimal, self._doubt(name, evidence, decimal, "a whole number as in training, which this file does not settle")
         decimal = self._guess(evidence)
         return decimal, self._doubt(name, evidence, decimal, "which the file does not settle")
 
@@ -411,7 +427,7 @@ class NumberColumns:
         value = parse_number(evidence.example, NumberStyle(decimal, _OTHER[decimal], *_split(evidence.example)[3]))
         return (
             f'column "{name}": "{evidence.example}" is read as {value:.15g}, {why} '
-            f"(--data.decimal or --data.thousands says otherwise)"
+            f"({self._flags}decimal or {self._flags}thousands says otherwise)"
         )
 
     def _choose_thousands(self, evidence: _Evidence, decimal: str) -> str:
@@ -438,7 +454,7 @@ class NumberColumns:
             bad = bad.copy()
             words = [isinstance(cell, str) and is_missing_word(cell) for cell in series.to_numpy(dtype=object)[bad]]
             bad[bad] = ~np.array(words)
-        coded = self._coded(values)
+        column.coded = coded = self._coded(values)
         return Numbers(np.where(coded, np.nan, values), bad & ~coded, infinite)
 
 

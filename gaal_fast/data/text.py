@@ -14,8 +14,7 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path, PurePath
 
-from charset_normalizer import from_bytes
-
+from gaal_fast.data.encoding import detect_encoding
 from gaal_fast.data.issues import warn
 from gaal_fast.errors import UserError
 
@@ -33,14 +32,6 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _UNMARKED = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
-# What the detector may choose from: encodings that people's tables come in, by the kind of writing.
-_WESTERN = ("cp1252", "cp1250", "cp1254", "cp1257")
-_DOS_OR_MAC = ("cp850", "mac_roman", "cp852")
-_OTHER_SCRIPTS = (
-    *("gb18030", "cp932", "big5", "cp949", "euc_jp", "cp1251", "koi8_r", "cp866"),
-    *("cp1253", "cp1255", "cp1256", "cp874"),
-)
-_SAMPLE_BYTES = 200_000
 
 
 def unpack(path: Path, raw: bytes) -> tuple[bytes, str]:
@@ -91,10 +82,10 @@ def decode(
         pass
     if _mostly_utf8(raw):
         return _replacing(path, raw, "utf-8", warnings), "utf-8"
-    encoding = trained if trained and trained != "utf-8" and _decodes(raw, trained) else _detect(raw)
+    encoding = trained if trained and trained != "utf-8" and _decodes(raw, trained) else detect_encoding(raw)
     text = _replacing(path, raw, encoding, warnings)
     if encoding != trained:
-        warn(warnings, f"{path} is not UTF-8; read as {encoding} (--data.encoding says otherwise)")
+        warn(warnings, f"{path} is not UTF-8; read as {encoding} ({'--' if trained else '--data.'}encoding says otherwise)")
     return text, encoding
 
 
@@ -147,7 +138,7 @@ def _decode_wide(path: Path, raw: bytes) -> tuple[str, str]:
 def _readable(text: str) -> bool:
     """Whether a text has no control characters, and as much ASCII as a table's marks and numbers bring."""
     controls = sum(char < " " and char not in "\t\r\n" for char in text)
-    return controls == 0 and text.isprintable() or controls == 0 and sum(char.isascii() for char in text) * 10 >= len(text)
+    return (controls == 0 and text.isprintable()) or (controls == 0 and sum(char.isascii() for char in text) * 10 >= len(text))
 
 
 def _mostly_utf8(raw: bytes) -> bool:
@@ -155,31 +146,6 @@ def _mostly_utf8(raw: bytes) -> bool:
     text = raw.decode("utf-8", errors="replace")
     bad = text.count("\ufffd") - raw.count("\ufffd".encode())
     return sum(map(len, re.findall(r"[^\x00-\x7f\ufffd]+", text))) >= bad
-
-
-def _detect(raw: bytes) -> str:
-    """The likeliest encoding of bytes that are not UTF-8."""
-    lines = dict.fromkeys(line for line in raw.splitlines() if not line.isascii())
-    sample = b"\n".join(lines)[:_SAMPLE_BYTES]
-    runs = re.findall(rb"[\x80-\xff]+", sample)
-    high = sum(map(len, runs))
-    if sum(len(run) for run in runs if len(run) > 2) * 3 >= high or _pairs(sample):
-        return _best(sample, _OTHER_SCRIPTS) or _best(sample, _WESTERN) or "cp1252"
-    # Between two letters, 0x80 to 0x9F are letters in DOS and Mac tables only; in Windows' they are quotes and dashes.
-    inner = re.findall(rb"(?<=[A-Za-z])[\x80-\x90\x93-\x95\x98-\x9f](?=[a-z])", sample)
-    if 2 * len(inner) > high:
-        return _best(sample, _DOS_OR_MAC) or "cp850"
-    return "cp1252"
-
-
-def _pairs(sample: bytes) -> bool:
-    """Whether it reads strictly as a double-byte encoding but not as cp1252."""
-    return not _decodes(sample, "cp1252") and any(_decodes(sample, name) for name in ("cp932", "gb18030"))
-
-
-def _best(sample: bytes, candidates: tuple[str, ...]) -> str | None:
-    match = from_bytes(sample, cp_isolation=list(candidates), enable_fallback=False, preemptive_behaviour=False).best()
-    return None if match is None else match.encoding
 
 
 def find_delimiter(

@@ -140,7 +140,7 @@ def test_what_comes_round_becomes_features_where_the_rows_span_it() -> None:
     np.testing.assert_allclose(parts["d: time of day (sin)"][:2], [1, np.sin(2 * np.pi * 7 / 24)], atol=1e-9)
     assert parts["d: day of month"][:3].tolist() == [1, 2, 3]
     few = to_days(frame["d"][:20], "%d.%m.%Y").values
-    assert [part for part in informative_parts(np.floor(few), "d")] == ["d: weekday (sin)", "d: weekday (cos)"]
+    assert list(informative_parts(np.floor(few), "d")) == ["d: weekday (sin)", "d: weekday (cos)"]
     assert list(informative_parts(np.floor(few[:5]), "d")) == []
 
 

@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from sklearn.tree import DecisionTreeClassifier
 
-from gaal_fast.data.leakage import leaking_columns
+from gaal_fast.data.leakage import _grown_tree, _unit_range, leaking_columns
 
 RNG = np.random.default_rng(1)
 
@@ -56,3 +57,20 @@ def test_two_hundred_columns_of_99_classes_take_seconds() -> None:
     start = time.process_time()
     assert leaking_columns(columns, target) == {}
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("kind", ["continuous", "levels", "rounded", "nearly equal"])
+def test_the_tree_of_one_column_is_scikit_learns(kind: str) -> None:
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        values = {
+            "continuous": rng.normal(size=200),
+            "levels": rng.integers(0, 10, 200).astype(float),
+            "rounded": rng.normal(size=200).round(1),
+            "nearly equal": rng.normal(size=200) * 1e-6 + rng.integers(0, 2, 200),
+        }[kind]
+        values[rng.random(200) < 0.1] = np.nan
+        labels, column = rng.integers(0, 4, 200), _unit_range(values)
+        tree = DecisionTreeClassifier(random_state=0).fit(column[:100, None], labels[:100])
+        expected = tree.predict(column[100:, None])
+        np.testing.assert_array_equal(_grown_tree(column[:100], labels[:100], column[100:]), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from PIL import Image
 
 from gaal_fast.data import (
     EpochSampler,
+    PredictionData,
     data_fingerprint,
     issues_frame,
     load_data,
@@ -428,3 +430,84 @@ def test_cells_that_name_two_images_or_a_file_of_several_frames_are_said(make_co
         f'1 image file has several frames, of which the first is used ("{config.images / "005.png"}")',
         "1 of 60 rows have no usable picture and train on their table alone",
     ]
+
+
+def rewritten(frame: pd.DataFrame, path: Path, *, decimal: str, thousands: str, sep: str, encoding: str = "utf-8") -> Path:
+    """The same rows with other marks in their numbers."""
+    marks = str.maketrans({".": decimal, ",": thousands})
+    written = frame.assign(
+        width=[f"{value:,}".translate(marks) for value in frame["width"]],
+        area=[f"{value:,}".translate(marks) for value in frame["area"]],
+    )
+    path.write_bytes(written.to_csv(index=False, sep=sep).encode(encoding))
+    return path
+
+
+def table_inputs(data: PredictionData) -> np.ndarray:
+    return data.dataset.__getitems__(list(range(len(data.dataset)))).inputs["table"].numpy()
+
+
+@pytest.mark.parametrize(
+    ("decimal", "thousands", "sep", "encoding"),
+    [(",", ".", ";", "cp1252"), (",", " ", "\t", "utf-16"), (".", ",", "|", "utf-8"), (".", "\u2019", ",", "utf-8")],
+)
+def test_the_same_rows_are_the_same_features_however_they_are_written(
+    make_config: MakeConfig, tmp_path: Path, decimal: str, thousands: str, sep: str, encoding: str
+) -> None:
+    rng = np.random.default_rng(3)
+    frame = catalogue().assign(width=rng.normal(3000, 900, 60).round(2), area=rng.integers(1000, 9000, 60))
+    data = load_data(make_config(frame), progress=False)
+    csv = rewritten(frame, tmp_path / "new.csv", decimal=decimal, thousands=thousands, sep=sep, encoding=encoding)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    predicted = load_for_prediction(csv, tmp_path / "run")
+    np.testing.assert_array_equal(table_inputs(predicted), data.table.features)
+    assert predicted.frame["area"][0] == f"{frame['area'][0]:,}".replace(",", thousands)
+    config = make_config(frame)
+    config.csv = csv
+    again = load_data(config, progress=False)
+    np.testing.assert_array_equal(again.table.features, data.table.features)
+
+
+def test_one_bad_number_costs_one_cell(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue()
+    data = load_data(make_config(frame), progress=False)
+    data.preprocessor.save(tmp_path / "run")
+    data.reading.save(tmp_path / "run")
+    csv = tmp_path / "new.csv"
+    frame.assign(width=["wide", *frame["width"][1:]]).to_csv(csv, index=False)
+    predicted = load_for_prediction(csv, tmp_path / "run")
+    told = 'column "width": 1 of 52 values are no numbers (row 1 holds "wide"); taken as missing'
+    assert told in predicted.warnings
+    frame.assign(width=[None, *frame["width"][1:]]).to_csv(csv, index=False)
+    empty = load_for_prediction(csv, tmp_path / "run")
+    np.testing.assert_array_equal(table_inputs(predicted), table_inputs(empty))
+
+
+def test_what_is_declared_of_numbers_is_kept_and_changes_the_fingerprint(make_config: MakeConfig, tmp_path: Path) -> None:
+    frame = catalogue().assign(area=[f"1.{306 + row}" for row in range(60)], colour=["-999"] * 20 + ["red"] * 40)
+    config = make_config(frame, decimal=",", missing_values=["-999"])
+    data = load_data(config, progress=False)
+    assert data.reading.table.missing_values == ("-999",)
+    assert data.reading.table.numbers["area"].thousands == "."
+    assert data.preprocessor.feature_names[-2:] == ["colour=(missing)", "colour=red"]
+    prints = {
+        data_fingerprint(make_config(frame, **change))
+        for change in ({}, {"decimal": ","}, {"thousands": "."}, {"encoding": "cp1252"}, {"delimiter": ";"}, {"missing_values": ["x"]})
+    }
+    assert len(prints) == 6
+
+
+def test_the_report_says_how_the_table_was_read(make_config: MakeConfig) -> None:
+    data = load_data(make_config(catalogue()), progress=False)
+    assert "read as: UTF-8, comma-separated, decimal point, no thousands mark" in data.describe()
+
+
+@pytest.mark.slow
+def test_a_wide_table_is_read_in_seconds(make_config: MakeConfig) -> None:
+    rng = np.random.default_rng(0)
+    wide = {f"f{i}": rng.normal(size=60).round(4) if i % 4 else rng.choice(["red", "blue"], 60) for i in range(6000)}
+    config = make_config(pd.concat([catalogue(), pd.DataFrame(wide)], axis=1))
+    start = time.process_time()
+    assert len(load_data(config, progress=False).schema.numeric) == 4501
+    assert time.process_time() - start < 15

@@ -43,7 +43,7 @@ def opened(path: Path, content: bytes, **options: object) -> tuple[dict[str, lis
         (["12,34,567", "1,00,000"], [1234567, 100000]),
         (["$1,000", "$1,137.50", "12"], [1000, 1137.5, 12]),
         (["1.000,50 €", "12 €", "-3 €"], [1000.5, 12, -3]),
-        (["EUR 12.5", "eur 1,000.25"], [12.5, NAN]),
+        (["EUR 12.5", "eur 1,000.25", "3.5 €"], [12.5, 1000.25, 3.5]),
         (["£0.5", "-£2", "£ 3"], [0.5, -2, 3]),
         (["R$ 1.234,50", "R$ 7"], [1234.5, 7]),
         (["7%", "12.5 %", "0"], [7, 12.5, 0]),
@@ -153,10 +153,21 @@ def test_prediction_takes_the_trained_style_where_the_new_file_is_silent() -> No
     assert read.warning("w") == read.warning("v") == ""
 
 
+def test_prediction_warns_of_a_mark_that_training_did_not_have() -> None:
+    read = columns({"w": ["1.306"]}, trained={"w": NumberStyle(",")})
+    assert read.numbers("w").values.tolist() == [1306]
+    assert read.warning("w") == (
+        'column "w": "1.306" is read as 1306, by the decimal mark of training (--decimal or --thousands says otherwise)'
+    )
+    known = columns({"w": ["1.306"]}, trained={"w": NumberStyle(",", ".")})
+    assert known.numbers("w").values.tolist() == [1306]
+    assert known.warning("w") == ""
+
+
 def test_prediction_warns_where_neither_file_shows_what_a_mark_is() -> None:
     read = columns({"w": ["1.306"]}, trained={"w": NumberStyle("")})
-    assert read.numbers("w").values.tolist() == [1.306]
-    assert '"1.306" is read as 1.306, which the file does not settle' in read.warning("w")
+    assert read.numbers("w").values.tolist() == [1306]
+    assert '"1.306" is read as 1306, a whole number as in training, which this file does not settle' in read.warning("w")
 
 
 def test_prediction_warns_where_the_new_file_contradicts_the_training() -> None:
@@ -183,7 +194,9 @@ def test_mixed_units_are_never_mixed() -> None:
 def test_declared_missing_numbers_are_missing_however_they_are_written() -> None:
     options = NumberOptions(missing_values=("-999",))
     for cells in (["-999,0", "1,5"], ["-999.00", "1.5"], ["-999", "1.5"]):
-        numbers = columns({"w": cells}, options=options).numbers("w")
+        read = columns({"w": cells}, options=options)
+        numbers = read.numbers("w")
+        assert not read.others("w").any()
         np.testing.assert_array_equal(numbers.values, [NAN, 1.5])
         assert not numbers.bad.any()
 
