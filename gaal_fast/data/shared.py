@@ -99,6 +99,8 @@ def _group_codes(series: pd.Series, name: str) -> np.ndarray | None:
     words = {word for word in words_of(name) if not word.isdigit()}
     core = words - _ID_WORDS
     owner, thing = bool(core) and core <= _OWNERS, bool(core) and core <= _THINGS
+    if not (owner or thing or words & _KEYS or _are_labels(pd.unique(to_texts(series.iloc[:200])))):
+        return None  # before the whole column is read
     texts = to_texts(series)
     codes, different = pd.factorize(texts)
     rows, levels = int((codes >= 0).sum()), len(different)
@@ -115,15 +117,16 @@ def _group_codes(series: pd.Series, name: str) -> np.ndarray | None:
     return codes if likely else None
 
 
-def _share(pattern: re.Pattern[str], texts: np.ndarray) -> float:
+def _share(pattern: re.Pattern[str], texts: Sequence[str]) -> float:
     return float(np.mean([pattern.search(text) is not None for text in texts]))
 
 
-def _are_labels(texts: np.ndarray) -> bool:
+def _are_labels(texts: Sequence[str | None]) -> bool:
     """Whether the texts are ids such as ``P-0012``: one form, of letters and a number with two digits or more."""
-    if len({re.sub(r"\d+", "0", text) for text in texts}) > 1:
+    forms = {re.sub(r"\d+", "0", text) for text in texts if text is not None}
+    if len(forms) != 1 or re.search("[A-Za-z]", forms.pop()) is None:
         return False
-    return re.search("[A-Za-z]", texts[0]) is not None and _share(_TWO_DIGITS, texts) >= 0.5
+    return _share(_TWO_DIGITS, [text for text in texts if text is not None]) >= 0.5
 
 
 def _parts(split: Split, rows: int) -> np.ndarray:

@@ -62,11 +62,14 @@ def bad_number(frame: pd.DataFrame) -> pd.DataFrame:
         (None, ["--data.image-column", "foto"], r'"foto".*"photo"'),
         (None, ["--data.numeric", "hight"], r'"hight".*"height"'),
         (one_label, [], r'"species".*one class'),
-        (lonely_label, [], r'"yew".*one row'),
+        (lonely_label, [], r'"yew".*one row.*--data\.rare-classes drop'),
         (empty, [], r"trees\.csv.*no rows"),
         (bad_number, ["--data.numeric", "height"], r'"height".*"tall"'),
         (None, ["--method.lamda-image", "0.5"], r"--method\.lamda-image; did you mean --method\.lambda-image"),
         (None, ["--method.lambda-image", "1.2"], r"--method\.lambda-image must lie in \(0, 1\], got 1\.2"),
+        (None, ["--data.rare-classes", "keep"], r"--data\.rare-classes must be one of 'error', 'drop' or 'train', got keep"),
+        (None, ["--train.select", "f1"], r"--train\.select must be one of 'accuracy', 'balanced' or 'loss', got f1"),
+        (None, ["--data.test-fraction", "-0.1"], r"--data\.test-fraction must lie in \[0, 1\), got -0\.1"),
         (None, ["--optim.lr", "-0.1"], r"--optim\.lr must be greater than 0, got -0\.1"),
         (None, ["--model.image", "resnet51"], r"--model\.image.*resnet51; did you mean resnet50"),
         (None, ["--model.weights", "absent.pth"], r"--model\.weights: no such file: absent\.pth"),
@@ -123,10 +126,10 @@ def test_predict(trees: Path, data: Path, trained: Path, tmp_path: Path, run_com
     def predict(csv: Path, *more: object, run: Path = trained) -> Answer:
         return run_command("predict", "--run", run, "--csv", csv, "--images", csv.parent / "images", "--out", out, *more)
 
-    edit(data, lambda frame: frame.drop(columns="height"))
-    assert_one_line(predict(data), r'"height"')
     edit(data, lambda frame: frame.assign(height="tall"))
     assert_one_line(predict(data), r'"height".*"tall"')
+    edit(data, lambda frame: frame[["photo", "species"]])
+    assert_one_line(run_command("predict", "--run", trained, "--csv", data, "--out", out), r"another data set")
     pd.DataFrame({"colour": ["red"], "size": [3]}).to_csv(data, index=False)
     assert_one_line(predict(data), r"another data set")
     assert_one_line(predict(tmp_path / "absent.csv"), r"no such file: .*absent\.csv")

@@ -109,3 +109,68 @@ def test_compare_tabulates_methods_on_one_split(trees: Path, tmp_path: Path, run
     splits = {json.loads(p.read_text())["split"] for p in (tmp_path / "both").glob("*/seed-*/summary.json")}
     assert len(splits) == 1
     assert (tmp_path / "both" / "comparison.png").stat().st_size > 2000
+
+
+def test_a_table_of_images_alone_is_predicted_from_them(trees: Path, trained: Path, tmp_path: Path, rows: pd.DataFrame, run_command: Run) -> None:
+    csv, images = tmp_path / "new.csv", trees.parent / "images"
+    rows[["photo"]].to_csv(csv, index=False)
+    answer = run_command("predict", "--run", trained, "--csv", csv, "--images", images, "--out", tmp_path / "p.csv")
+    assert answer.code == 0, answer.err
+    assert answer.err == (
+        f'warning: {csv} has none of the table columns the model was trained on ("height", "age", "bark"): '
+        "predicting from the pictures alone\n"
+    )
+    assert set(pd.read_csv(tmp_path / "p.csv")["used_modalities"]) == {"image"}
+    rows[["photo", "age"]].to_csv(csv, index=False)
+    answer = run_command("predict", "--run", trained, "--csv", csv, "--images", images, "--out", tmp_path / "q.csv")
+    assert answer.code == 0, answer.err
+    assert answer.err == (
+        f'warning: {csv} lacks columns the model was trained on: "height", "bark"; they count as missing in every row\n'
+    )
+    assert set(pd.read_csv(tmp_path / "q.csv")["used_modalities"]) == {"image+table"}
+
+
+def test_unknown_levels_and_labels_are_named(trees: Path, trained: Path, tmp_path: Path, rows: pd.DataFrame, run_command: Run) -> None:
+    rows.loc[:11, "bark"], rows.loc[:2, "species"], rows.loc[3, "species"] = "mauve", "palm", ""
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    answer = run_command("evaluate", "--run", trained, "--csv", tmp_path / "new.csv", "--images", trees.parent / "images")
+    assert answer.code == 0, answer.err
+    assert answer.err.splitlines() == [
+        'warning: column "bark": 12 of 72 values (17 %) were never seen in training (first: "mauve")',
+        'warning: target column "species": 3 of 72 rows have a class that the model does not know and are not scored: "palm" (3)',
+        'warning: target column "species": 1 of 72 rows have no label and are not scored',
+    ]
+
+
+def test_without_a_test_part_there_are_validation_scores(trees: Path, tmp_path: Path, rows: pd.DataFrame, run_command: Run) -> None:
+    run = tmp_path / "run"
+    answer = run_command("train", *flags(trees, run), "--data.test-fraction", 0, "--train.epochs", 1)
+    assert answer.code == 0, answer.err
+    summary = json.loads((run / run_folder.SUMMARY).read_text())
+    assert summary["val"]["rows"]["multi"] == 7
+    assert summary["test"]["rows"] == {"image": 0, "table": 0, "multi": 0}
+    assert set(summary["test"]["accuracy"].values()) == {None}
+    accuracy = summary["val"]["accuracy"]
+    assert "there is no test part: these are the rows that chose the epoch\n" in answer.out
+    words = f"fused {accuracy['multi']:.3f}  image {accuracy['image']:.3f}  table {accuracy['table']:.3f}  (7 rows)"
+    assert f"validation accuracy  {words}\n" in answer.out
+    answer = run_command("evaluate", "--run", run)
+    assert (answer.code, answer.err.splitlines()[-1]) == (
+        2, "error: --split: the run has no test part; name another one, or give a table with --csv"
+    )  # fmt: skip
+    assert run_command("evaluate", "--run", run, "--split", "val").code == 0
+    assert run_command("evaluate", "--run", run, "--csv", trees, "--images", trees.parent / "images").code == 0
+
+
+def test_compare_and_seeds_without_a_test_part_use_the_validation_part(trees: Path, tmp_path: Path, run_command: Run) -> None:
+    answer = run_command(
+        "compare", "--methods", "gaal,table", *flags(trees, tmp_path / "both"), "--data.test-fraction", 0, "--train.epochs", 1,
+        "--train.seeds", 2,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "there is no test part: the accuracies are those of the validation rows" in answer.out
+    assert "\nvalidation accuracy " in answer.out
+    found = pd.read_csv(tmp_path / "both" / "comparison.csv").set_index(["method", "modality"])["accuracy"]
+    summary = json.loads((tmp_path / "both" / "table" / run_folder.SUMMARY).read_text())
+    assert found["table", "table"] == pytest.approx(summary["val"]["accuracy"]["table"])
+    assert summary["test"]["accuracy"] == {"table": None, "multi": None}

@@ -136,6 +136,26 @@ def test_every_method_trains(trees: Path, tmp_path: Path, run_command: Run, meth
     assert set(accuracy) == ({"multi", method} if method in ("image", "table") else {"multi", "image", "table"})
 
 
+@pytest.mark.parametrize(("select", "column", "best"), [("accuracy", "accuracy", max), ("balanced", "balanced_accuracy", max), ("loss", "nll", min)])
+def test_the_epoch_is_chosen_by_what_select_names(
+    trees: Path, tmp_path: Path, run_command: Run, select: str, column: str, best: Callable[..., float]
+) -> None:
+    frame = pd.read_csv(trees, dtype=str)
+    uneven = pd.concat([frame[frame["species"] == "ash"], frame[frame["species"] != "ash"][:24]])
+    uneven.to_csv(tmp_path / "uneven.csv", index=False)
+    answer = run_command(
+        "train", *flags(trees, tmp_path / "run"), "--data.csv", tmp_path / "uneven.csv", "--train.select", select,
+        "--train.epochs", 6, "--data.val-fraction", 0.3, "--method.name", "table",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    summary = json.loads((tmp_path / "run" / run_folder.SUMMARY).read_text())
+    metrics = pd.read_csv(tmp_path / "run" / run_folder.METRICS).set_index("epoch")
+    scores = metrics[f"val.{column}.multi"]
+    assert scores[summary["best_epoch"]] == best(scores)
+    assert summary["val"][column]["multi"] == pytest.approx(best(scores), rel=1e-6)
+    assert "test balanced accuracy  fused " in answer.out, "24 rows of one class and about 12 of the others"
+
+
 def test_options_reach_the_run(trees: Path, tmp_path: Path, run_command: Run) -> None:
     options = [
         "--method.rule", "official", "--data.class-weights", "balanced", "--optim.name", "adamw", "--train.precision", "bf16",
