@@ -59,14 +59,16 @@ class Resources:
 
 
 def source(launch: _common.Launch) -> ASTSource:
-    """The specialisation that Triton's launcher would compile: an integer 1 is a constant, a multiple of 16 is known to be one."""
+    """The specialisation that Triton's launcher would compile: an integer 1 is a constant, a multiple of 16 is known to be one, unless
+    the kernel asks not to know."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], object] = {}
     attributes: dict[tuple[int, ...], list] = {}
     values = launch.arguments | launch.constants
-    for position, name in enumerate(launch.kernel.arg_names):
+    for position, (name, parameter) in enumerate(zip(launch.kernel.arg_names, launch.kernel.params, strict=True)):
         value = values[name]
-        if name in launch.constants or value is None or (type(value) is int and value == 1):
+        known = not parameter.do_not_specialize
+        if name in launch.constants or value is None or (known and type(value) is int and value == 1):
             signature[name] = "constexpr"
             constants[(position,)] = value
             continue
@@ -77,9 +79,9 @@ def source(launch: _common.Launch) -> ASTSource:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             divisible = value % 16 == 0
         else:
-            signature[name] = "fp32"
+            signature[name] = parameter.annotation_type or "fp32"
             divisible = False
-        if divisible:
+        if divisible and known and not parameter.do_not_specialize_on_alignment:
             attributes[(position,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constants, attributes)
 
