@@ -55,13 +55,13 @@ def projection_coefficient(
 ):
     """v, float64."""
     if RULE == 0:
-        floor = tl.cast(epsilon, tl.float64)
+        floor = tl.full((), epsilon, tl.float64)  # not a cast: under the interpreter a number would be float32 first
         if RELATIVE:
             floor = floor * tl.sqrt(grad_norm2) * tl.sqrt(guide_norm2)
         v = (floor - dot) / guide_norm2
         v = tl.where(v <= 0, 0.0, v)
     else:
-        least = tl.cast(margin, tl.float64)
+        least = tl.full((), margin, tl.float64)
         v = -dot / (guide_norm2 + ridge)
         v = tl.where(v > least, v, least)
         v = tl.where(dot < 0, v, 0.0)
