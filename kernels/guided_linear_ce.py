@@ -41,6 +41,7 @@ from ._common import (
     label_weight,
     launch,
     lift,
+    log1p,
     next_power_of_2,
     rows_contiguous,
     target_residual,
@@ -113,12 +114,11 @@ def finish_rows(
     for start in range(0, n_active, COMBINE):
         row = start + tl.arange(0, COMBINE)
         present = row < n_active
-        m, r, t = merge_partials(partial_ptr, row, present, n_rows, parts, COMBINE)
+        m, r, _ = merge_partials(partial_ptr, row, present, n_rows, parts, COMBINE)
         x, target = target_logits(logits_ptr, logits_stride, target_ptr, row, present, n_cols)
         residual = store_rows(m, r, x, row, present, row_max_ptr, row_scale_ptr, row_residual_ptr)
         weight = label_weight(target, class_weights_ptr, present, n_cols)
-        _, log_s, _ = finish_stats(m, r, t)
-        nll = log_s - (x - m)
+        nll = log1p(r) - (x - m)
         loss += tl.sum(tl.where(present, weight * nll, 0.0), axis=0)
         total += tl.sum(weight, axis=0)
         peak = tl.maximum(peak, tl.where(present, tl.abs(weight * residual), 0.0))
@@ -142,7 +142,7 @@ def finish_rows(
     # Only the selected rows count, and another thread has stored their residuals.
     tl.debug_barrier()
     residual = tl.load(row_residual_ptr + n_active + selected, mask=chosen, other=0.0)
-    tl.store(totals_ptr + 3, lift(tl.max(tl.where(chosen, tl.abs(weight * residual), 0.0), axis=0)))
+    tl.store(totals_ptr + 3, lift(tl.max(tl.abs(weight * residual), axis=0)))
 
 
 @triton.jit
