@@ -156,17 +156,18 @@ def test_float16_head_gradient(tile: int | None, monkeypatch: pytest.MonkeyPatch
     target[[3, -1]] = torch.tensor([1, 2])
     index = torch.arange(len(logits) - 1)
     weight, bias = head.linear_ce_grad(features.half(), logits, target, index, class_weights)
-    truth, _ = helpers.exact_head_gradient(features[:-1], logits[:-1], target[:-1], class_weights)
-    assert np.linalg.norm(helpers.array(weight) - truth) < 2e-3 * np.linalg.norm(truth)
-    peaks = softmax_stats.n_peaks(len(index), classes)
-    assert peaks > 1
+    truth = helpers.exact_head_gradient(features[:-1], logits[:-1], target[:-1], class_weights)
+    assert np.linalg.norm(helpers.array(weight) - truth[0]) < 2e-3 * np.linalg.norm(truth[0])
+    np.testing.assert_allclose(bias.double(), truth[1], rtol=1e-3, atol=2.0**-25)
+    assert softmax_stats.n_peaks(len(index), classes) > 1
 
 
-def test_the_largest_of_all_peaks_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last program's: lifted by the others' power of two it would leave float16."""
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_largest_of_all_peaks_counts(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first program's or the last one's: lifted by the others' power of two it would leave float16."""
     monkeypatch.setattr(head, "PEAK_BLOCK", 2)
     logits, target = confident([15] * 111, 20)
-    target[-1] -= 1
+    target[place] = 1
     features = torch.ones(len(logits), 3, dtype=torch.float16)
     assert softmax_stats.n_peaks(len(logits), 20) > 4
     weight, bias = head.linear_ce_grad(features, logits.half(), target)
