@@ -16,7 +16,8 @@ gram     2 works in sample space. With the bias as a feature that is always 1,
 
              <g, g_p> = sum_ij (A A_p^T)_ij ((U U_p^T)_ij + 1) / (C C_p)
 
-         and likewise for the norms, so that no gradient is formed. 3 forms a tile of g and, unless v = 0, the same tile of g_p.
+         and likewise for the norms, so that no gradient is formed. 3 is one product over the B + k stacked rows: it accumulates the
+         guide's rows first, scales the accumulator by v C / C_p, and goes on with the active rows.
 
 `use_gram` chooses from the shapes and the precision of the products, on the host. A workspace belongs to one call.
 
@@ -640,32 +641,43 @@ def stacked_kernel(
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Launch 3, sample space: one tile of A^T U / C + v A_p^T U_p / C_p."""
+    """Launch 3, sample space: one tile of (A^T U + v C / C_p A_p^T U_p) / C.
+
+    The accumulator holds that sum times a power of two. For float16 it is the one that the active residuals need as operands; its
+    results end at 65504. The others reach as far as float32 itself: there C comes down to [1, 2), so that the sum reaches no further
+    than the result.
+    """
     tiles_d = tl.maximum(tl.cdiv(dim, BLOCK), 1)
     tile_d = tl.program_id(0) % tiles_d
     columns = (tl.program_id(0) // tiles_d) * BLOCK + tl.arange(0, BLOCK)
     dims = tile_d * BLOCK + tl.arange(0, BLOCK)
-    power = tl.load(totals_ptr + 2)
-    grad, bias, total = head_grad_tile(
-        tl.zeros((BLOCK, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32),
-        features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr, target_ptr,
-        class_weights_ptr, None, n_active, n_active, n_cols, dim, columns, dims, power, BLOCK_K, OPERAND, PRECISION,
-    )  # fmt: skip
-    grad = grad / total * inverse(power)
-    bias = bias / total * inverse(power)
+    total = tl.load(totals_ptr)
+    if OPERAND == tl.float16:
+        power = tl.load(totals_ptr + 2)
+    else:
+        power = inverse((total.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True))
+    grad = tl.zeros((BLOCK, BLOCK), tl.float32)
+    bias = tl.zeros((BLOCK,), tl.float32)
     v = tl.load(partial_ptr)
     if v != 0:
         guide_power = tl.load(totals_ptr + 3)
         guide, guide_bias, guide_total = head_grad_tile(
-            tl.zeros((BLOCK, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32),
+            grad, bias,
             guide_features_ptr, guide_features_stride, guide_logits_ptr, guide_logits_stride,
             row_max_ptr + n_active, row_scale_ptr + n_active, row_residual_ptr + n_active, guide_target_ptr, class_weights_ptr,
             index_ptr, k, n_guide, n_cols, dim, columns, dims, guide_power, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
-        factor = v / (guide_power.to(tl.float64) * guide_total)
+        factor = v * (total * power) / (guide_power.to(tl.float64) * guide_total)
         grad = add_guide(grad, guide, factor)
         bias = add_guide(bias, guide_bias, factor)
-    store_head_grad(grad_weight_ptr, grad_bias_ptr, grad, bias, columns, dims, n_cols, dim, tile_d == 0)
+    grad, bias, _ = head_grad_tile(
+        grad, bias,
+        features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr, target_ptr,
+        class_weights_ptr, None, n_active, n_active, n_cols, dim, columns, dims, power, BLOCK_K, OPERAND, PRECISION,
+    )  # fmt: skip
+    store_head_grad(
+        grad_weight_ptr, grad_bias_ptr, grad / (total * power), bias / (total * power), columns, dims, n_cols, dim, tile_d == 0
+    )  # fmt: skip
 
 
 def guided_linear_ce(

@@ -261,8 +261,12 @@ def exact_step(arguments: dict, epsilon: float, relative: bool) -> tuple[Tensor,
     }
 
 
+def run(arguments: dict, epsilon: float, relative: bool) -> dict[str, Tensor]:
+    return dict(zip(NAMES, guided.guided_linear_ce(**arguments, epsilon=epsilon, relative=relative), strict=True))
+
+
 def assert_step(arguments: dict, epsilon: float, relative: bool, bound: float) -> dict[str, Tensor]:
-    step = dict(zip(NAMES, guided.guided_linear_ce(**arguments, epsilon=epsilon, relative=relative), strict=True))
+    step = run(arguments, epsilon, relative)
     index, truth = exact_step(arguments, epsilon, relative)
     assert step["index"].tolist() == index.tolist() and 0 not in index
     for name, want in truth.items():
@@ -295,14 +299,23 @@ def test_guided_step_with_class_weights(form: str) -> None:
 def test_guided_step_of_a_v_beyond_float32(form: str) -> None:
     """epsilon / |g_p|^2 of 1e65 or more, and v g_p of the size of epsilon / |g_p|: finite, and right."""
     for margin in (60.0, 75.0):
-        step = assert_step(whole_step(margin, 1.0), 1.0, False, 2e-5)
-        assert step["v"] == math.inf and step["grad_weight"].isfinite().all() and step["grad_weight"].abs().max() > 1e20
+        arguments = whole_step(margin, margin)
+        largest = np.abs(exact_step(arguments, 1.0, False)[1]["grad_weight"]).max()
+        for epsilon in (1.0, 1e38 / largest):
+            step = assert_step(arguments, epsilon, False, 2e-5)
+            assert step["v"] == math.inf and step["grad_weight"].isfinite().all() and step["grad_weight"].abs().max() > 1e20
 
 
 @pytest.mark.parametrize("margin", [12, 17, 20])
 def test_float16_guided_step(form: str, margin: float) -> None:
-    """The operands of the products are float16, which has no number below 6e-8."""
+    """The operands of the products are float16, which has no number below 6e-8. So are the results: features of 2^10 lift them."""
     assert_step(whole_step(float(margin), 1.0, torch.float16), 2.0, True, 4e-3)
+    arguments = whole_step(float(margin), 12.0, torch.float16)
+    arguments["features"][:, -1], arguments["guide_features"][:, -1], arguments["weight"][:, -1] = 2.0**12, 2.0**12, 0.0
+    step = run(arguments, 2.0, True)
+    _, truth = exact_step(arguments, 2.0, True)
+    got, want = helpers.array(step["grad_weight"]), truth["grad_weight"]
+    assert np.linalg.norm(got - want) < 4e-3 * np.linalg.norm(want) and np.abs(want).max() < 1.0
 
 
 def test_tiny_guide_and_the_bound_on_v() -> None:
@@ -328,7 +341,7 @@ def test_huge_guide() -> None:
 def test_options_on_the_gpu() -> None:
     """epsilon and margin as float64 tensors: the bits that the numbers give. A NaN stays visible."""
 
-    def run(rule: str, **options: object) -> list[bytes]:
+    def project(rule: str, **options: object) -> list[bytes]:
         g, p = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.25, 1.0, -1.0])
         return helpers.bits([*project_([g], [p], rule, **options), g])
 
@@ -336,9 +349,9 @@ def test_options_on_the_gpu() -> None:
         return torch.tensor(value, dtype=torch.float64)
 
     for value in (0.1, 3.0, 1e-300, 1e300):
-        assert run("paper", epsilon=held(value)) == run("paper", epsilon=value)
-        assert run("official", margin=held(value)) == run("official", margin=value)
-    assert run("paper", epsilon=held(0.1)) != run("paper", epsilon=0.2)
+        assert project("paper", epsilon=held(value)) == project("paper", epsilon=value)
+        assert project("official", margin=held(value)) == project("official", margin=value)
+    assert project("paper", epsilon=held(0.1)) != project("paper", epsilon=0.2)
     for rule, name in (("paper", "epsilon"), ("official", "margin")):
         for bound in (None, 1.0):
             g = torch.tensor([-1.0, 2.0])
