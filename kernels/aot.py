@@ -2,7 +2,7 @@
 
 ``python -m gaal_fast.kernels.aot --out kernels.csv`` compiles every kernel in the configurations the host functions pick (recorded
 with ``_common.trace``, so that nothing is listed twice) for sm_80, sm_90 and sm_100. Needs Triton's NVIDIA back end and its bundled
-``ptxas``, but no GPU and no driver.
+``ptxas``, but no GPU and no driver. No kernel spills registers with the compilers in `MEASURED`; another one may.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from .softmax_stats import softmax_stats
 ARCHITECTURES = (80, 90, 100)
 # Shared memory that one program may use after opting in, bytes (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+
+# (Triton, ptxas) versions with which the whole table was made, and nothing spilled. The second ptxas is the one for sm_100.
+MEASURED = frozenset({("3.6.0", "12.8"), ("3.6.0", "12.9"), ("3.8.0", "12.9"), ("3.8.0", "13.3")})
 
 _TYPES = {
     torch.float32: "fp32",
@@ -59,14 +62,16 @@ class Resources:
 
 
 def source(launch: _common.Launch) -> ASTSource:
-    """The specialisation that Triton's launcher would compile: an integer 1 is a constant, a multiple of 16 is known to be one."""
+    """The specialisation that Triton's launcher would compile: an integer 1 is a constant, a multiple of 16 is known to be one, unless
+    the kernel asks not to know."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], object] = {}
     attributes: dict[tuple[int, ...], list] = {}
     values = launch.arguments | launch.constants
-    for position, name in enumerate(launch.kernel.arg_names):
+    for position, (name, parameter) in enumerate(zip(launch.kernel.arg_names, launch.kernel.params, strict=True)):
         value = values[name]
-        if name in launch.constants or value is None or (type(value) is int and value == 1):
+        known = not parameter.do_not_specialize
+        if name in launch.constants or value is None or (known and type(value) is int and value == 1):
             signature[name] = "constexpr"
             constants[(position,)] = value
             continue
@@ -77,9 +82,9 @@ def source(launch: _common.Launch) -> ASTSource:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             divisible = value % 16 == 0
         else:
-            signature[name] = "fp32"
+            signature[name] = parameter.annotation_type or "fp32"
             divisible = False
-        if divisible:
+        if divisible and known and not parameter.do_not_specialize_on_alignment:
             attributes[(position,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constants, attributes)
 
@@ -121,6 +126,16 @@ def compile_launch(case: str, launch: _common.Launch, architecture: int) -> tupl
         spill_loads=loads,
     )
     return resources, compiled.asm["ptx"]
+
+
+def compiler(architecture: int) -> tuple[str, str]:
+    """Versions of Triton and of the ptxas it takes for ``architecture``; "unknown" where this Triton does not say."""
+    try:
+        from triton.backends.nvidia.compiler import get_ptxas
+
+        return triton.__version__, get_ptxas(architecture).version
+    except (ImportError, AttributeError, TypeError):
+        return triton.__version__, "unknown"
 
 
 def record(call: Callable[[], object]) -> list[_common.Launch]:
@@ -177,9 +192,10 @@ def cases() -> dict[str, list[_common.Launch]]:
                     recorded[f"entropy_topk {label} {batch}x{classes}"] = record(
                         lambda b=batch, c=classes: entropy_topk(floats(b, c), b // 2)
                     )
-                recorded[f"project_ {label} 717x2048"] = record(
-                    lambda: project_([floats(717, 2048), floats(717)], [floats(717, 2048), floats(717)], "official")
-                )
+                pairs = [floats(717, 2048), floats(717)], [floats(717, 2048), floats(717)]
+                held = torch.empty((), dtype=torch.float64, device="meta")
+                recorded[f"project_ {label} 717x2048"] = record(lambda p=pairs: project_(*p, "official"))
+                recorded[f"project_ {label} 717x2048, epsilon on the GPU"] = record(lambda p=pairs, e=held: project_(*p, epsilon=e))
             recorded[f"linear_ce_grad {label} 256x717x2048"] = record(
                 lambda: linear_ce_grad(floats(256, 2048), floats(256, 717), rows(256), rows(128))
             )
@@ -208,11 +224,14 @@ def write_csv(path: str, rows: Iterable[Resources]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile everything, print a line per kernel, write the table. Returns 1 if a kernel spills registers."""
+    """Compile everything, print a line per kernel, write the table. Returns 1 if a kernel spills registers, whatever the compiler."""
     parser = argparse.ArgumentParser(prog="python -m gaal_fast.kernels.aot", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", help="CSV file for the table")
     parser.add_argument("--arch", type=int, nargs="*", default=list(ARCHITECTURES), help="compute capabilities, for example 80 90 100")
     options = parser.parse_args(arguments)
+    for architecture in options.arch:
+        versions = compiler(architecture)
+        print(f"sm_{architecture}: Triton {versions[0]}, ptxas {versions[1]}{'' if versions in MEASURED else ', not measured before'}")
     table = []
     for case, launch in distinct(cases()):
         for architecture in options.arch:

@@ -61,7 +61,7 @@ def sort_descending(key, N: tl.constexpr, LOG_N: tl.constexpr):
     return key
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["logits_stride"], do_not_specialize_on_alignment=["logits_ptr"])
 def entropy_topk_kernel(
     logits_ptr,  # [B, n_cols]
     logits_stride,
@@ -84,17 +84,17 @@ def entropy_topk_kernel(
     rows = block * ROWS + tl.arange(0, ROWS)
     valid = rows < n_rows
     first = split * split_width
-    m, s, t = row_stats(logits_ptr, logits_stride, rows.to(tl.int64), valid, first, tl.minimum(first + split_width, n_cols), ROWS, COLUMNS)
+    m, r, t = row_stats(logits_ptr, logits_stride, rows.to(tl.int64), valid, first, tl.minimum(first + split_width, n_cols), ROWS, COLUMNS)
     place = partial_ptr + tl.cast(split, tl.int64) * n_rows + rows
     plane = tl.cast(splits, tl.int64) * n_rows
     tl.store(place, m, mask=valid)
-    tl.store(place + plane, s, mask=valid)
+    tl.store(place + plane, r, mask=valid)
     tl.store(place + 2 * plane, t, mask=valid)
     if arrive_last(ticket_ptr, tl.num_programs(0)):
         position = tl.arange(0, N)
         present = position < n_rows
-        row_m, row_s, row_t = merge_partials(partial_ptr, position, present, n_rows, splits, N)
-        entropy, _, _ = finish_stats(row_m, row_s, row_t)
+        row_m, row_r, row_t = merge_partials(partial_ptr, position, present, n_rows, splits, N)
+        entropy, _, _ = finish_stats(row_m, row_r, row_t)
         key = tl.where(present, order_keys(entropy, position), -0x8000000000000000)
         key = sort_descending(key, N, LOG_N)
         tl.store(entropy_ptr + position, key_value(key), mask=position < k)

@@ -20,6 +20,11 @@ gram     2 works in sample space. With the bias as a feature that is always 1,
          guide's rows first, scales the accumulator by v C / C_p, and goes on with the active rows.
 
 `use_gram` chooses from the shapes and the precision of the products, on the host. A workspace belongs to one call.
+
+Residuals of confident rows are as small as e^-80. Launch 1 leaves, per batch, the power of two that brings the largest |c_i (p_y - 1)|
+near 1 (``_common.lift``); the products of launches 2 and 3 take a_i times that, so that neither their squares nor a float16 operand
+underflows, and what comes out is divided by it: sums in float64, gradients on the accumulator. The direct form keeps g_p multiplied.
+Traffic of launch 1 beside the logits: 3 floats per row and part written and read, 3 per row written.
 """
 
 from __future__ import annotations
@@ -29,19 +34,23 @@ import triton
 import triton.language as tl
 
 from ._common import (
+    add_tile,
     arrive_last,
     dot_precision,
     finish_stats,
+    inverse,
     label_weight,
     launch,
+    lift,
+    log1p,
     next_power_of_2,
-    reference_of,
     rows_contiguous,
+    target_residual,
     ticket,
 )
 from .entropy_topk import key_index, order_keys, sort_descending, sort_warps
 from .linear_ce_grad import head_grad_tile, load_rows, product_options, product_tiles, residual_tile, store_head_grad
-from .project import SUM_BLOCK, finish_projection, rule_arguments, scalar_outputs
+from .project import SUM_BLOCK, add_guide, finish_projection, rule_arguments, scalar_outputs, store_partials
 from .softmax_stats import COMBINE_ROWS, merge_partials, row_stats, split_columns, tile_shape
 
 LOGIT_ROWS, LOGIT_COLUMNS = 32, 64  # tile of the logits kernel
@@ -75,17 +84,20 @@ def use_gram(n_active: int, k: int, n_cols: int, dim: int, dtype: torch.dtype, p
 
 @triton.jit
 def finish_rows(
-    partial_ptr,  # [3, parts, n_active + n_guide] float32: m, s, t of parts of the rows; the guide's rows come last
+    partial_ptr,  # [3, parts, n_active + n_guide] float32: m, r, t of parts of the rows; the guide's rows come last
     parts,
     logits_ptr,  # [n_active, n_cols]
     logits_stride,
+    guide_logits_ptr,  # [n_guide, n_cols]
+    guide_logits_stride,
     target_ptr,  # [n_active] int64
     guide_target_ptr,  # [n_guide] int64
     class_weights_ptr,  # [n_cols] or None
     row_max_ptr,  # [n_active + n_guide] float32
     row_scale_ptr,
+    row_residual_ptr,
     loss_ptr,  # 0-d float32
-    totals_ptr,  # [2] float32: sums of the row weights, active and selected
+    totals_ptr,  # [4] float32: sums of the row weights, active and selected; powers of two for their residuals
     index_ptr,  # [k] int64
     n_active,
     n_guide,
@@ -99,34 +111,59 @@ def finish_rows(
     n_rows = n_active + n_guide
     loss = 0.0
     total = 0.0
+    peak = tl.zeros((COMBINE,), tl.float32)
     for start in range(0, n_active, COMBINE):
         row = start + tl.arange(0, COMBINE)
         present = row < n_active
-        m, s, _ = merge_partials(partial_ptr, row, present, n_rows, parts, COMBINE)
-        tl.store(row_max_ptr + row, m, mask=present)
-        tl.store(row_scale_ptr + row, 1.0 / s, mask=present)
-        target = tl.load(target_ptr + row, mask=present, other=0)
+        m, r, _ = merge_partials(partial_ptr, row, present, n_rows, parts, COMBINE)
+        x, target = target_logits(logits_ptr, logits_stride, target_ptr, row, present, n_cols)
+        residual = store_rows(m, r, x, row, present, row_max_ptr, row_scale_ptr, row_residual_ptr)
         weight = label_weight(target, class_weights_ptr, present, n_cols)
-        inside = present & (target >= 0) & (target < n_cols)
-        x = tl.load(logits_ptr + row.to(tl.int64) * logits_stride + target, mask=inside, other=0.0).to(tl.float32)
-        nll = tl.log(s) - (x - m)
+        nll = log1p(r) - (x - m)
         loss += tl.sum(tl.where(present, weight * nll, 0.0), axis=0)
         total += tl.sum(weight, axis=0)
+        peak = tl.maximum(peak, tl.where(present, tl.abs(weight * residual), 0.0))
     tl.store(loss_ptr, loss / total)
     tl.store(totals_ptr, total)
+    tl.store(totals_ptr + 2, lift(tl.max(peak, axis=0)))
 
     position = tl.arange(0, N)
     guide = position < n_guide
-    guide_m, guide_s, guide_t = merge_partials(partial_ptr, n_active + position, guide, n_rows, parts, N)
-    tl.store(row_max_ptr + n_active + position, guide_m, mask=guide)
-    tl.store(row_scale_ptr + n_active + position, 1.0 / guide_s, mask=guide)
-    entropy, _, _ = finish_stats(guide_m, guide_s, guide_t)
+    m, r, t = merge_partials(partial_ptr, n_active + position, guide, n_rows, parts, N)
+    x, _ = target_logits(guide_logits_ptr, guide_logits_stride, guide_target_ptr, position, guide, n_cols)
+    store_rows(m, r, x, n_active + position, guide, row_max_ptr, row_scale_ptr, row_residual_ptr)
+    entropy, _, _ = finish_stats(m, r, t)
     key = sort_descending(tl.where(guide, order_keys(entropy, position), -0x8000000000000000), N, LOG_N)
     selected = key_index(key)
     chosen = position < k
     tl.store(index_ptr + position, selected, mask=chosen)
-    guide_target = tl.load(guide_target_ptr + selected, mask=chosen, other=0)
-    tl.store(totals_ptr + 1, tl.sum(label_weight(guide_target, class_weights_ptr, chosen, n_cols), axis=0))
+    target = tl.load(guide_target_ptr + selected, mask=chosen, other=0)
+    weight = label_weight(target, class_weights_ptr, chosen, n_cols)
+    tl.store(totals_ptr + 1, tl.sum(weight, axis=0))
+    # Only the selected rows count, and another thread has stored their residuals.
+    tl.debug_barrier()
+    residual = tl.load(row_residual_ptr + n_active + selected, mask=chosen, other=0.0)
+    tl.store(totals_ptr + 3, lift(tl.max(tl.abs(weight * residual), axis=0)))
+
+
+@triton.jit
+def target_logits(logits_ptr, logits_stride, target_ptr, row, present, n_cols):
+    """(logit of each row's label, 0 where that is illegal; the label)."""
+    target = tl.load(target_ptr + row, mask=present, other=0)
+    inside = present & (target >= 0) & (target < n_cols)
+    x = tl.load(logits_ptr + row.to(tl.int64) * logits_stride + target, mask=inside, other=0.0).to(tl.float32)
+    return x, target
+
+
+@triton.jit
+def store_rows(m, r, x, row, present, row_max_ptr, row_scale_ptr, row_residual_ptr):
+    """Store the row results that the products need: (m, 1 / s, p_y - 1). Returns the last."""
+    scale = 1.0 / (1.0 + r)
+    residual = target_residual(x, m, r, scale)
+    tl.store(row_max_ptr + row, m, mask=present)
+    tl.store(row_scale_ptr + row, scale, mask=present)
+    tl.store(row_residual_ptr + row, residual, mask=present)
+    return residual
 
 
 @triton.jit
@@ -146,6 +183,7 @@ def logits_kernel(
     class_weights_ptr,
     row_max_ptr,
     row_scale_ptr,
+    row_residual_ptr,
     loss_ptr,
     totals_ptr,
     index_ptr,
@@ -194,20 +232,26 @@ def logits_kernel(
 
     # The product has filled the padding with zeros and the bias: only here does it become no logit at all.
     z = tl.where(inside, z, float("-inf"))
-    m = tl.max(z, axis=1)
-    distance = z - reference_of(m)[:, None]
-    e = tl.exp(distance)
-    plane = tl.cast(tiles_y, tl.int64) * (n_active + n_guide)
-    place = partial_ptr + tl.cast(tile_y, tl.int64) * (n_active + n_guide) + stacked
-    tl.store(place, m, mask=present)
-    tl.store(place + plane, tl.sum(e, axis=1), mask=present)
-    tl.store(place + 2 * plane, tl.sum(tl.where(e > 0, e * distance, 0.0), axis=1), mask=present)
+    nothing = tl.full((BLOCK_R,), float("-inf"), tl.float32)
+    m, r, t = add_tile(nothing, tl.full((BLOCK_R,), -1.0, tl.float32), tl.zeros((BLOCK_R,), tl.float32), z)
+    store_parts(partial_ptr, tile_y, tiles_y, n_active + n_guide, stacked, present, m, r, t)
     if arrive_last(ticket_ptr, tl.num_programs(0)):
         finish_rows(
-            partial_ptr, tiles_y, logits_ptr, n_cols, target_ptr, guide_target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr,
+            partial_ptr, tiles_y, logits_ptr, n_cols, logits_ptr + tl.cast(n_active, tl.int64) * n_cols, n_cols,
+            target_ptr, guide_target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr,
             loss_ptr, totals_ptr, index_ptr, n_active, n_guide, n_cols, k, COMBINE, N, LOG_N,
         )  # fmt: skip
         tl.store(ticket_ptr, 0)
+
+
+@triton.jit
+def store_parts(partial_ptr, part, parts, n_rows, row, present, m, r, t):
+    """The statistics of one part of the rows, for `finish_rows`."""
+    plane = tl.cast(parts, tl.int64) * n_rows
+    place = partial_ptr + tl.cast(part, tl.int64) * n_rows + row
+    tl.store(place, m, mask=present)
+    tl.store(place + plane, r, mask=present)
+    tl.store(place + 2 * plane, t, mask=present)
 
 
 @triton.jit
@@ -223,6 +267,7 @@ def rows_kernel(
     class_weights_ptr,
     row_max_ptr,
     row_scale_ptr,
+    row_residual_ptr,
     loss_ptr,
     totals_ptr,
     index_ptr,
@@ -248,21 +293,18 @@ def rows_kernel(
         rows = block * ROWS + tl.arange(0, ROWS)
         present = rows < n_active
         stacked = rows
-        m, s, t = row_stats(logits_ptr, logits_stride, rows.to(tl.int64), present, first, end, ROWS, COLUMNS)
+        m, r, t = row_stats(logits_ptr, logits_stride, rows.to(tl.int64), present, first, end, ROWS, COLUMNS)
     else:
         rows = (block - blocks_active) * ROWS + tl.arange(0, ROWS)
         present = rows < n_guide
         stacked = n_active + rows
-        m, s, t = row_stats(guide_logits_ptr, guide_logits_stride, rows.to(tl.int64), present, first, end, ROWS, COLUMNS)
-    plane = tl.cast(splits, tl.int64) * (n_active + n_guide)
-    place = partial_ptr + tl.cast(split, tl.int64) * (n_active + n_guide) + stacked
-    tl.store(place, m, mask=present)
-    tl.store(place + plane, s, mask=present)
-    tl.store(place + 2 * plane, t, mask=present)
+        m, r, t = row_stats(guide_logits_ptr, guide_logits_stride, rows.to(tl.int64), present, first, end, ROWS, COLUMNS)
+    store_parts(partial_ptr, split, splits, n_active + n_guide, stacked, present, m, r, t)
     if arrive_last(ticket_ptr, tl.num_programs(0)):
         finish_rows(
-            partial_ptr, splits, logits_ptr, logits_stride, target_ptr, guide_target_ptr, class_weights_ptr, row_max_ptr,
-            row_scale_ptr, loss_ptr, totals_ptr, index_ptr, n_active, n_guide, n_cols, k, COMBINE, N, LOG_N,
+            partial_ptr, splits, logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride,
+            target_ptr, guide_target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr,
+            loss_ptr, totals_ptr, index_ptr, n_active, n_guide, n_cols, k, COMBINE, N, LOG_N,
         )  # fmt: skip
         tl.store(ticket_ptr, 0)
 
@@ -277,6 +319,7 @@ def feature_grad_tile(
     logits_stride,
     row_max_ptr,
     row_scale_ptr,
+    row_residual_ptr,
     target_ptr,
     class_weights_ptr,
     totals_ptr,
@@ -293,21 +336,23 @@ def feature_grad_tile(
     rows = (tile // tiles_d) * BLOCK + tl.arange(0, BLOCK)
     dims = (tile % tiles_d) * BLOCK + tl.arange(0, BLOCK)
     present = rows < n_active
-    row, label, weight, m, scale = load_rows(
-        rows, n_active, None, target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, n_active, n_cols
+    row, label, weight, m, scale, at_label = load_rows(
+        rows, n_active, None, target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr, n_active, n_cols
     )
+    power = tl.load(totals_ptr + 2)
+    weight = power * weight
     row_ptr = logits_ptr + row * logits_stride
     grad = tl.zeros((BLOCK, BLOCK), tl.float32)
     for start in range(0, n_cols, BLOCK_K):
         columns = start + tl.arange(0, BLOCK_K)
-        a = residual_tile(row_ptr, m, scale, label, weight, present, columns, n_cols)
+        a = residual_tile(row_ptr, m, scale, at_label, label, weight, present, columns, n_cols)
         w = tl.load(
             weight_ptr + columns.to(tl.int64)[:, None] * weight_stride + dims[None, :],
             mask=(columns < n_cols)[:, None] & (dims < dim)[None, :],
             other=0.0,
         )
         grad = tl.dot(a.to(OPERAND), w, grad, input_precision=PRECISION)
-    grad = grad / tl.load(totals_ptr)
+    grad = grad / tl.load(totals_ptr) * inverse(power)
     place = grad_features_ptr + row[:, None] * dim + dims[None, :]
     tl.store(place, grad.to(grad_features_ptr.dtype.element_ty), mask=present[:, None] & (dims < dim)[None, :])
 
@@ -315,14 +360,14 @@ def feature_grad_tile(
 @triton.jit
 def direct_kernel(
     features_ptr, features_stride, guide_features_ptr, guide_features_stride, weight_ptr, weight_stride,
-    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr,
+    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr,
     target_ptr, guide_target_ptr, class_weights_ptr, totals_ptr, index_ptr,
     grad_features_ptr,  # [n_active, dim]
     grad_ptr,  # [n_cols, dim]: g, float32
     grad_bias_ptr,  # [n_cols] or None
-    guide_ptr,  # [n_cols, dim]: g_p, float32
+    guide_ptr,  # [n_cols, dim]: g_p times its power of two, float32
     guide_bias_ptr,  # [n_cols] or None
-    partial_ptr,  # [3, head_tiles] float64
+    partial_ptr,  # [1 + 3 * head_tiles] float64
     ticket_ptr,
     v_ptr,
     dot_ptr,
@@ -334,10 +379,12 @@ def direct_kernel(
     dim,
     k,
     head_tiles,
-    epsilon,
-    margin,
-    ridge,
-    max_correction,
+    epsilon: tl.float64,
+    margin: tl.float64,
+    ridge: tl.float64,
+    max_correction: tl.float64,
+    epsilon_ptr,  # 0-d float64 or None: in place of epsilon
+    margin_ptr,
     RULE: tl.constexpr,
     RELATIVE: tl.constexpr,
     BOUNDED: tl.constexpr,
@@ -354,20 +401,24 @@ def direct_kernel(
         tile_d = program % tiles_d
         columns = (program // tiles_d) * BLOCK + tl.arange(0, BLOCK)
         dims = tile_d * BLOCK + tl.arange(0, BLOCK)
+        power = tl.load(totals_ptr + 2)
+        guide_power = tl.load(totals_ptr + 3)
         grad, bias, total = head_grad_tile(
             tl.zeros((BLOCK, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32),
-            features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, target_ptr, class_weights_ptr,
-            None, n_active, n_active, n_cols, dim, columns, dims, BLOCK_K, OPERAND, PRECISION,
+            features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr, target_ptr,
+            class_weights_ptr, None, n_active, n_active, n_cols, dim, columns, dims, power, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
         # The gradient of no rows is 0, not 0 / 0.
         grad = tl.where(n_active > 0, grad / total, 0.0)
         bias = tl.where(n_active > 0, bias / total, 0.0)
-        store_head_grad(grad_ptr, grad_bias_ptr, grad, bias, columns, dims, n_cols, dim, tile_d == 0)
+        store_head_grad(
+            grad_ptr, grad_bias_ptr, grad * inverse(power), bias * inverse(power), columns, dims, n_cols, dim, tile_d == 0
+        )  # fmt: skip
         guide, guide_bias, guide_total = head_grad_tile(
             tl.zeros((BLOCK, BLOCK), tl.float32), tl.zeros((BLOCK,), tl.float32),
             guide_features_ptr, guide_features_stride, guide_logits_ptr, guide_logits_stride,
-            row_max_ptr + n_active, row_scale_ptr + n_active, guide_target_ptr, class_weights_ptr,
-            index_ptr, k, n_guide, n_cols, dim, columns, dims, BLOCK_K, OPERAND, PRECISION,
+            row_max_ptr + n_active, row_scale_ptr + n_active, row_residual_ptr + n_active, guide_target_ptr, class_weights_ptr,
+            index_ptr, k, n_guide, n_cols, dim, columns, dims, guide_power, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
         guide = tl.where(k > 0, guide / guide_total, 0.0)
         guide_bias = tl.where(k > 0, guide_bias / guide_total, 0.0)
@@ -385,20 +436,23 @@ def direct_kernel(
                 dot += tl.sum(g_bias * p_bias, axis=0)
                 guide_norm2 += tl.sum(p_bias * p_bias, axis=0)
                 grad_norm2 += tl.sum(g_bias * g_bias, axis=0)
+        power64 = power.to(tl.float64)
+        guide_power64 = guide_power.to(tl.float64)
         # No guide at all differs from a guide of zeros: 0 * NaN must not make v NaN.
-        tl.store(partial_ptr + program, tl.where(k > 0, dot, 0.0))
-        tl.store(partial_ptr + head_tiles + program, guide_norm2)
-        tl.store(partial_ptr + 2 * head_tiles + program, grad_norm2)
+        store_partials(
+            partial_ptr, head_tiles, program, tl.where(k > 0, dot / (power64 * guide_power64), 0.0),
+            guide_norm2 / (guide_power64 * guide_power64), grad_norm2 / (power64 * power64),
+        )  # fmt: skip
         if arrive_last(ticket_ptr, head_tiles):
             finish_projection(
                 v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, head_tiles, epsilon, margin, ridge, max_correction,
-                RULE, RELATIVE, BOUNDED, SUM_BLOCK,
+                epsilon_ptr, margin_ptr, RULE, RELATIVE, BOUNDED, SUM_BLOCK,
             )  # fmt: skip
             tl.store(ticket_ptr, 0)
     else:
         feature_grad_tile(
             program - head_tiles, grad_features_ptr, weight_ptr, weight_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr,
-            target_ptr, class_weights_ptr, totals_ptr, n_active, n_cols, dim, BLOCK, BLOCK_K, OPERAND, PRECISION,
+            row_residual_ptr, target_ptr, class_weights_ptr, totals_ptr, n_active, n_cols, dim, BLOCK, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
 
 
@@ -406,19 +460,20 @@ def direct_kernel(
 def update_kernel(
     out_ptr,  # [n] the dtype of the features
     grad_ptr,  # [n] float32, may be `out_ptr`
-    guide_ptr,  # [n] float32
+    guide_ptr,  # [n] float32, times the power of two in totals[3]
     n,
     bias_out_ptr,  # [n_bias] or None
     bias_grad_ptr,
     bias_guide_ptr,
     n_bias,
     weight_programs,
-    v_ptr,
+    partial_ptr,  # its first element is v, float64
+    totals_ptr,
     IN_PLACE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Launch 3, direct form: g + v g_p, where v = 0 g itself, bit for bit."""
-    v = tl.load(v_ptr)
+    v = tl.load(partial_ptr) / tl.load(totals_ptr + 3).to(tl.float64)
     program = tl.program_id(0)
     if program < weight_programs:
         add_block(out_ptr, grad_ptr, guide_ptr, n, program.to(tl.int64) * BLOCK, v, IN_PLACE, BLOCK)
@@ -435,7 +490,7 @@ def add_block(out_ptr, grad_ptr, guide_ptr, n, first, v, IN_PLACE: tl.constexpr,
     if v != 0:
         g = tl.load(grad_ptr + place, mask=present, other=0.0)
         p = tl.load(guide_ptr + place, mask=present, other=0.0)
-        tl.store(out_ptr + place, (g + v * p).to(out_ptr.dtype.element_ty), mask=present)
+        tl.store(out_ptr + place, add_guide(g, p, v).to(out_ptr.dtype.element_ty), mask=present)
     else:
         if not IN_PLACE:
             g = tl.load(grad_ptr + place, mask=present, other=0.0)
@@ -445,10 +500,10 @@ def add_block(out_ptr, grad_ptr, guide_ptr, n, first, v, IN_PLACE: tl.constexpr,
 @triton.jit
 def gram_kernel(
     features_ptr, features_stride, guide_features_ptr, guide_features_stride, weight_ptr, weight_stride,
-    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr,
+    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr,
     target_ptr, guide_target_ptr, class_weights_ptr, totals_ptr, index_ptr,
     grad_features_ptr,  # [n_active, dim]
-    partial_ptr,  # [3, side * side] float64
+    partial_ptr,  # [1 + 3 * side * side] float64
     ticket_ptr,
     v_ptr,
     dot_ptr,
@@ -460,10 +515,12 @@ def gram_kernel(
     dim,
     k,
     side,  # tiles along one edge of the stacked Gram matrix: those of the active rows, then those of the selected rows
-    epsilon,
-    margin,
-    ridge,
-    max_correction,
+    epsilon: tl.float64,
+    margin: tl.float64,
+    ridge: tl.float64,
+    max_correction: tl.float64,
+    epsilon_ptr,  # 0-d float64 or None: in place of epsilon
+    margin_ptr,
     RULE: tl.constexpr,
     RELATIVE: tl.constexpr,
     BOUNDED: tl.constexpr,
@@ -487,21 +544,21 @@ def gram_kernel(
         grad_norm2 = tl.cast(0.0, tl.float64)
         # Both matrices are symmetric: the upper triangle counts twice.
         if i <= j:
-            u_i, z_i, m_i, scale_i, label_i, weight_i, present_i = gram_rows(
+            u_i, z_i, m_i, scale_i, at_label_i, label_i, weight_i, present_i = gram_rows(
                 i, tiles_active, features_ptr, features_stride, guide_features_ptr, guide_features_stride,
-                logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr,
-                target_ptr, guide_target_ptr, class_weights_ptr, index_ptr, n_active, n_guide, n_cols, k, TILE,
+                logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr,
+                target_ptr, guide_target_ptr, class_weights_ptr, totals_ptr, index_ptr, n_active, n_guide, n_cols, k, TILE,
             )  # fmt: skip
-            u_j, z_j, m_j, scale_j, label_j, weight_j, present_j = gram_rows(
+            u_j, z_j, m_j, scale_j, at_label_j, label_j, weight_j, present_j = gram_rows(
                 j, tiles_active, features_ptr, features_stride, guide_features_ptr, guide_features_stride,
-                logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr,
-                target_ptr, guide_target_ptr, class_weights_ptr, index_ptr, n_active, n_guide, n_cols, k, TILE,
+                logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr,
+                target_ptr, guide_target_ptr, class_weights_ptr, totals_ptr, index_ptr, n_active, n_guide, n_cols, k, TILE,
             )  # fmt: skip
             residuals = tl.zeros((TILE, TILE), tl.float32)
             for start in range(0, n_cols, BLOCK_K):
                 columns = start + tl.arange(0, BLOCK_K)
-                a_i = residual_tile(z_i, m_i, scale_i, label_i, weight_i, present_i, columns, n_cols)
-                a_j = residual_tile(z_j, m_j, scale_j, label_j, weight_j, present_j, columns, n_cols)
+                a_i = residual_tile(z_i, m_i, scale_i, at_label_i, label_i, weight_i, present_i, columns, n_cols)
+                a_j = residual_tile(z_j, m_j, scale_j, at_label_j, label_j, weight_j, present_j, columns, n_cols)
                 residuals = tl.dot(a_i.to(OPERAND), tl.trans(a_j.to(OPERAND)), residuals, input_precision=PRECISION)
             inner = tl.zeros((TILE, TILE), tl.float32)
             for start in range(0, dim, BLOCK_K):
@@ -513,8 +570,8 @@ def gram_kernel(
             if HAS_BIAS:
                 inner += 1.0
             value = tl.sum(residuals.to(tl.float64) * inner.to(tl.float64))
-            total = tl.load(totals_ptr).to(tl.float64)
-            guide_total = tl.load(totals_ptr + 1).to(tl.float64)
+            total = tl.load(totals_ptr).to(tl.float64) * tl.load(totals_ptr + 2)
+            guide_total = tl.load(totals_ptr + 1).to(tl.float64) * tl.load(totals_ptr + 3)
             twice = tl.where(i < j, 2.0, 1.0).to(tl.float64)
             if j < tiles_active:
                 grad_norm2 = twice * value / (total * total)
@@ -522,57 +579,58 @@ def gram_kernel(
                 dot = value / (total * guide_total)
             else:
                 guide_norm2 = twice * value / (guide_total * guide_total)
-        tl.store(partial_ptr + program, dot)
-        tl.store(partial_ptr + pairs + program, guide_norm2)
-        tl.store(partial_ptr + 2 * pairs + program, grad_norm2)
+        store_partials(partial_ptr, pairs, program, dot, guide_norm2, grad_norm2)
         if arrive_last(ticket_ptr, pairs):
             finish_projection(
                 v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, pairs, epsilon, margin, ridge, max_correction,
-                RULE, RELATIVE, BOUNDED, SUM_BLOCK,
+                epsilon_ptr, margin_ptr, RULE, RELATIVE, BOUNDED, SUM_BLOCK,
             )  # fmt: skip
             tl.store(ticket_ptr, 0)
     else:
         feature_grad_tile(
             program - pairs, grad_features_ptr, weight_ptr, weight_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr,
-            target_ptr, class_weights_ptr, totals_ptr, n_active, n_cols, dim, BLOCK, BLOCK_K, OPERAND, PRECISION,
+            row_residual_ptr, target_ptr, class_weights_ptr, totals_ptr, n_active, n_cols, dim, BLOCK, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
 
 
 @triton.jit
 def gram_rows(
     tile, tiles_active, features_ptr, features_stride, guide_features_ptr, guide_features_stride,
-    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr,
-    target_ptr, guide_target_ptr, class_weights_ptr, index_ptr, n_active, n_guide, n_cols, k, TILE: tl.constexpr,
+    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr,
+    target_ptr, guide_target_ptr, class_weights_ptr, totals_ptr, index_ptr, n_active, n_guide, n_cols, k, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the stacked rows: where their features and logits begin, and (m, 1 / s, label, weight, present)."""
+    """A tile of the stacked rows: where their features and logits begin, and (m, 1 / s, p_y - 1, label, weight times the power of two,
+    present)."""
     if tile < tiles_active:
         position = tile * TILE + tl.arange(0, TILE)
         present = position < n_active
-        row, label, weight, m, scale = load_rows(
-            position, n_active, None, target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, n_active, n_cols
+        row, label, weight, m, scale, at_label = load_rows(
+            position, n_active, None, target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr, n_active, n_cols
         )
+        weight = weight * tl.load(totals_ptr + 2)
         u_ptr = features_ptr + row * features_stride
         z_ptr = logits_ptr + row * logits_stride
     else:
         position = (tile - tiles_active) * TILE + tl.arange(0, TILE)
         present = position < k
-        row, label, weight, m, scale = load_rows(
+        row, label, weight, m, scale, at_label = load_rows(
             position, k, index_ptr, guide_target_ptr, class_weights_ptr, row_max_ptr + n_active, row_scale_ptr + n_active,
-            n_guide, n_cols,
+            row_residual_ptr + n_active, n_guide, n_cols,
         )  # fmt: skip
+        weight = weight * tl.load(totals_ptr + 3)
         u_ptr = guide_features_ptr + row * guide_features_stride
         z_ptr = guide_logits_ptr + row * guide_logits_stride
-    return u_ptr, z_ptr, m, scale, label, weight, present
+    return u_ptr, z_ptr, m, scale, at_label, label, weight, present
 
 
 @triton.jit
 def stacked_kernel(
     features_ptr, features_stride, guide_features_ptr, guide_features_stride,
-    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr,
+    logits_ptr, logits_stride, guide_logits_ptr, guide_logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr,
     target_ptr, guide_target_ptr, class_weights_ptr, totals_ptr, index_ptr,
     grad_weight_ptr,  # [n_cols, dim]
     grad_bias_ptr,  # [n_cols] or None
-    v_ptr,
+    partial_ptr,  # its first element is v, float64
     n_active,
     n_guide,
     n_cols,
@@ -583,30 +641,43 @@ def stacked_kernel(
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Launch 3, sample space: one tile of (A^T U + v C / C_p A_p^T U_p) / C."""
+    """Launch 3, sample space: one tile of (A^T U + v C / C_p A_p^T U_p) / C.
+
+    The accumulator holds that sum times a power of two. For float16 it is the one that the active residuals need as operands; its
+    results end at 65504. The others reach as far as float32 itself: there C comes down to [1, 2), so that the sum reaches no further
+    than the result.
+    """
     tiles_d = tl.maximum(tl.cdiv(dim, BLOCK), 1)
     tile_d = tl.program_id(0) % tiles_d
     columns = (tl.program_id(0) // tiles_d) * BLOCK + tl.arange(0, BLOCK)
     dims = tile_d * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(totals_ptr)
+    if OPERAND == tl.float16:
+        power = tl.load(totals_ptr + 2)
+    else:
+        power = inverse((total.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True))
     grad = tl.zeros((BLOCK, BLOCK), tl.float32)
     bias = tl.zeros((BLOCK,), tl.float32)
-    v = tl.load(v_ptr)
+    v = tl.load(partial_ptr)
     if v != 0:
-        grad, bias, guide_total = head_grad_tile(
+        guide_power = tl.load(totals_ptr + 3)
+        guide, guide_bias, guide_total = head_grad_tile(
             grad, bias,
             guide_features_ptr, guide_features_stride, guide_logits_ptr, guide_logits_stride,
-            row_max_ptr + n_active, row_scale_ptr + n_active, guide_target_ptr, class_weights_ptr,
-            index_ptr, k, n_guide, n_cols, dim, columns, dims, BLOCK_K, OPERAND, PRECISION,
+            row_max_ptr + n_active, row_scale_ptr + n_active, row_residual_ptr + n_active, guide_target_ptr, class_weights_ptr,
+            index_ptr, k, n_guide, n_cols, dim, columns, dims, guide_power, BLOCK_K, OPERAND, PRECISION,
         )  # fmt: skip
-        factor = v * tl.load(totals_ptr) / guide_total
-        grad = grad * factor
-        bias = bias * factor
-    grad, bias, total = head_grad_tile(
+        factor = v * (total * power) / (guide_power.to(tl.float64) * guide_total)
+        grad = add_guide(grad, guide, factor)
+        bias = add_guide(bias, guide_bias, factor)
+    grad, bias, _ = head_grad_tile(
         grad, bias,
-        features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, target_ptr, class_weights_ptr,
-        None, n_active, n_active, n_cols, dim, columns, dims, BLOCK_K, OPERAND, PRECISION,
+        features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr, target_ptr,
+        class_weights_ptr, None, n_active, n_active, n_cols, dim, columns, dims, power, BLOCK_K, OPERAND, PRECISION,
     )  # fmt: skip
-    store_head_grad(grad_weight_ptr, grad_bias_ptr, grad / total, bias / total, columns, dims, n_cols, dim, tile_d == 0)
+    store_head_grad(
+        grad_weight_ptr, grad_bias_ptr, grad / (total * power), bias / (total * power), columns, dims, n_cols, dim, tile_d == 0
+    )  # fmt: skip
 
 
 def guided_linear_ce(
@@ -619,9 +690,9 @@ def guided_linear_ce(
     class_weights: torch.Tensor | None,
     top_k: int,
     rule: str = "paper",
-    epsilon: float = 0.0,
+    epsilon: float | torch.Tensor = 0.0,
     relative: bool = False,
-    margin: float = 0.75,
+    margin: float | torch.Tensor = 0.75,
     ridge: float = 1e-3,
     max_correction: float | None = None,
 ) -> tuple[torch.Tensor | None, ...]:
@@ -651,9 +722,9 @@ def guided_linear_ce(
 
     n_rows = n_active + n_guide
     row_max = features.new_empty(n_rows, dtype=torch.float32)
-    row_scale = torch.empty_like(row_max)
+    row_scale, row_residual = torch.empty_like(row_max), torch.empty_like(row_max)
     loss = features.new_empty((), dtype=torch.float32)
-    totals = features.new_empty(2, dtype=torch.float32)
+    totals = features.new_empty(4, dtype=torch.float32)
     index = features.new_empty(top_k, dtype=torch.int64)
     counter = ticket(device)
     n_keys = next_power_of_2(max(n_guide, 1))
@@ -664,6 +735,7 @@ def guided_linear_ce(
         "class_weights_ptr": class_weights,
         "row_max_ptr": row_max,
         "row_scale_ptr": row_scale,
+        "row_residual_ptr": row_residual,
         "loss_ptr": loss,
         "totals_ptr": totals,
         "index_ptr": index,
@@ -734,6 +806,7 @@ def guided_linear_ce(
         "guide_logits_stride": guide_logits.stride(0),
         "row_max_ptr": row_max,
         "row_scale_ptr": row_scale,
+        "row_residual_ptr": row_residual,
         "target_ptr": target,
         "guide_target_ptr": guide_target,
         "class_weights_ptr": class_weights,
@@ -761,13 +834,13 @@ def guided_linear_ce(
     blocks_of_products = {"BLOCK": GRAD_TILE} | products
     if use_gram(n_active, top_k, n_cols, dim, dtype, precision):
         side = -(-n_active // GRAM_TILE) + -(-top_k // GRAM_TILE)
-        arguments = {"partial_ptr": features.new_empty(3 * side * side, dtype=torch.float64), "side": side}
+        arguments = {"partial_ptr": features.new_empty(1 + 3 * side * side, dtype=torch.float64), "side": side}
         constants = {"HAS_BIAS": bias is not None, "TILE": GRAM_TILE, "SUM_BLOCK": SUM_BLOCK}
         launch(
             gram_kernel, side * side + feature_tiles, arguments | rows_of_both | scalars,
             constants | rule_constants | blocks_of_products, device=device, **product_options(dtype),
         )  # fmt: skip
-        arguments = {"grad_weight_ptr": grad_weight, "grad_bias_ptr": grad_bias, "v_ptr": v}
+        arguments = {"grad_weight_ptr": grad_weight, "grad_bias_ptr": grad_bias, "partial_ptr": arguments["partial_ptr"]}
         launch(
             stacked_kernel, head_tiles, arguments | rows_of_both, blocks_of_products,
             device=device, **product_options(dtype),
@@ -785,7 +858,7 @@ def guided_linear_ce(
             "grad_bias_ptr": grad_of_bias,
             "guide_ptr": guide,
             "guide_bias_ptr": guide_of_bias,
-            "partial_ptr": features.new_empty(3 * head_tiles, dtype=torch.float64),
+            "partial_ptr": features.new_empty(1 + 3 * head_tiles, dtype=torch.float64),
             "head_tiles": head_tiles,
         }
         launch(
@@ -803,7 +876,8 @@ def guided_linear_ce(
             "bias_guide_ptr": guide_of_bias,
             "n_bias": n_cols,
             "weight_programs": weight_programs,
-            "v_ptr": v,
+            "partial_ptr": arguments["partial_ptr"],
+            "totals_ptr": totals,
         }
         programs = weight_programs + (0 if bias is None else -(-n_cols // UPDATE_BLOCK))
         launch(update_kernel, programs, arguments, {"IN_PLACE": in_place, "BLOCK": UPDATE_BLOCK}, device=device)

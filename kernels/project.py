@@ -4,6 +4,10 @@ First launch: every program sums <g, g_p>, |g_p|^2 and |g|^2 over its chunk in f
 overflows), stores the three sums in its own place, and the last program to arrive adds them in order of the programs and computes v.
 Second launch: g + v g_p, with v read from the GPU. Where v = 0 nothing is written, so g keeps its bits.
 
+v stays float64 between the launches: a guide of norm 1e-40 makes a v that float32 does not have, although v g_p is of the size of g.
+A usual v is then applied in float32, any other in float64 (`add_guide`). epsilon, margin, ridge and the bound are float64, too;
+epsilon and margin may be read from the GPU instead.
+
 A launch takes up to `SLOTS` tensor pairs, so a head's (weight, bias) costs two launches, and a list of L pairs 2 * ceil(L / SLOTS).
 
 The coefficient (`projection_coefficient`):
@@ -12,7 +16,9 @@ The coefficient (`projection_coefficient`):
     official   v = max(margin, -<g, g_p> / (|g_p|^2 + ridge)) if <g, g_p> < 0, else 0
     then       v = min(v, max_correction |g| / |g_p|) if a bound is given
                v = 0 if g_p = 0
-               v = NaN if <g, g_p> or |g_p|^2 is not finite: a hardware maximum may drop NaN, and a broken gradient must stay visible
+               v = NaN if <g, g_p> or |g_p|^2 is not finite: a broken gradient must stay visible
+
+A hardware maximum or minimum may drop NaN, so comparisons stand in their place: an epsilon of NaN makes v NaN.
 """
 
 from __future__ import annotations
@@ -49,15 +55,19 @@ def projection_coefficient(
 ):
     """v, float64."""
     if RULE == 0:
-        floor = tl.cast(epsilon, tl.float64)
+        floor = tl.full((), epsilon, tl.float64)  # not a cast: under the interpreter a number would be float32 first
         if RELATIVE:
             floor = floor * tl.sqrt(grad_norm2) * tl.sqrt(guide_norm2)
-        v = tl.maximum((floor - dot) / guide_norm2, 0.0)
+        v = (floor - dot) / guide_norm2
+        v = tl.where(v <= 0, 0.0, v)
     else:
-        conflict = tl.maximum(-dot / (guide_norm2 + ridge), tl.cast(margin, tl.float64))
-        v = tl.where(dot < 0, conflict, 0.0)
+        least = tl.full((), margin, tl.float64)
+        v = -dot / (guide_norm2 + ridge)
+        v = tl.where(v > least, v, least)
+        v = tl.where(dot < 0, v, 0.0)
     if BOUNDED:
-        v = tl.minimum(v, max_correction * tl.sqrt(grad_norm2 / guide_norm2))
+        bound = max_correction * tl.sqrt(grad_norm2 / guide_norm2)
+        v = tl.where(v > bound, bound, v)
     v = tl.where(guide_norm2 == 0, 0.0, v)
     infinity = float("inf")
     return tl.where((tl.abs(dot) < infinity) & (guide_norm2 < infinity), v, float("nan"))
@@ -65,17 +75,26 @@ def projection_coefficient(
 
 @triton.jit
 def sum_partials(partial_ptr, n_partials, N: tl.constexpr):
-    """Sums of the three planes of ``partial_ptr`` [3, n_partials] float64, always in the same order."""
+    """Sums of the three planes [3, n_partials] behind the first element of ``partial_ptr``, float64, always in the same order."""
     dot = tl.zeros((N,), tl.float64)
     guide = tl.zeros((N,), tl.float64)
     grad = tl.zeros((N,), tl.float64)
+    sums_ptr = partial_ptr + 1
     for start in range(0, n_partials, N):
         place = start + tl.arange(0, N)
         present = place < n_partials
-        dot += tl.load(partial_ptr + place, mask=present, other=0.0)
-        guide += tl.load(partial_ptr + n_partials + place, mask=present, other=0.0)
-        grad += tl.load(partial_ptr + 2 * n_partials + place, mask=present, other=0.0)
+        dot += tl.load(sums_ptr + place, mask=present, other=0.0)
+        guide += tl.load(sums_ptr + n_partials + place, mask=present, other=0.0)
+        grad += tl.load(sums_ptr + 2 * n_partials + place, mask=present, other=0.0)
     return tl.sum(dot, axis=0), tl.sum(guide, axis=0), tl.sum(grad, axis=0)
+
+
+@triton.jit
+def store_partials(partial_ptr, n_partials, place, dot, guide_norm2, grad_norm2):
+    """The three sums of the program at ``place``, for `finish_projection`."""
+    tl.store(partial_ptr + 1 + place, dot)
+    tl.store(partial_ptr + 1 + n_partials + place, guide_norm2)
+    tl.store(partial_ptr + 1 + 2 * n_partials + place, grad_norm2)
 
 
 @triton.jit
@@ -84,27 +103,44 @@ def finish_projection(
     dot_ptr,
     guide_norm2_ptr,
     grad_norm2_ptr,
-    partial_ptr,  # [3, n_partials] float64
+    partial_ptr,  # [1 + 3 * n_partials] float64: v, then the sums of the programs
     n_partials,
     epsilon,
     margin,
     ridge,
     max_correction,
+    epsilon_ptr,  # 0-d float64 or None: in place of epsilon
+    margin_ptr,
     RULE: tl.constexpr,
     RELATIVE: tl.constexpr,
     BOUNDED: tl.constexpr,
     N: tl.constexpr,
 ):
-    """What the last program does: add the partial sums, compute v, store the four scalars."""
+    """What the last program does: add the partial sums, compute v, store it for the update, and the four scalars."""
     dot, guide_norm2, grad_norm2 = sum_partials(partial_ptr, n_partials, N)
     # From Gram matrices a norm that is zero may come out as the rounding error of its parts. Written so that NaN stays.
     guide_norm2 = tl.where(guide_norm2 < 0, 0.0, guide_norm2)
     grad_norm2 = tl.where(grad_norm2 < 0, 0.0, grad_norm2)
+    if epsilon_ptr is not None:
+        epsilon = tl.load(epsilon_ptr)
+    if margin_ptr is not None:
+        margin = tl.load(margin_ptr)
     v = projection_coefficient(dot, guide_norm2, grad_norm2, epsilon, margin, ridge, max_correction, RULE, RELATIVE, BOUNDED)
+    tl.store(partial_ptr, v)
     tl.store(v_ptr, v.to(tl.float32))
     tl.store(dot_ptr, dot.to(tl.float32))
     tl.store(guide_norm2_ptr, guide_norm2.to(tl.float32))
     tl.store(grad_norm2_ptr, grad_norm2.to(tl.float32))
+
+
+@triton.jit
+def add_guide(g, p, v):
+    """g + v p of float32 tensors and a float64 scalar, float32: in float32 while v is far from the ends of its range, else in float64."""
+    if (tl.abs(v) < 1e30) & (tl.abs(v) > 1e-30):
+        moved = g + v.to(tl.float32) * p
+    else:
+        moved = (g.to(tl.float64) + v * p.to(tl.float64)).to(tl.float32)
+    return moved
 
 
 @triton.jit
@@ -136,12 +172,14 @@ def projection_sums_kernel(
     dot_ptr,
     guide_norm2_ptr,
     grad_norm2_ptr,
-    partial_ptr,  # [3, n_programs] float64
+    partial_ptr,  # [1 + 3 * n_programs] float64
     ticket_ptr,
-    epsilon,
-    margin,
-    ridge,
-    max_correction,
+    epsilon: tl.float64,
+    margin: tl.float64,
+    ridge: tl.float64,
+    max_correction: tl.float64,
+    epsilon_ptr,
+    margin_ptr,
     RULE: tl.constexpr,
     RELATIVE: tl.constexpr,
     BOUNDED: tl.constexpr,
@@ -158,26 +196,23 @@ def projection_sums_kernel(
         dot, guide, grad = chunk_sums(grad2_ptr, guide2_ptr, n2, (program - end1) * chunk, steps, BLOCK)
     else:
         dot, guide, grad = chunk_sums(grad3_ptr, guide3_ptr, n3, (program - end2) * chunk, steps, BLOCK)
-    place = partial_ptr + first_program + program
-    tl.store(place, dot)
-    tl.store(place + n_programs, guide)
-    tl.store(place + 2 * n_programs, grad)
+    store_partials(partial_ptr, n_programs, first_program + program, dot, guide, grad)
     if arrive_last(ticket_ptr, n_programs):
         finish_projection(
             v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, n_programs, epsilon, margin, ridge, max_correction,
-            RULE, RELATIVE, BOUNDED, SUM_BLOCK,
+            epsilon_ptr, margin_ptr, RULE, RELATIVE, BOUNDED, SUM_BLOCK,
         )  # fmt: skip
         tl.store(ticket_ptr, 0)
 
 
 @triton.jit
 def add_chunk(out_ptr, grad_ptr, guide_ptr, n, first, steps, v, BLOCK: tl.constexpr):
-    """out = g + v g_p over ``steps`` blocks from element ``first`` (int64), computed in float32."""
+    """out = g + v g_p over ``steps`` blocks from element ``first`` (int64)."""
     for step in range(0, steps):
         place = first + step * BLOCK + tl.arange(0, BLOCK)
         g = tl.load(grad_ptr + place, mask=place < n, other=0.0).to(tl.float32)
         p = tl.load(guide_ptr + place, mask=place < n, other=0.0).to(tl.float32)
-        tl.store(out_ptr + place, (g + v * p).to(out_ptr.dtype.element_ty), mask=place < n)
+        tl.store(out_ptr + place, add_guide(g, p, v).to(out_ptr.dtype.element_ty), mask=place < n)
 
 
 @triton.jit
@@ -187,10 +222,10 @@ def projection_update_kernel(
     end1,
     end2,
     steps,
-    v_ptr,  # 0-d float32
+    partial_ptr,  # its first element is v, float64
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    v = tl.load(v_ptr)
+    v = tl.load(partial_ptr)
     if v != 0:
         program = tl.program_id(0)
         chunk = tl.cast(steps, tl.int64) * BLOCK
@@ -217,15 +252,20 @@ def scalar_outputs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def rule_arguments(
-    rule: str, epsilon: float, relative: bool, margin: float, ridge: float, max_correction: float | None
+    rule: str,
+    epsilon: float | torch.Tensor,
+    relative: bool,
+    margin: float | torch.Tensor,
+    ridge: float,
+    max_correction: float | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(run-time arguments, compile-time constants) of `projection_coefficient`."""
-    arguments = {
-        "epsilon": float(epsilon),
-        "margin": float(margin),
-        "ridge": float(ridge),
-        "max_correction": 0.0 if max_correction is None else float(max_correction),
-    }
+    """(run-time arguments, compile-time constants) of `finish_projection`. A tensor is read on the GPU, from its pointer."""
+    given = {"epsilon": epsilon, "margin": margin}
+    held = {name: isinstance(value, torch.Tensor) for name, value in given.items()}
+    arguments: dict[str, Any] = {name: 0.0 if held[name] else float(value) for name, value in given.items()}
+    arguments["ridge"] = float(ridge)
+    arguments["max_correction"] = 0.0 if max_correction is None else float(max_correction)
+    arguments |= {f"{name}_ptr": value if held[name] else None for name, value in given.items()}
     constants = {"RULE": RULES[rule], "RELATIVE": bool(relative), "BOUNDED": max_correction is not None}
     return arguments, constants
 
@@ -234,9 +274,9 @@ def project_(
     grads: Sequence[torch.Tensor],
     guides: Sequence[torch.Tensor],
     rule: str = "paper",
-    epsilon: float = 0.0,
+    epsilon: float | torch.Tensor = 0.0,
     relative: bool = False,
-    margin: float = 0.75,
+    margin: float | torch.Tensor = 0.75,
     ridge: float = 1e-3,
     max_correction: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -246,7 +286,8 @@ def project_(
 
     :param grads: L tensors, float32, float16 or bfloat16, of any shapes; together one flat vector g.
     :param guides: L tensors of the same shapes: g_p.
-    :returns: v, <g, g_p>, |g_p|^2, |g|^2 (of g before the update), 0-d float32.
+    :param epsilon: a number, or a 0-d float64 tensor on the device of ``grads``; ``margin`` too.
+    :returns: v, <g, g_p>, |g_p|^2, |g|^2 (of g before the update), 0-d float32. v may be infinite here, and g right all the same.
     """
     device = grads[0].device
     outputs = scalar_outputs(device)
@@ -291,7 +332,7 @@ def project_(
         "dot_ptr": outputs[1],
         "guide_norm2_ptr": outputs[2],
         "grad_norm2_ptr": outputs[3],
-        "partial_ptr": torch.empty(3 * n_programs, dtype=torch.float64, device=device),
+        "partial_ptr": torch.empty(1 + 3 * n_programs, dtype=torch.float64, device=device),
         "ticket_ptr": ticket(device),
         **rule_values,
     }
@@ -303,7 +344,7 @@ def project_(
         )  # fmt: skip
         first_program += programs
     for group, programs in groups:
-        launch(projection_update_kernel, programs, group | {"v_ptr": outputs[0]}, {"BLOCK": BLOCK}, device=device)
+        launch(projection_update_kernel, programs, group | {"partial_ptr": shared["partial_ptr"]}, {"BLOCK": BLOCK}, device=device)
     for grad, updated in copies:
         grad.copy_(updated)
     return outputs

@@ -1,9 +1,13 @@
 """Entropy, log-sum-exp and cross-entropy of every row of logits in one read (derivation: ``_common``).
 
 Shapes of work. Small Y: many rows per program, down to one row per thread at Y = 2 and about one warp per row at Y = 286 or 717.
-Large Y: one program walks a row in tiles of 4096. Very large Y with few rows: several programs share a row; each stores its (m, s, t)
+Large Y: one program walks a row in tiles of 4096. Very large Y with few rows: several programs share a row; each stores its (m, r, t)
 and the last program to arrive merges them in order of the column ranges, so the result does not depend on who arrived when.
 Traffic: B*Y logits read once, 3 floats per row written.
+
+Equal rows give equal bits wherever they lie, for ties of the entropy are broken by the row number. Which lanes add which columns is
+decided when a kernel is compiled, from what is known of the addresses; so the kernels that read a caller's logits know nothing of
+them (``do_not_specialize``), and the order of a row's sum follows from the number of classes alone.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from ._common import (
     merge_stats,
     next_power_of_2,
     rows_contiguous,
+    target_residual,
     ticket,
 )
 
@@ -61,64 +66,78 @@ def row_stats(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """(m, s, t), each [ROWS] float32, over the columns first_col <= j < end_col."""
+    """(m, r, t), each [ROWS] float32, over the columns first_col <= j < end_col."""
     m = tl.full((ROWS,), float("-inf"), tl.float32)
-    s = tl.zeros((ROWS,), tl.float32)
+    r = tl.full((ROWS,), -1.0, tl.float32)
     t = tl.zeros((ROWS,), tl.float32)
     for start in range(first_col, end_col, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         inside = valid[:, None] & (columns < end_col)[None, :]
         x = tl.load(logits_ptr + rows[:, None] * logits_stride + columns[None, :], mask=inside, other=float("-inf"))
-        m, s, t = add_tile(m, s, t, x.to(tl.float32))
-    return m, s, t
+        m, r, t = add_tile(m, r, t, x.to(tl.float32))
+    return m, r, t
 
 
 @triton.jit
 def write_rows(
     m,
-    s,
+    r,
     t,
     rows,
     valid,
+    group,
     n_cols,
     logits_ptr,
     logits_stride,
     target_ptr,
+    class_weights_ptr,
     entropy_ptr,
     lse_ptr,
     nll_ptr,
     row_max_ptr,
     row_scale_ptr,
+    row_residual_ptr,
+    peak_ptr,
 ):
     """Finish the statistics of ``rows`` and store those that the caller has a place for.
 
     nll = log s - (x_y - m): the target's distance from the maximum, not from the log-sum-exp, which has already lost the low bits.
     """
-    entropy, log_s, lse = finish_stats(m, s, t)
+    entropy, log_s, lse = finish_stats(m, r, t)
     if entropy_ptr is not None:
         tl.store(entropy_ptr + rows, entropy, mask=valid)
         tl.store(lse_ptr + rows, lse, mask=valid)
-    if nll_ptr is not None:
+    if target_ptr is not None:
         target = tl.load(target_ptr + rows, mask=valid, other=0)
         legal = label_weight(target, None, valid, n_cols)
         x = tl.load(logits_ptr + rows * logits_stride + target, mask=valid & (legal == 1.0), other=0.0).to(tl.float32)
-        tl.store(nll_ptr + rows, (log_s - (x - m)) * legal, mask=valid)
-    if row_max_ptr is not None:
-        tl.store(row_max_ptr + rows, m, mask=valid)
-        tl.store(row_scale_ptr + rows, 1.0 / s, mask=valid)
+        if nll_ptr is not None:
+            tl.store(nll_ptr + rows, (log_s - (x - m)) * legal, mask=valid)
+        if row_max_ptr is not None:
+            scale = 1.0 / (1.0 + r)
+            residual = target_residual(x, m, r, scale)
+            tl.store(row_max_ptr + rows, m, mask=valid)
+            tl.store(row_scale_ptr + rows, scale, mask=valid)
+            tl.store(row_residual_ptr + rows, residual, mask=valid)
+            if peak_ptr is not None:
+                weight = label_weight(target, class_weights_ptr, valid, n_cols)
+                tl.store(peak_ptr + group, tl.max(tl.where(valid, tl.abs(weight * residual), 0.0), axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["logits_stride"], do_not_specialize_on_alignment=["logits_ptr"])
 def softmax_stats_kernel(
     logits_ptr,  # [B, n_cols]
     logits_stride,
     target_ptr,  # [B] int64 or None
+    class_weights_ptr,  # [n_cols] or None, for the peaks
     index_ptr,  # [n_selected] int64 or None: only these rows
     entropy_ptr,  # [B] float32 or None, with lse
     lse_ptr,
     nll_ptr,  # [B] float32 or None
-    row_max_ptr,  # [B] float32 or None, with row_scale = 1 / s
+    row_max_ptr,  # [B] float32 or None, with row_scale = 1 / s and row_residual = p_y - 1
     row_scale_ptr,
+    row_residual_ptr,
+    peak_ptr,  # [programs, or groups of COMBINE rows if SPLIT] float32 or None: largest |weight * residual| of their rows
     partial_ptr,  # [3, splits, n_selected] float32, used if SPLIT
     ticket_ptr,
     n_rows,  # B
@@ -140,32 +159,32 @@ def softmax_stats_kernel(
         rows = tl.load(index_ptr + position, mask=valid, other=0)
         valid = valid & (rows >= 0) & (rows < n_rows)
     first = split * split_width
-    m, s, t = row_stats(logits_ptr, logits_stride, rows, valid, first, tl.minimum(first + split_width, n_cols), ROWS, COLUMNS)
+    m, r, t = row_stats(logits_ptr, logits_stride, rows, valid, first, tl.minimum(first + split_width, n_cols), ROWS, COLUMNS)
     if SPLIT:
         place = tl.cast(split, tl.int64) * n_selected + position
         plane = tl.cast(splits, tl.int64) * n_selected
         stored = position < n_selected
         tl.store(partial_ptr + place, m, mask=stored)
-        tl.store(partial_ptr + plane + place, s, mask=stored)
+        tl.store(partial_ptr + plane + place, r, mask=stored)
         tl.store(partial_ptr + 2 * plane + place, t, mask=stored)
         if arrive_last(ticket_ptr, tl.num_programs(0)):
             for start in range(0, n_selected, COMBINE):
                 merged = start + tl.arange(0, COMBINE)
                 present = merged < n_selected
-                row_m, row_s, row_t = merge_partials(partial_ptr, merged, present, n_selected, splits, COMBINE)
+                row_m, row_r, row_t = merge_partials(partial_ptr, merged, present, n_selected, splits, COMBINE)
                 row = merged.to(tl.int64)
                 if index_ptr is not None:
                     row = tl.load(index_ptr + merged, mask=present, other=0)
                     present = present & (row >= 0) & (row < n_rows)
                 write_rows(
-                    row_m, row_s, row_t, row, present, n_cols, logits_ptr, logits_stride, target_ptr,
-                    entropy_ptr, lse_ptr, nll_ptr, row_max_ptr, row_scale_ptr,
+                    row_m, row_r, row_t, row, present, start // COMBINE, n_cols, logits_ptr, logits_stride, target_ptr,
+                    class_weights_ptr, entropy_ptr, lse_ptr, nll_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr, peak_ptr,
                 )  # fmt: skip
             tl.store(ticket_ptr, 0)
     else:
         write_rows(
-            m, s, t, rows, valid, n_cols, logits_ptr, logits_stride, target_ptr,
-            entropy_ptr, lse_ptr, nll_ptr, row_max_ptr, row_scale_ptr,
+            m, r, t, rows, valid, block, n_cols, logits_ptr, logits_stride, target_ptr,
+            class_weights_ptr, entropy_ptr, lse_ptr, nll_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr, peak_ptr,
         )  # fmt: skip
 
 
@@ -173,30 +192,43 @@ def softmax_stats_kernel(
 def merge_partials(partial_ptr, position, valid, n_positions, splits, N: tl.constexpr):
     """Merge the ``splits`` partial statistics of the rows at ``position`` [N], in the order of their columns."""
     m = tl.full((N,), float("-inf"), tl.float32)
-    s = tl.zeros((N,), tl.float32)
+    r = tl.full((N,), -1.0, tl.float32)
     t = tl.zeros((N,), tl.float32)
     plane = tl.cast(splits, tl.int64) * n_positions
     for split in range(0, splits):
         place = partial_ptr + tl.cast(split, tl.int64) * n_positions + position
         m2 = tl.load(place, mask=valid, other=float("-inf"))
-        s2 = tl.load(place + plane, mask=valid, other=0.0)
+        r2 = tl.load(place + plane, mask=valid, other=-1.0)
         t2 = tl.load(place + 2 * plane, mask=valid, other=0.0)
-        m, s, t = merge_stats(m, s, t, m2, s2, t2)
-    return m, s, t
+        m, r, t = merge_stats(m, r, t, m2, r2, t2)
+    return m, r, t
+
+
+def n_peaks(n_rows: int, n_cols: int) -> int:
+    """How many peaks `launch_stats` writes for ``n_rows`` selected rows of ``n_cols`` logits."""
+    rows = COMBINE_ROWS if split_columns(n_rows, n_cols)[0] > 1 else tile_shape(n_cols)[0]
+    return -(-n_rows // rows)
 
 
 def launch_stats(
     logits: torch.Tensor,
     *,
     target: torch.Tensor | None = None,
+    class_weights: torch.Tensor | None = None,
     index: torch.Tensor | None = None,
     entropy: torch.Tensor | None = None,
     lse: torch.Tensor | None = None,
     nll: torch.Tensor | None = None,
     row_max: torch.Tensor | None = None,
     row_scale: torch.Tensor | None = None,
+    row_residual: torch.Tensor | None = None,
+    peak: torch.Tensor | None = None,
 ) -> None:
-    """One launch that fills the given [B] float32 tensors for the rows in ``index`` (all rows without it)."""
+    """One launch that fills the given [B] float32 tensors for the rows in ``index`` (all rows without it).
+
+    ``nll`` and the row results need ``target``; ``row_max``, ``row_scale`` and ``row_residual`` come together. ``peak`` [`n_peaks`]
+    needs them, and takes the weights of the rows from ``class_weights``.
+    """
     n_rows, n_cols = logits.shape
     n_selected = n_rows if index is None else index.shape[0]
     rows, columns, warps = tile_shape(n_cols)
@@ -206,12 +238,15 @@ def launch_stats(
         "logits_ptr": logits,
         "logits_stride": logits.stride(0),
         "target_ptr": target,
+        "class_weights_ptr": class_weights,
         "index_ptr": index,
         "entropy_ptr": entropy,
         "lse_ptr": lse,
         "nll_ptr": nll,
         "row_max_ptr": row_max,
         "row_scale_ptr": row_scale,
+        "row_residual_ptr": row_residual,
+        "peak_ptr": peak,
         "partial_ptr": logits.new_empty(3 * splits * n_selected, dtype=torch.float32) if split else None,
         "ticket_ptr": ticket(logits.device) if split else None,
         "n_rows": n_rows,

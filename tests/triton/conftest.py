@@ -10,6 +10,6 @@ from __future__ import annotations
 import os
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-INTERPRETED_FILES = ("test_arithmetic.py", "test_launches.py", "test_memory.py")
+INTERPRETED_FILES = ("test_arithmetic.py", "test_confident.py", "test_launches.py", "test_memory.py")
 
 collect_ignore = ["test_aot.py", "test_interpreter.py", "test_mutations.py"] if INTERPRETED else list(INTERPRETED_FILES)

@@ -9,7 +9,7 @@ import mmap
 import random
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -141,3 +141,52 @@ def generator(seed: int) -> Callable[..., Tensor]:
 
 def labels(rows: int, classes: int, seed: int) -> Tensor:
     return torch.randint(0, classes, (rows,), generator=torch.Generator().manual_seed(seed + 1))
+
+
+class ExactStats(NamedTuple):
+    """Of float32 logits, in float64."""
+
+    entropy: np.ndarray
+    nll: np.ndarray
+    lse: np.ndarray
+
+
+def _apart(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(maximum, distances from it, e^distance with one copy of the largest left out, its place) of finite rows."""
+    z = array(logits)
+    rows, largest = np.arange(len(z)), z.argmax(1)
+    distance = z - z[rows, largest][:, None]
+    others = np.exp(distance)
+    others[rows, largest] = 0.0
+    return z[rows, largest], distance, others, largest
+
+
+def exact_stats(logits: Tensor, target: Tensor) -> ExactStats:
+    """Entropy, negative log-likelihood and log-sum-exp without cancellation, however confident the rows are."""
+    m, distance, others, _ = _apart(logits)
+    rest = others.sum(1)
+    log_s = np.log1p(rest)
+    return ExactStats(
+        log_s - (others * distance).sum(1) / (1.0 + rest), log_s - distance[np.arange(len(m)), target.numpy()], m + log_s
+    )
+
+
+def exact_residual(logits: Tensor, target: Tensor, class_weights: Tensor | None = None) -> np.ndarray:
+    """c_i (p_i - onehot(y_i)), where p_y - 1 is minus the sum of the others."""
+    _, _, others, largest = _apart(logits)
+    rows, y = np.arange(len(others)), target.numpy()
+    total = 1.0 + others.sum(1)
+    a = others / total[:, None]
+    a[rows, largest] = 1.0 / total
+    a[rows, y] = 0.0
+    a[rows, y] = -a.sum(1)
+    return a if class_weights is None else a * array(class_weights)[y][:, None]
+
+
+def exact_head_gradient(
+    features: Tensor, logits: Tensor, target: Tensor, class_weights: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient of the mean cross-entropy with respect to weight and bias, from `exact_residual`."""
+    a = exact_residual(logits, target, class_weights)
+    total = len(a) if class_weights is None else array(class_weights)[target.numpy()].sum()
+    return a.T @ array(features) / total, a.sum(0) / total

@@ -37,37 +37,41 @@ def _merge_kernel(x_ptr, out_ptr, first, second, ROWS: tl.constexpr, COLUMNS: tl
     """Statistics of columns [0, first) and [first, second) of [ROWS, COLUMNS], merged."""
     rows = tl.arange(0, ROWS)
     present = rows < ROWS
-    m, s, t = softmax_stats.row_stats(x_ptr, COLUMNS, rows.to(tl.int64), present, 0, first, ROWS, 4)
-    m2, s2, t2 = softmax_stats.row_stats(x_ptr, COLUMNS, rows.to(tl.int64), present, first, second, ROWS, 4)
-    m, s, t = _common.merge_stats(m, s, t, m2, s2, t2)
-    entropy, _, lse = _common.finish_stats(m, s, t)
+    m, r, t = softmax_stats.row_stats(x_ptr, COLUMNS, rows.to(tl.int64), present, 0, first, ROWS, 4)
+    m2, r2, t2 = softmax_stats.row_stats(x_ptr, COLUMNS, rows.to(tl.int64), present, first, second, ROWS, 4)
+    m, r, t = _common.merge_stats(m, r, t, m2, r2, t2)
+    entropy, _, lse = _common.finish_stats(m, r, t)
     tl.store(out_ptr + rows, entropy)
     tl.store(out_ptr + ROWS + rows, lse)
 
 
 @triton.jit
 def _coefficient_kernel(
-    scalars_ptr, v_ptr, epsilon, margin, ridge, bound,
+    scalars_ptr, v_ptr, epsilon, margin, ridge, max_correction,
     RULE: tl.constexpr, RELATIVE: tl.constexpr, BOUNDED: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     place = tl.arange(0, N)
     dot, guide_norm2, grad_norm2 = tl.load(scalars_ptr + place), tl.load(scalars_ptr + N + place), tl.load(scalars_ptr + 2 * N + place)
-    v = project.projection_coefficient(dot, guide_norm2, grad_norm2, epsilon, margin, ridge, bound, RULE, RELATIVE, BOUNDED)
+    v = project.projection_coefficient(dot, guide_norm2, grad_norm2, epsilon, margin, ridge, max_correction, RULE, RELATIVE, BOUNDED)
     tl.store(v_ptr + place, v)
 
 
 @triton.jit
-def _residual_kernel(x_ptr, m_ptr, scale_ptr, label_ptr, weight_ptr, out_ptr, rows, n_cols, R: tl.constexpr, C: tl.constexpr):
+def _residual_kernel(
+    x_ptr, m_ptr, scale_ptr, at_label_ptr, label_ptr, weight_ptr, out_ptr, rows, n_cols, R: tl.constexpr, C: tl.constexpr
+):  # fmt: skip
     row, columns = tl.arange(0, R), tl.arange(0, C)
-    m, scale = tl.load(m_ptr + row), tl.load(scale_ptr + row)
+    m, scale, at_label = tl.load(m_ptr + row), tl.load(scale_ptr + row), tl.load(at_label_ptr + row)
     label, weight = tl.load(label_ptr + row), tl.load(weight_ptr + row)
-    a = linear_ce_grad.residual_tile(x_ptr + row * n_cols, m, scale, label, weight, row < rows, columns, n_cols)
+    a = linear_ce_grad.residual_tile(x_ptr + row * n_cols, m, scale, at_label, label, weight, row < rows, columns, n_cols)
     tl.store(out_ptr + row[:, None] * C + columns[None, :], a)
 
 
 @triton.jit
 def _finish_kernel(partial_ptr, n, v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr):
-    project.finish_projection(v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, n, 0.5, 0.75, 1e-3, 1.0, 0, False, True, 4)
+    project.finish_projection(
+        v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, n, 0.5, 0.75, 1e-3, 1.0, None, None, 0, False, True, 4
+    )  # fmt: skip
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, 0.5, 2.0, math.nan, 1.0, -2.0]
@@ -154,7 +158,8 @@ def test_coefficient(rule: str, relative: bool, bound: float | None, epsilon: fl
     dots, guides, grads = (0.0, 0.4, -0.4, -3.0, 5.0, nan, inf, -inf), (0.0, 1e-300, 1.0, 9.0, nan, inf, 1e200, 2.0), (0.0, 4.0)
     cases = list(itertools.product(dots, guides, grads))
     scalars, v = torch.tensor(cases, dtype=torch.float64).t().contiguous(), torch.zeros(len(cases), dtype=torch.float64)
-    _coefficient_kernel[(1,)](scalars, v, *arguments.values(), **constants, N=len(cases))
+    values = {name: value for name, value in arguments.items() if not name.endswith("_ptr")}
+    _coefficient_kernel[(1,)](scalars, v, **values, **constants, N=len(cases))
     expected = [reference.factor(*case) for case in cases]
     np.testing.assert_allclose(v.numpy(), expected, rtol=1e-14, atol=0.0)
 
@@ -162,11 +167,12 @@ def test_coefficient(rule: str, relative: bool, bound: float | None, epsilon: fl
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
 def test_partial_sums_and_their_negative_rounding(n: int) -> None:
     """All partial sums are added, and a squared norm that rounding made negative counts as 0."""
-    partial = torch.arange(3.0 * n, dtype=torch.float64).view(3, n)
+    partial = torch.arange(-1.0, 3.0 * n, dtype=torch.float64)
     results = [torch.zeros(()) for _ in range(4)]
     _finish_kernel[(1,)](partial, n, *results)
-    assert [x.item() for x in results[1:]] == partial.sum(1).tolist()
-    partial[1:] = -1e-20
+    assert [x.item() for x in results[1:]] == partial[1:].view(3, n).sum(1).tolist()
+    assert partial[0].float() == results[0]
+    partial[1 + n :] = -1e-20
     _finish_kernel[(1,)](partial, n, *results)
     assert [results[0].item(), *(x.item() for x in results[2:])] == [0.0, 0.0, 0.0]
 
@@ -176,14 +182,15 @@ def test_residuals_outside_are_zero() -> None:
     rows, classes = 5, 6
     x = helpers.generator(0)(rows, classes)
     x[1] = math.nan
-    m, scale = torch.full((8,), math.nan), torch.full((8,), math.nan)
-    softmax_stats.launch_stats(x, row_max=m[:rows], row_scale=scale[:rows])
+    m, scale, at_label = (torch.full((8,), math.nan) for _ in range(3))
     label, weight, out = (
-        torch.tensor([0, 1, 7, 3, 4, 1, 2, 3]),
+        torch.tensor([0, 1, 5, 3, 4, 1, 2, 3]),
         torch.tensor([1, 1, 1, math.inf, 2, math.nan, 1, 1]),
         torch.full((8, 8), -1.0),
     )
-    _residual_kernel[(1,)](x, m, scale, label, weight, out, rows, classes, 8, 8)
+    softmax_stats.launch_stats(x, target=label, row_max=m[:rows], row_scale=scale[:rows], row_residual=at_label[:rows])
+    label[2] = 7
+    _residual_kernel[(1,)](x, m, scale, at_label, label, weight, out, rows, classes, 8, 8)
     assert (out[rows:] == 0.0).all() and (out[:, classes:] == 0.0).all()
     expected = weight[:rows, None] * (torch.softmax(x.double(), 1) - torch.nn.functional.one_hot(label[:rows], 8)[:, :classes])
     torch.testing.assert_close(out[:rows, :classes].double(), expected, rtol=1e-6, atol=1e-7, equal_nan=True)

@@ -45,7 +45,7 @@ def interpreter() -> None:
         (["tests/ops/test_guided_linear_ce.py"], INTERPRETED, 100),
         (["tests/ops", "--ignore", "tests/ops/test_guided_linear_ce.py"], INTERPRETED, 300),
         (["tests/triton/test_arithmetic.py", "tests/triton/test_memory.py"], "", 100),
-        (["tests/triton/test_launches.py"], "", 150),
+        (["tests/triton/test_launches.py", "tests/triton/test_confident.py"], "", 250),
     ],
     ids=["guided", "ops", "kernels", "launches"],
 )

@@ -79,11 +79,15 @@ def test_several_programs_share_a_row() -> None:
     assert index.tolist() == oracle.topk(truth, 5).tolist()
     assert helpers.bits(entropy) == helpers.bits(softmax_stats.softmax_stats(logits)[0][index])
 
-    chosen, maximum, scale = torch.tensor([4, 0]), torch.full((5,), -1.0), torch.full((5,), -1.0)
-    softmax_stats.launch_stats(logits, index=chosen, row_max=maximum, row_scale=scale)
+    chosen, target = torch.tensor([4, 0]), torch.tensor([0, 1, 2, 3, width])
+    maximum, scale, residual = (torch.full((5,), -1.0) for _ in range(3))
+    softmax_stats.launch_stats(logits, target=target, index=chosen, row_max=maximum, row_scale=scale, row_residual=residual)
     assert maximum.tolist() == [logits[0].max(), -1.0, -1.0, -1.0, 90.0] and scale[1:4].tolist() == [-1.0] * 3
     probability = torch.softmax(logits[chosen].double(), 1).max(1).values
     np.testing.assert_allclose(scale[chosen].double(), probability, rtol=1e-6)
+    expected = helpers.exact_residual(logits[chosen], target[chosen])[[0, 1], target[chosen]]
+    np.testing.assert_allclose(residual[chosen].double(), expected, rtol=1e-5)
+    assert residual[1:4].tolist() == [-1.0] * 3
 
 
 def test_programs_of_many_rows_share_them(monkeypatch: pytest.MonkeyPatch) -> None:

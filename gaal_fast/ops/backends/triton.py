@@ -92,9 +92,9 @@ def project_(
     grads: Sequence[Tensor],
     guides: Sequence[Tensor],
     rule: str,
-    epsilon: float,
+    epsilon: float | Tensor,
     relative: bool,
-    margin: float,
+    margin: float | Tensor,
     ridge: float,
     max_correction: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -113,9 +113,9 @@ def guided_linear_ce(
     class_weights: Tensor | None,
     top_k: int,
     rule: str,
-    epsilon: float,
+    epsilon: float | Tensor,
     relative: bool,
-    margin: float,
+    margin: float | Tensor,
     ridge: float,
     max_correction: float | None,
 ) -> tuple[Tensor | None, ...]:
