@@ -73,7 +73,7 @@ __device__ __forceinline__ void add_packs(ProductSums& sums, const T* grad, cons
   load_group(g, grad, first, aligned);
   load_group(p, guide, first, aligned);
   constexpr int size = Pack<T>::kSize;
-  constexpr int together = 16 / size;  // packs that give sixteen elements
+  constexpr int together = size < 8 ? 16 / size : 1;  // packs; more at once take too many registers
   constexpr int part = packs < together ? packs : together;
 #pragma unroll
   for (int i = 0; i < packs; i += part) {

@@ -111,14 +111,14 @@ struct ProductSums {
 // --- The step --------------------------------------------------------------------------------------------------------------------------------
 
 // A number of float64 as a product of float32 numbers, the first two of them powers of two and in the usual range 1. Whatever overflows
-// or vanishes on the way from p to p a b c does so in the end too. Beyond 2^380 nothing but p = 0 is left, which stays 0.
+// or vanishes on the way from p to p a b c does so in the end too. Beyond 2^379 nothing but p = 0 is left, which stays 0.
 struct Factor {
   float a;
   float b;
   float c;
 
   __device__ __forceinline__ explicit Factor(double v) {
-    if (v > 0x1p380) v = 0x1p380;
+    if (v > 0x1p379) v = 0x1p379;
     a = power_out_of(v);
     b = power_out_of(v);
     c = static_cast<float>(v);

@@ -31,14 +31,11 @@ struct alignas(16) RowMeta {
 
 __device__ __forceinline__ float exponential_of(float shifted) { return exp2f(shifted * kLog2E); }
 
-// The sum of all exponentials.
-__device__ __forceinline__ float sum_of(const RowStats& a) { return a.max == -INFINITY ? a.rest : 1.0f + a.rest; }
-
-// Everything in `a` as seen from a maximum that is not its own.
+// Everything in `a` as seen from a larger maximum. Nothing at all has a factor of 0.
 __device__ __forceinline__ RowStats seen_from(const RowStats& a, float max) {
   const float delta = a.max - max;
   const float factor = exponential_of(delta);
-  const float sum = sum_of(a);
+  const float sum = 1.0f + a.rest;
   return {max, factor * sum, factor * fmaf(fmaxf(delta, kFloor), sum, a.moment)};
 }
 
@@ -137,12 +134,14 @@ __device__ __forceinline__ float residual_of(float logit, const RowMeta& meta, i
 __device__ __forceinline__ float sigma_of(float largest) {
   const int exponent = static_cast<int>(__float_as_uint(largest) >> 23 & 255u) - 127;
   if (largest == 0.0f || (exponent >= -8 && exponent <= 8)) return 1.0f;
-  const int power = exponent < -96 ? 96 : exponent > 96 ? -96 : -exponent;
+  const int power = exponent < -120 ? 120 : exponent > 120 ? -120 : -exponent;
   return __uint_as_float(static_cast<unsigned>(127 + power) << 23);
 }
 
+// The factor fits the largest residual of a sum. A row whose residuals are all 0 may have an inverse sum too large for it, times its weight.
 __device__ __forceinline__ RowMeta scaled(RowMeta meta, float factor) {
   meta.inverse_sum *= factor;
+  if (meta.inverse_sum > FLT_MAX) meta.inverse_sum = FLT_MAX;
   meta.at_target *= factor;
   return meta;
 }
