@@ -144,11 +144,11 @@ def test_equal_rows_have_equal_bits_in_every_layout(place: Backend, classes: int
 def test_head_gradient(
     place: Backend, monkeypatch: pytest.MonkeyPatch, product: str, gap: int, dtype: torch.dtype, indexed: bool, weighted: bool
 ) -> None:
-    """All rows sure of their label, in more than one split of the rows."""
+    """All rows sure of their label, in more than one split of the rows; features so large that float16 has room for most gradients."""
     if product == "library":
         monkeypatch.setattr(glue, "_MOST_MULTIPLY_ADDS", 0)
     logits, target = confident(300, 7, gap)
-    features = torch.rand(300, 5, generator=torch.Generator().manual_seed(1)).to(dtype) + 1
+    features = torch.rand(300, 5, generator=torch.Generator().manual_seed(1)).mul(1024).to(dtype) + 1024
     logits = logits.to(dtype)
     index = torch.arange(0, 300, 3) if indexed else None
     weights = torch.linspace(0.5, 2.0, 7) if weighted else None
@@ -161,16 +161,16 @@ def test_head_gradient(
     assert_near(grad_bias, a.sum(0), np.abs(a).sum(0))
 
 
-def head(gap: float, dtype: torch.dtype, device: str, *, batch_gap: float, shift: float = 0.0) -> guided.Case:
-    """A head that is the identity on 70 of 75 features, so that features are logits; two tiles of classes and of features."""
+def head(gap: float, dtype: torch.dtype, device: str, *, batch_gap: float, shift: float = 0.0, gain: float = 1.0) -> guided.Case:
+    """A head that is ``gain`` times the identity on 70 of 75 features, which are logits / gain; two tiles of classes and of features."""
     classes, extra = 70, 5
     guide, guide_target = confident(66, classes, gap, seed=1)
     batch, largest = confident(40, classes, batch_gap, seed=2)
     generator = torch.Generator().manual_seed(3)
     features, guide_features = (
-        torch.cat((logits, torch.rand(len(logits), extra, generator=generator) + 1), 1).to(dtype).to(device) for logits in (batch, guide)
+        torch.cat((logits / gain, torch.rand(len(logits), extra, generator=generator) + 1), 1).to(dtype).to(device) for logits in (batch, guide)
     )
-    weight = torch.eye(classes, classes + extra, dtype=dtype, device=device)
+    weight = gain * torch.eye(classes, classes + extra, dtype=dtype, device=device)
     bias = torch.full((classes,), shift, dtype=dtype, device=device)
     target = largest if batch_gap else (largest + 1) % classes
     return guided.Case(
@@ -237,6 +237,11 @@ class TestHeadStep:
     @pytest.mark.parametrize("gaps", [(12, 0), (20, 0), (80, 0), (12, 12), (20, 5)], ids=str)
     def test_half_precision(self, place: Backend, path: str, sample_space: bool, gaps: tuple[int, int], dtype: torch.dtype) -> None:
         check_step(head(gaps[0], dtype, place.device, batch_gap=gaps[1]), path, sample_space)
+
+    @pytest.mark.parametrize("dtype", HALF, ids=str)
+    def test_features_gradient_of_half_precision(self, place: Backend, path: str, sample_space: bool, dtype: torch.dtype) -> None:
+        """A weight so large that float16 has room for the gradient to the features, although not for the residuals."""
+        check_step(head(12, dtype, place.device, batch_gap=15, gain=1024.0), path, sample_space)
 
     def test_weights_of_any_size(self, place: Backend, path: str, sample_space: bool) -> None:
         """A common factor of the class weights changes nothing, however far from 1."""

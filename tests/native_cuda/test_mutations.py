@@ -21,6 +21,7 @@ CHECKS = [
     mutations.confident_rows,
     mutations.tied_rows,
     mutations.confident_gradient,
+    mutations.features_gradient,
     mutations.great_weight,
     mutations.tiny_guides,
     mutations.numbers_on_the_device,
