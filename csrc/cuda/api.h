@@ -47,7 +47,7 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
 
 // out[count, Y] = sigma w_i (p_i - onehot_i) of the rows index[0 .. count), with w_i = 1, or with class weights c: w_i = c[y_i] / mean_j c[y_j].
 // `sigma` gets a power of two that brings the largest of them near 1, or 1 where it is near enough: confident rows leave residuals whose
-// products float32 has no range for, or that float16 has none for themselves. Without a label out of range it is finite and not 0.
+// products float32 has no range for, or that float16 has none for themselves. It is positive and finite whatever the logits.
 // `loss`, if not null, gets the mean cross-entropy of those rows. `out` may be the logits themselves where index is null. count >= 1.
 size_t ce_residual_workspace(int device, int64_t count, int64_t classes);
 void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, const int64_t* index, int64_t count,
@@ -81,7 +81,8 @@ void project(const Call& call, int count, void* const* grads, const void* const*
 // rows >= 1 and k >= 1.
 size_t gram_project_workspace(int device, int64_t rows, int64_t k);
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
-                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars, void* workspace);
+                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars,
+                  void* workspace);
 
 // The whole head step. `sample_space` takes the inner products from Gram matrices, so that the guide's gradient is never formed.
 // `cooperative` does it in one launch whose blocks wait for each other, otherwise in three.

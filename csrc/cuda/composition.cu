@@ -223,7 +223,8 @@ void unscale(const Call& call, void* data, int64_t count, const double* sigma) {
 size_t gram_project_workspace(int device, int64_t rows, int64_t k) { return 256 + 3 * sizeof(double) * gram_blocks(device, rows + k); }
 
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
-                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars, void* workspace) {
+                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars,
+                  void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   GramArgs args{};
@@ -243,8 +244,9 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
 
   const double factor = static_cast<double>(rows) / static_cast<double>(k);
   const Launch shape = walk(call, k * classes);
+  const double* const v = args.v;
   const auto enqueue = [&](auto* first) {
-    launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first, rows * classes, k * classes, factor, static_cast<const double*>(args.v), sigmas);
+    launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first, rows * classes, k * classes, factor, v, sigmas);
   };
   switch (call.dtype) {
     case DType::kFloat32: return enqueue(static_cast<float*>(residuals));

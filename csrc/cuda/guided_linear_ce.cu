@@ -204,7 +204,9 @@ __device__ __noinline__ void select_item(const GuidedArgs& a) {
   block_sum(sums, scratch);
   const float sigma = sigma_of(block_max(largest, reinterpret_cast<float*>(scratch)));
   const float guide_sigma = sigma_of(block_max(largest_guide, reinterpret_cast<float*>(scratch)));
-  for (int i = static_cast<int>(threadIdx.x); i < a.k; i += kTileThreads) a.chosen[i] = scaled(a.metas[a.rows + row_of_key(keys[i])], guide_sigma);
+  for (int i = static_cast<int>(threadIdx.x); i < a.k; i += kTileThreads) {
+    a.chosen[i] = scaled(a.metas[a.rows + row_of_key(keys[i])], guide_sigma);
+  }
   for (int i = static_cast<int>(threadIdx.x); i < a.rows; i += kTileThreads) a.scaled[i] = scaled(a.metas[i], sigma);
   if (threadIdx.x == 0) {
     *a.totals = {sums[1], sums[0], sigma, guide_sigma, 0.0};

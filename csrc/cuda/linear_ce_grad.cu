@@ -52,7 +52,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const
   float sigma = 1.0f;
   if constexpr (sizeof(T) == 2) {
     float largest = 0.0f;
-    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kTileThreads) largest = fmaxf(largest, fabsf(global(a.metas)[i].at_target));
+    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kTileThreads) {
+      largest = fmaxf(largest, fabsf(global(a.metas)[i].at_target));
+    }
     sigma = sigma_of(block_max(largest, reinterpret_cast<float*>(scratch)));
   }
   ResidualsAcross<T, T> left(static_cast<const T*>(a.logits), a.logits_stride, a.index, a.source_rows, a.metas, a.count, tile_m, a.classes,

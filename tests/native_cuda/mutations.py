@@ -248,12 +248,16 @@ MUTATIONS = {
     ),
     "0 times -inf, rescaled": Mutation("softmax_core.cuh", "fmaf(fmaxf(delta, kFloor), sum", "fmaf(delta, sum", special_rows),
     "merging two empty parts": Mutation("softmax_core.cuh", "if (high.max > -INFINITY) low =", "low =", special_rows),
-    "a row of nothing, a row of +inf": Mutation("softmax_core.cuh", "a.rest >= 0.0f && fabsf(a.max) < INFINITY", "a.rest >= 0.0f", special_rows),
+    "a row of nothing, a row of +inf": Mutation(
+        "softmax_core.cuh", "a.rest >= 0.0f && fabsf(a.max) < INFINITY", "a.rest >= 0.0f", special_rows
+    ),
     "a row with NaN": Mutation("softmax_core.cuh", "a.rest >= 0.0f && fabsf(a.max)", "fabsf(a.max)", special_rows),
     "the smaller row first": Mutation("softmax_core.cuh", "static_cast<uint32_t>(~row);", "static_cast<uint32_t>(row);", ties),
     "illegal labels": Mutation("softmax_core.cuh", "return !legal ? NAN : class_weights", "return class_weights", illegal_labels),
     "illegal rows": Mutation("row_stats.cu", "return row >= 0 && row < a.source_rows ? row : -1;", "return row;", illegal_labels),
-    "illegal label's loss": Mutation("row_stats.cu", "[row * a.stride + target]) : NAN;", "[row * a.stride + target]) : 0.0f;", illegal_labels),
+    "illegal label's loss": Mutation(
+        "row_stats.cu", "[row * a.stride + target]) : NAN;", "[row * a.stride + target]) : 0.0f;", illegal_labels
+    ),
     "illegal label beside legal ones": Mutation(
         "row_stats.cu", "a.class_weights != nullptr ? sums[0] : rows", "sums[0]", label_of_one_row
     ),
@@ -300,7 +304,9 @@ MUTATIONS = {
         "project.cu", "to_float(g) * inverse_sigma", "to_float(g)", confident_head("composed", False)
     ),
     "sums: squares of small numbers": Mutation("projection_core.cuh", "= __float_as_uint(largest) >> 23 & 255u;", "= 127u;", tiny_guides),
-    "sums: the smallest numbers": Mutation("projection_core.cuh", "exponent == 0u ? 0x00400000u : exponent << 23", "exponent << 23", tiny_guides),
+    "sums: the smallest numbers": Mutation(
+        "projection_core.cuh", "exponent == 0u ? 0x00400000u : exponent << 23", "exponent << 23", tiny_guides
+    ),
     "sums: the largest numbers": Mutation("projection_core.cuh", "    if (exponent > 253u) exponent = 253u;\n", "", projections),
     "v: first factor": Mutation("projection_core.cuh", "    a = power_out_of(v);", "    a = 1.0f;", tiny_guides),
     "v: second factor": Mutation("projection_core.cuh", "    b = power_out_of(v);", "    b = 1.0f;", tiny_guides),

@@ -168,7 +168,8 @@ def head(gap: float, dtype: torch.dtype, device: str, *, batch_gap: float, shift
     batch, largest = confident(40, classes, batch_gap, seed=2)
     generator = torch.Generator().manual_seed(3)
     features, guide_features = (
-        torch.cat((logits / gain, torch.rand(len(logits), extra, generator=generator) + 1), 1).to(dtype).to(device) for logits in (batch, guide)
+        torch.cat((logits / gain, torch.rand(len(logits), extra, generator=generator) + 1), 1).to(dtype).to(device)
+        for logits in (batch, guide)
     )
     weight = gain * torch.eye(classes, classes + extra, dtype=dtype, device=device)
     bias = torch.full((classes,), shift, dtype=dtype, device=device)
@@ -300,7 +301,7 @@ TINY = [
 @pytest.mark.parametrize(("grad", "guide", "rule", "want"), TINY)
 def test_v_beyond_float32(place: Backend, grad: list[float], guide: list[float], rule: Rule, want: list[float]) -> None:
     """v is known in float64, and a step that float32 can represent is taken."""
-    v, dot, guide_norm2, grad_norm2, moved = project(grad, guide, rule, place.device)
+    v, _, guide_norm2, _, moved = project(grad, guide, rule, place.device)
     g, p = (np.asarray(torch.tensor(x).double()) for x in (grad, guide))
     truth = g + rule.factor(float(g @ p), float(p @ p), float(g @ g)) * p
     truth[np.abs(truth) > torch.finfo(torch.float32).max] = math.inf
