@@ -136,6 +136,23 @@ def test_equal_rows_have_equal_bits_in_every_layout(place: Backend, classes: int
     assert len(statistics_seen) == 1 and len(gradients_seen) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize("path", ["cooperative", "launches"])  # a composed step has the logits of the library's product
+def test_equal_guide_rows_are_taken_in_their_order(place: Backend, path: str, dtype: torch.dtype) -> None:
+    """In any tile, from any address: an entropy that differs in its last bit would select by where a row lies."""
+    case = guided.make(5, 130, 21, 33, 100, dtype, place.device, Rule(epsilon=0.2, relative=True))
+    row = case.guide_features[:1].clone()
+    seen = set()
+    for offset in range(8):
+        memory = torch.full((130, 33 + 8), torch.nan, dtype=dtype, device=place.device)
+        case.guide_features = memory[:, offset : offset + 33]
+        case.guide_features[:] = row
+        result = glue.guided_linear_ce(*arguments(case), path=path, sample_space=False)
+        assert result[-1].tolist() == list(range(100))
+        seen.add(tuple(helpers.bits(result)))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("indexed", [False, True], ids=["", "indexed"])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
@@ -263,7 +280,7 @@ class TestHeadStep:
 
     def test_a_bound_for_a_saturated_guide(self, place: Backend, path: str, sample_space: bool) -> None:
         """A residual below the normal numbers has few digits, but the step is as long as the bound says."""
-        case = head(95, torch.float32, place.device, batch_gap=0)
+        case = head(100, torch.float32, place.device, batch_gap=0)
         plain = glue.guided_linear_ce(*arguments(replace(case, rule=Rule(epsilon=-1e30))), path=path, sample_space=sample_space)
         case.rule = Rule(epsilon=0.9, relative=True, max_correction=0.25)
         moved = glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
