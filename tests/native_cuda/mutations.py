@@ -188,7 +188,7 @@ def tiny_guides() -> None:
 
 
 def numbers_on_the_device() -> None:
-    for rule in (Rule(epsilon=2.5), Rule("official", margin=0.9)):
+    for rule in (Rule(epsilon=2.5), Rule("official", margin=1.5)):
         confident.TestNumbersOnTheDevice().test_project(HERE, rule)
 
 
