@@ -13,7 +13,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 // Stands in for -inf where a weight of 0 meets it, because 0 * -inf is NaN. Times any count of classes it stays finite.
 constexpr float kFloor = -1e30f;
 
-// A maximum of -inf stands for nothing at all: its rest is 0, or NaN once a NaN was seen.
+// A maximum of -inf stands for nothing at all: its rest counts for nothing, but NaN once a NaN was seen.
 struct RowStats {
   float max = -INFINITY;
   float rest = 0.0f;
@@ -50,14 +50,12 @@ __device__ __forceinline__ void accumulate(RowStats& a, const float (&x)[count])
     a = seen_from(a, max);
     ties = -1;  // one copy of the largest is not of the rest
   }
-  // Only -inf and NaN so far: -inf - (-inf) would be NaN where 0 is meant.
-  const float base = a.max == -INFINITY ? 0.0f : a.max;
   float rest = 0.0f;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const float shifted = x[i] - base;
+    const float shifted = x[i] - a.max;
     const float exponential = exponential_of(shifted);
-    if (x[i] == base) {
+    if (x[i] == a.max) {
       ++ties;
     } else {
       rest += exponential;

@@ -243,7 +243,6 @@ MUTATIONS = {
         "row_stats.cu", "i > 0 && (i + 2) * kSize - shift <= columns", "i > 0", ("address", "rows")
     ),
     # Special values
-    "-inf before anything else": Mutation("softmax_core.cuh", "a.max == -INFINITY ? 0.0f : a.max", "a.max", special_rows),
     "0 times -inf, element": Mutation(
         "softmax_core.cuh", "fmaf(exponential, fmaxf(shifted, kFloor), a.moment)", "fmaf(exponential, shifted, a.moment)", special_rows
     ),
