@@ -45,11 +45,16 @@ size_t linear_ce_grad_workspace(int device, DType dtype, int64_t count, int64_t 
 void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logits, const int64_t* target, const int64_t* index,
                     int64_t count, const float* class_weights, void* grad_weight, void* grad_bias, void* workspace);
 
-// out[count, Y] = w_i (p_i - onehot_i) of the rows index[0 .. count), with w_i = 1, or with class weights c: w_i = c[y_i] / mean_j c[y_j].
+// out[count, Y] = sigma w_i (p_i - onehot_i) of the rows index[0 .. count), with w_i = 1, or with class weights c: w_i = c[y_i] / mean_j c[y_j].
+// `sigma` gets a power of two that brings the largest of them near 1, or 1 where it is near enough: confident rows leave residuals whose
+// products float32 has no range for, or that float16 has none for themselves. It is positive and finite whatever the logits.
 // `loss`, if not null, gets the mean cross-entropy of those rows. `out` may be the logits themselves where index is null. count >= 1.
 size_t ce_residual_workspace(int device, int64_t count, int64_t classes);
 void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, const int64_t* index, int64_t count,
-                 const float* class_weights, void* out, int64_t out_stride, float* loss, void* workspace);
+                 const float* class_weights, void* out, int64_t out_stride, double* sigma, float* loss, void* workspace);
+
+// data[i] /= *sigma for i < count; nothing is read or written where sigma is 1.
+void unscale(const Call& call, void* data, int64_t count, const double* sigma);
 
 struct ProjectionOptions {
   bool official;
@@ -58,20 +63,26 @@ struct ProjectionOptions {
   double margin;
   double ridge;
   double max_correction;  // negative: none
+  const double* epsilon_at = nullptr;  // in the device's memory, in the place of epsilon
+  const double* margin_at = nullptr;
 };
 
-// grads[i] += v guides[i] for i < count, each contiguous with sizes[i] elements. scalars[4] = v, <g, g_p>, |g_p|^2, |g|^2.
+// grads[i] += v guides[i] for i < count, each contiguous with sizes[i] elements. scalars[4] = v, <g, g_p>, |g_p|^2, |g|^2. Of an overflow
+// only the scalars become infinite, not the step. `sigmas`, if not null, are two powers of two that all gradients and all guides come
+// multiplied by; the results are not.
 size_t project_workspace(int device, DType dtype, int count, const int64_t* sizes);
 void project(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes,
-             const ProjectionOptions& options, float* scalars, void* workspace);
+             const ProjectionOptions& options, const double* sigmas, float* scalars, void* workspace);
 
 // v from the Gram matrices of stacked rows, `rows` of the batch and then k of the guide: residual_gram and feature_gram, both
 // [rows + k, rows + k] float32 and contiguous. The inner products are sums of residual_gram * (feature_gram + has_bias), each residual
-// still to be divided by its number of rows. Then the last k rows of `residuals` [rows + k, classes] are multiplied by v rows / k.
+// still to be divided by its number of rows and by the sigma of its part, sigmas[0] or sigmas[1]. Then `residuals` [rows + k, classes] are
+// divided by these too, and the last k rows are multiplied by v rows / k.
 // rows >= 1 and k >= 1.
 size_t gram_project_workspace(int device, int64_t rows, int64_t k);
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
-                  void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars, void* workspace);
+                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars,
+                  void* workspace);
 
 // The whole head step. `sample_space` takes the inner products from Gram matrices, so that the guide's gradient is never formed.
 // `cooperative` does it in one launch whose blocks wait for each other, otherwise in three.

@@ -19,7 +19,7 @@ using gaal::Matrix;
 
 using Address = std::uintptr_t;
 using MatrixTuple = std::tuple<Address, int64_t, int64_t, int64_t>;
-using OptionsTuple = std::tuple<bool, double, bool, double, double, double>;
+using OptionsTuple = std::tuple<bool, double, bool, double, double, double, Address, Address>;
 
 template <typename T>
 T* pointer(Address address) {
@@ -30,9 +30,13 @@ Call call_of(int device, Address stream, int dtype) { return {device, pointer<vo
 
 Matrix matrix_of(const MatrixTuple& m) { return {pointer<const void>(std::get<0>(m)), std::get<1>(m), std::get<2>(m), std::get<3>(m)}; }
 
-// (official, epsilon, relative, margin, ridge, max_correction or a negative number for none)
+// (official, epsilon, relative, margin, ridge, max_correction or a negative number for none, addresses of doubles on the device that take
+// the place of epsilon and of margin, or 0)
 gaal::ProjectionOptions options_of(const OptionsTuple& o) {
-  return {std::get<0>(o), std::get<2>(o), std::get<1>(o), std::get<3>(o), std::get<4>(o), std::get<5>(o)};
+  gaal::ProjectionOptions options{std::get<0>(o), std::get<2>(o), std::get<1>(o), std::get<3>(o), std::get<4>(o), std::get<5>(o)};
+  options.epsilon_at = pointer<const double>(std::get<6>(o));
+  options.margin_at = pointer<const double>(std::get<7>(o));
+  return options;
 }
 
 }  // namespace
@@ -82,10 +86,16 @@ PYBIND11_MODULE(_native_cuda, m) {
   m.def(
       "ce_residual",
       [](int device, Address stream, int dtype, const MatrixTuple& logits, Address target, Address index, int64_t count,
-         Address class_weights, Address out, int64_t out_stride, Address loss, Address workspace) {
+         Address class_weights, Address out, int64_t out_stride, Address sigma, Address loss, Address workspace) {
         gaal::ce_residual(call_of(device, stream, dtype), matrix_of(logits), pointer<const int64_t>(target), pointer<const int64_t>(index),
-                          count, pointer<const float>(class_weights), pointer<void>(out), out_stride, pointer<float>(loss),
-                          pointer<void>(workspace));
+                          count, pointer<const float>(class_weights), pointer<void>(out), out_stride, pointer<double>(sigma),
+                          pointer<float>(loss), pointer<void>(workspace));
+      },
+      Unlocked());
+  m.def(
+      "unscale",
+      [](int device, Address stream, int dtype, Address data, int64_t count, Address sigma) {
+        gaal::unscale(call_of(device, stream, dtype), pointer<void>(data), count, pointer<const double>(sigma));
       },
       Unlocked());
 
@@ -95,10 +105,10 @@ PYBIND11_MODULE(_native_cuda, m) {
   m.def(
       "project",
       [](int device, Address stream, int dtype, const std::vector<Address>& grads, const std::vector<Address>& guides,
-         const std::vector<int64_t>& sizes, const OptionsTuple& options, Address scalars, Address workspace) {
+         const std::vector<int64_t>& sizes, const OptionsTuple& options, Address sigmas, Address scalars, Address workspace) {
         gaal::project(call_of(device, stream, dtype), static_cast<int>(sizes.size()), reinterpret_cast<void* const*>(grads.data()),
-                      reinterpret_cast<const void* const*>(guides.data()), sizes.data(), options_of(options), pointer<float>(scalars),
-                      pointer<void>(workspace));
+                      reinterpret_cast<const void* const*>(guides.data()), sizes.data(), options_of(options),
+                      pointer<const double>(sigmas), pointer<float>(scalars), pointer<void>(workspace));
       },
       Unlocked());
 
@@ -106,10 +116,10 @@ PYBIND11_MODULE(_native_cuda, m) {
   m.def(
       "gram_project",
       [](int device, Address stream, int dtype, int64_t rows, int64_t k, Address residual_gram, Address feature_gram, bool has_bias,
-         Address residuals, int64_t classes, const OptionsTuple& options, Address scalars, Address workspace) {
+         Address sigmas, Address residuals, int64_t classes, const OptionsTuple& options, Address scalars, Address workspace) {
         gaal::gram_project(call_of(device, stream, dtype), rows, k, pointer<const float>(residual_gram), pointer<const float>(feature_gram),
-                           has_bias, pointer<void>(residuals), classes, options_of(options), pointer<float>(scalars),
-                           pointer<void>(workspace));
+                           has_bias, pointer<const double>(sigmas), pointer<void>(residuals), classes, options_of(options),
+                           pointer<float>(scalars), pointer<void>(workspace));
       },
       Unlocked());
 

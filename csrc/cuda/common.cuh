@@ -98,6 +98,18 @@ __device__ void block_sum(double (&values)[count], double* scratch) {
   __syncthreads();
 }
 
+// The largest of the threads' numbers, NaN apart; every thread gets it. `scratch` holds one float a warp. Begins and ends with a barrier.
+__device__ inline float block_max(float value, float* scratch) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) value = fmaxf(value, scratch[w]);
+  __syncthreads();
+  return value;
+}
+
 // True in the last of `blocks` blocks that come here, for all its threads. What any of them wrote before is then visible to that block.
 //
 // The barrier orders the block's writes before thread 0, whose fence releases them together with the ticket; the second fence makes the

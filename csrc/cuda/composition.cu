@@ -17,32 +17,20 @@ struct ResidualArgs {
   int64_t source_rows;
   const int64_t* index;
   const RowMeta* metas;
-  const float* nll;
-  bool weighted;
+  const double* total;
+  const double* sigma;
   int64_t count;
   int64_t classes;
   int blocks_per_row;
   void* out;
   int64_t out_stride;
-  float* loss;
 };
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) write_residuals(const __grid_constant__ ResidualArgs a) {
-  GAAL_DYNAMIC_SHARED(shared);
-  double* const scratch = reinterpret_cast<double*>(shared);
-  const int count = static_cast<int>(a.count);
-  const double total = a.weighted ? sum_weights(a.metas, count, scratch) : static_cast<double>(a.count);
-  if (blockIdx.x == 0 && a.loss != nullptr) {
-    double loss[1] = {0.0};
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) loss[0] += static_cast<double>(a.metas[i].weight) * a.nll[i];
-    block_sum(loss, scratch);
-    if (threadIdx.x == 0) *a.loss = static_cast<float>(loss[0] / total);
-  }
   const int64_t position = blockIdx.x / a.blocks_per_row;
   const int64_t source = a.index == nullptr ? position : a.index[position];
-  RowMeta meta = a.metas[position];
-  meta.weight *= static_cast<float>(static_cast<double>(a.count) / total);
+  const RowMeta meta = scaled(a.metas[position], static_cast<float>(static_cast<double>(a.count) / *a.total * *a.sigma));
   const bool legal = source >= 0 && source < a.source_rows;
   const T* const from = static_cast<const T*>(a.logits) + (legal ? source : 0) * a.stride;
   T* const to = static_cast<T*>(a.out) + position * a.out_stride;
@@ -68,8 +56,10 @@ struct GramArgs {
   float bias_feature;  // the bias is a feature that is always 1
   int64_t rows;
   int64_t k;
+  const double* sigmas;
   double* partial;  // [3, blocks]
   unsigned* ticket;
+  double* v;
   float* scalars;
   ProjectionRule rule;
 };
@@ -100,12 +90,13 @@ __global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_con
   }
   block_sum(sums, scratch);
   if (threadIdx.x == 0) {
-    const double rows = static_cast<double>(a.rows);
-    const double k = static_cast<double>(a.k);
+    const double rows = static_cast<double>(a.rows) * a.sigmas[0];
+    const double k = static_cast<double>(a.k) * a.sigmas[1];
     // Rounding may leave a norm of 0 slightly below it. NaN stays.
     const double guide_norm2 = sums[1] < 0.0 ? 0.0 : sums[1] / (k * k);
     const double grad_norm2 = sums[2] < 0.0 ? 0.0 : sums[2] / (rows * rows);
     const Projection p = project(sums[0] / (rows * k), guide_norm2, grad_norm2, a.rule);
+    *a.v = p.v;
     a.scalars[0] = static_cast<float>(p.v);
     a.scalars[1] = static_cast<float>(p.dot);
     a.scalars[2] = static_cast<float>(p.guide_norm2);
@@ -114,16 +105,29 @@ __global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_con
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) scale_residuals(T* residuals, int64_t count, float factor, const float* scalars) {
-  const float scale = scalars[0] * factor;
+__device__ void multiply_all(T* data, int64_t count, const Factor& factor) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    residuals[i] = from_float<T>(to_float(residuals[i]) * scale);
+    data[i] = from_float<T>(factor.times(to_float(data[i])));
   }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) unscale_all(T* data, int64_t count, const double* sigma) {
+  if (*sigma != 1.0) multiply_all(data, count, Factor(1.0 / *sigma));
+}
+
+// The residuals of the batch, then those of the guide, as one product wants them.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    scale_residuals(T* residuals, int64_t of_batch, int64_t of_guide, double factor, const double* v, const double* sigmas) {
+  if (sigmas[0] != 1.0) multiply_all(residuals, of_batch, Factor(1.0 / sigmas[0]));
+  multiply_all(residuals + of_batch, of_guide, Factor(*v * factor / sigmas[1]));
 }
 
 struct ResidualWorkspace {
   RowsPlan rows;
   size_t metas;
+  size_t weights;
   size_t nll;
   size_t partial;
   size_t bytes;
@@ -133,7 +137,8 @@ ResidualWorkspace lay_out(int device, int64_t count, int64_t classes) {
   ResidualWorkspace at{};
   at.rows = plan_rows(device, count, classes);
   at.metas = 256;
-  at.nll = at.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
+  at.weights = at.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
+  at.nll = at.weights + round_up<size_t>(count * sizeof(float), 256);
   at.partial = at.nll + round_up<size_t>(count * sizeof(float), 256);
   at.bytes = at.partial + (at.rows.parts > 1 ? static_cast<size_t>(count) * at.rows.parts * sizeof(RowStats) : 0);
   return at;
@@ -143,12 +148,21 @@ unsigned gram_blocks(int device, int64_t all) {
   return static_cast<unsigned>(std::min<int64_t>(all, 2 * static_cast<int64_t>(device_info(device).multiprocessors)));
 }
 
+// For a kernel that walks over so many elements.
+Launch walk(const Call& call, int64_t count) {
+  const int64_t wanted = std::max<int64_t>(1, ceil_div<int64_t>(count, 4 * kThreads));
+  const int64_t most = 8 * static_cast<int64_t>(device_info(call.device).multiprocessors);
+  return {static_cast<unsigned>(std::min(wanted, most)), kThreads, 0, static_cast<cudaStream_t>(call.stream)};
+}
+
+constexpr size_t kTotalAt = 8;  // in a workspace, behind the ticket
+
 }  // namespace
 
 size_t ce_residual_workspace(int device, int64_t count, int64_t classes) { return lay_out(device, count, classes).bytes; }
 
 void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, const int64_t* index, int64_t count,
-                 const float* class_weights, void* out, int64_t out_stride, float* loss, void* workspace) {
+                 const float* class_weights, void* out, int64_t out_stride, double* sigma, float* loss, void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   const ResidualWorkspace at = lay_out(call.device, count, logits.columns);
@@ -164,11 +178,15 @@ void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, 
   rows.target = target;
   rows.class_weights = class_weights;
   rows.meta = reinterpret_cast<RowMeta*>(base + at.metas);
+  rows.weights = reinterpret_cast<float*>(base + at.weights);
   rows.nll = reinterpret_cast<float*>(base + at.nll);
+  rows.total = reinterpret_cast<double*>(base + kTotalAt);
+  rows.sigma = sigma;
+  rows.loss = loss;
   rows.k = -1;
   rows.ticket = reinterpret_cast<unsigned*>(base);
   rows.partial = reinterpret_cast<RowStats*>(base + at.partial);
-  if (at.rows.parts > 1) check(cudaMemsetAsync(rows.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
+  check(cudaMemsetAsync(rows.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   enqueue_row_stats(call.dtype, at.rows, rows, stream);
 
   ResidualArgs args{};
@@ -177,15 +195,14 @@ void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, 
   args.source_rows = logits.rows;
   args.index = index;
   args.metas = rows.meta;
-  args.nll = rows.nll;
-  args.weighted = class_weights != nullptr;
+  args.total = rows.total;
+  args.sigma = sigma;
   args.count = count;
   args.classes = logits.columns;
   args.blocks_per_row = static_cast<int>(ceil_div<int64_t>(logits.columns, 16 * kThreads));
   args.out = out;
   args.out_stride = out_stride;
-  args.loss = loss;
-  const Launch shape{static_cast<unsigned>(count * args.blocks_per_row), kThreads, kScratchBytes, stream};
+  const Launch shape{static_cast<unsigned>(count * args.blocks_per_row), kThreads, 0, stream};
   switch (call.dtype) {
     case DType::kFloat32: return launch(write_residuals<float>, shape, args);
     case DType::kFloat16: return launch(write_residuals<__half>, shape, args);
@@ -193,10 +210,21 @@ void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, 
   }
 }
 
+void unscale(const Call& call, void* data, int64_t count, const double* sigma) {
+  const DeviceGuard guard(call.device);
+  const Launch shape = walk(call, count);
+  switch (call.dtype) {
+    case DType::kFloat32: return launch(unscale_all<float>, shape, static_cast<float*>(data), count, sigma);
+    case DType::kFloat16: return launch(unscale_all<__half>, shape, static_cast<__half*>(data), count, sigma);
+    case DType::kBFloat16: return launch(unscale_all<__nv_bfloat16>, shape, static_cast<__nv_bfloat16*>(data), count, sigma);
+  }
+}
+
 size_t gram_project_workspace(int device, int64_t rows, int64_t k) { return 256 + 3 * sizeof(double) * gram_blocks(device, rows + k); }
 
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
-                  void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars, void* workspace) {
+                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars,
+                  void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   GramArgs args{};
@@ -207,18 +235,19 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
   args.k = k;
   args.ticket = static_cast<unsigned*>(workspace);
   args.partial = reinterpret_cast<double*>(static_cast<char*>(workspace) + 256);
+  args.sigmas = sigmas;
+  args.v = reinterpret_cast<double*>(static_cast<char*>(workspace) + kTotalAt);
   args.scalars = scalars;
-  args.rule = {options.official, options.relative, options.epsilon, options.margin, options.ridge, options.max_correction};
+  args.rule = rule_of(options);
   check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   launch(gram_inner_products, {gram_blocks(call.device, rows + k), kThreads, kScratchBytes + 16, stream}, args);
 
-  const int64_t count = k * classes;
-  const float factor = static_cast<float>(static_cast<double>(rows) / static_cast<double>(k));
-  const int64_t wanted = ceil_div<int64_t>(count, 4 * kThreads);
-  const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(wanted, 8 * static_cast<int64_t>(device_info(call.device).multiprocessors)));
-  const Launch shape{blocks, kThreads, 0, stream};
-  const float* const v = scalars;
-  const auto enqueue = [&](auto* first) { launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first + rows * classes, count, factor, v); };
+  const double factor = static_cast<double>(rows) / static_cast<double>(k);
+  const Launch shape = walk(call, k * classes);
+  const double* const v = args.v;
+  const auto enqueue = [&](auto* first) {
+    launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first, rows * classes, k * classes, factor, v, sigmas);
+  };
   switch (call.dtype) {
     case DType::kFloat32: return enqueue(static_cast<float*>(residuals));
     case DType::kFloat16: return enqueue(static_cast<__half*>(residuals));

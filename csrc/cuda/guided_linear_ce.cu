@@ -29,6 +29,15 @@ constexpr int kStrips = 4;  // a tile of the Gram matrices is combined in strips
 constexpr int kScalarLoss = 0;
 constexpr int kScalarV = 1;
 
+// What a launch leaves for the next in float64.
+struct Totals {
+  double weights;        // of the batch
+  double guide_weights;  // of the selected rows
+  double sigma;          // what `scaled` and `chosen` are multiplied by
+  double guide_sigma;
+  double v;
+};
+
 struct GuidedArgs {
   // Inputs, strides in elements.
   const void* features;
@@ -63,12 +72,14 @@ struct GuidedArgs {
   int logit_splits;
   int logit_depth;  // of a split
   RowMeta* metas;   // [rows + guide_rows]
-  RowMeta* chosen;  // [k], the metas of the selected rows
+  RowMeta* scaled;  // [rows], those of the batch times its sigma
+  RowMeta* chosen;  // [k], those of the selected rows times theirs
+  float* weights;   // [rows + guide_rows]
   float* nll;       // [rows]
   float* entropy;   // [guide_rows]
-  double* totals;   // [2], weights of the batch and of the selected rows
+  Totals* totals;
   double* partial;  // [items, 3]
-  float* guide_weight;  // [classes, width], direct only
+  float* guide_weight;  // [classes, width], direct only: the products as they come, not yet a mean
   float* guide_bias;    // [classes]
   float* gram;          // [pairs, gram_splits, 64 * 64], sample space only
   int residual_splits;
@@ -157,7 +168,9 @@ __device__ __noinline__ void row_item(const GuidedArgs& a, int row) {
   const bool legal = target >= 0 && target < a.classes;
   at_target = __shfl_sync(kAllLanes, at_target, legal ? static_cast<int>(target / 4 % kWarp) : 0);
   if (lane != 0) return;
-  a.metas[row] = meta_of(stats, target, a.classes, a.class_weights);
+  const float weight = weight_of(target, a.classes, a.class_weights);
+  a.weights[row] = weight;
+  a.metas[row] = meta_of(stats, target, a.classes, at_target, weight);
   if (guide) {
     a.entropy[row - a.rows] = entropy_of(stats);
   } else {
@@ -174,22 +187,29 @@ __device__ __noinline__ void select_item(const GuidedArgs& a) {
   __syncthreads();
   if (a.k > 0) sort_by_entropy(a.entropy, a.guide_rows, keys);
   double sums[3] = {0.0, 0.0, 0.0};
+  float largest = 0.0f;
+  float largest_guide = 0.0f;
   for (int i = static_cast<int>(threadIdx.x); i < a.k; i += kTileThreads) {
-    const uint32_t row = row_of_key(keys[i]);
-    const RowMeta meta = a.metas[a.rows + row];
-    a.index[i] = row;
-    a.chosen[i] = meta;
-    sums[0] += meta.weight;
+    const int row = a.rows + static_cast<int>(row_of_key(keys[i]));
+    a.index[i] = row - a.rows;
+    sums[0] += a.weights[row];
+    largest_guide = fmaxf(largest_guide, fabsf(a.metas[row].at_target));
   }
   for (int i = static_cast<int>(threadIdx.x); i < a.rows; i += kTileThreads) {
-    const float weight = a.metas[i].weight;
+    const float weight = a.weights[i];
     sums[1] += weight;
     sums[2] += static_cast<double>(weight) * a.nll[i];
+    largest = fmaxf(largest, fabsf(a.metas[i].at_target));
   }
   block_sum(sums, scratch);
+  const float sigma = sigma_of(block_max(largest, reinterpret_cast<float*>(scratch)));
+  const float guide_sigma = sigma_of(block_max(largest_guide, reinterpret_cast<float*>(scratch)));
+  for (int i = static_cast<int>(threadIdx.x); i < a.k; i += kTileThreads) {
+    a.chosen[i] = scaled(a.metas[a.rows + row_of_key(keys[i])], guide_sigma);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < a.rows; i += kTileThreads) a.scaled[i] = scaled(a.metas[i], sigma);
   if (threadIdx.x == 0) {
-    a.totals[0] = sums[1];
-    a.totals[1] = sums[0];
+    *a.totals = {sums[1], sums[0], sigma, guide_sigma, 0.0};
     a.scalars[kScalarLoss] = static_cast<float>(sums[2] / sums[1]);
   }
 }
@@ -198,12 +218,20 @@ __device__ __noinline__ void select_item(const GuidedArgs& a) {
 
 __host__ __device__ inline int feature_items(const GuidedArgs& a) { return tiles(a.rows) * tiles(a.width); }
 
+// Half precision has no room for the residuals of confident rows; here each row can have a factor of its own.
+template <typename T>
+__device__ __forceinline__ float row_sigma(const RowMeta& meta) {
+  return sizeof(T) == 2 ? sigma_of(fabsf(meta.at_target)) : 1.0f;
+}
+
 template <typename T>
 __device__ __noinline__ void feature_item(const GuidedArgs& a, int item) {
   GAAL_DYNAMIC_SHARED(shared);
   const int tile_m = item / tiles(a.width);
   const int tile_n = item % tiles(a.width);
   ResidualsAlongK<T> left(stacked_logits(a, nullptr, 0), a.metas, nullptr, tile_m, a.classes);
+#pragma unroll
+  for (int j = 0; j < kPacksPerThread; ++j) left.meta[j] = scaled(left.meta[j], row_sigma<T>(left.meta[j]));
   RowsAcross<T> right(static_cast<const T*>(a.weight), a.weight_stride, nullptr, a.classes, a.classes, tile_n, a.width, a.weight_packs);
   Product<T> product;
   product.clear();
@@ -212,13 +240,14 @@ __device__ __noinline__ void feature_item(const GuidedArgs& a, int item) {
   product.dump(dump);
   // Not the total of the selection, which another block may be making right now. The order of the sum is the same.
   double total = a.rows;
-  if (a.class_weights != nullptr) total = sum_weights(a.metas, a.rows, reinterpret_cast<double*>(shared + kScratch));
+  if (a.class_weights != nullptr) total = sum_weights(a.weights, a.rows, reinterpret_cast<double*>(shared + kScratch));
   __syncthreads();
-  const float scale = inverse_total(total, a.rows);
+  const float inverse = inverse_total(total, a.rows);
   T* const out = static_cast<T*>(a.grad_features);
   const bool whole = a.width % 4 == 0;
   for_each_group(tile_m, tile_n, a.rows, a.width, [&](int row, int column, int inside, int at) {
     const Pack<float> sum = load_pack(dump + at);
+    const float scale = sizeof(T) == 2 ? inverse / row_sigma<T>(a.metas[row]) : inverse;
     const float value[4] = {sum.v[0] * scale, sum.v[1] * scale, sum.v[2] * scale, sum.v[3] * scale};
     store_group(out + static_cast<int64_t>(row) * a.width + column, value, inside, whole);
   });
@@ -240,7 +269,7 @@ __device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int 
     const int count = guide == 0 ? a.rows : a.k;
     const int source_rows = guide == 0 ? a.rows : a.guide_rows;
     ResidualsAcross<T, float> left(guide == 0 ? logits.first : logits.second, a.logit_stride, index, source_rows,
-                                   guide == 0 ? a.metas : a.chosen, count, tile_m, a.classes, true);
+                                   guide == 0 ? a.scaled : a.chosen, count, tile_m, a.classes, true);
     RowsAcross<T> right(static_cast<const T*>(guide == 0 ? a.features : a.guide_features), guide == 0 ? a.features_stride : a.guide_stride,
                         index, source_rows, count, tile_n, a.width, a.row_packs);
     Product<T> product;
@@ -252,13 +281,28 @@ __device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int 
   }
 }
 
+// What the products are multiplied by to become gradients.
 struct HeadScales {
-  float grad;
-  float guide;
+  double grad;
+  double guide;
 };
 
 __device__ __forceinline__ HeadScales head_scales(const GuidedArgs& a) {
-  return {inverse_total(a.totals[0], a.rows), inverse_total(a.totals[1], a.k)};
+  const Totals& t = *a.totals;
+  return {a.rows > 0 ? 1.0 / (t.weights * t.sigma) : 0.0, a.k > 0 ? 1.0 / (t.guide_weights * t.guide_sigma) : 0.0};
+}
+
+// Sums of products of parts of the gradients, as the partial inner products they are.
+__device__ __forceinline__ void store_partial(const GuidedArgs& a, int item, double (&sums)[3]) {
+  GAAL_DYNAMIC_SHARED(shared);
+  const HeadScales scale = head_scales(a);
+  sums[0] *= scale.grad * scale.guide;
+  sums[1] *= scale.guide * scale.guide;
+  sums[2] *= scale.grad * scale.grad;
+  block_sum(sums, reinterpret_cast<double*>(shared + kScratch));
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 3; ++i) a.partial[item * 3 + i] = sums[i];
+  }
 }
 
 // True for the thread that holds class `row` of the bias's gradient.
@@ -277,45 +321,30 @@ __device__ void direct_item(const GuidedArgs& a, int item) {
   const float* const grad_dump = reinterpret_cast<const float*>(shared + kFirstDump);
   const float* const guide_dump = reinterpret_cast<const float*>(shared + kSecondDump);
   const float* const column_sums = reinterpret_cast<const float*>(shared + kColumnSums);
-  const HeadScales scale = head_scales(a);
-  float dot = 0.0f;
-  float guide_norm2 = 0.0f;
-  float grad_norm2 = 0.0f;
+  const float scale = static_cast<float>(head_scales(a).grad);
+  ProductSums products;
   T* const out = static_cast<T*>(a.grad_weight);
   const bool whole = a.width % 4 == 0;
   for_each_group(tile_m, tile_n, a.classes, a.width, [&](int row, int column, int inside, int at) {
-    const Pack<float> grad_sum = load_pack(grad_dump + at);
-    const Pack<float> guide_sum = load_pack(guide_dump + at);
-    float grad[4];
-    float guide[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      grad[i] = grad_sum.v[i] * scale.grad;
-      guide[i] = guide_sum.v[i] * scale.guide;
-      // Past the last column both are 0: features there are read as 0.
-      dot = fmaf(grad[i], guide[i], dot);
-      guide_norm2 = fmaf(guide[i], guide[i], guide_norm2);
-      grad_norm2 = fmaf(grad[i], grad[i], grad_norm2);
-    }
+    const Pack<float> grad = load_pack(grad_dump + at);
+    const Pack<float> guide = load_pack(guide_dump + at);
+    // Past the last column both are 0: features there are read as 0.
+    products.add(grad.v, guide.v);
+    const float value[4] = {grad.v[0] * scale, grad.v[1] * scale, grad.v[2] * scale, grad.v[3] * scale};
     const int64_t to = static_cast<int64_t>(row) * a.width + column;
-    store_group(out + to, grad, inside, whole);
-    store_group(a.guide_weight + to, guide, inside, whole);
+    store_group(out + to, value, inside, whole);
+    store_group(a.guide_weight + to, guide.v, inside, whole);
   });
   int row;
   if (holds_bias(a, tile_m, tile_n, &row)) {
-    const float grad = column_sums[threadIdx.x] * scale.grad;
-    const float guide = column_sums[kTile + threadIdx.x] * scale.guide;
-    dot = fmaf(grad, guide, dot);
-    guide_norm2 = fmaf(guide, guide, guide_norm2);
-    grad_norm2 = fmaf(grad, grad, grad_norm2);
-    static_cast<T*>(a.grad_bias)[row] = from_float<T>(grad);
-    a.guide_bias[row] = guide;
+    const float grad[1] = {column_sums[threadIdx.x]};
+    const float guide[1] = {column_sums[kTile + threadIdx.x]};
+    products.add(grad, guide);
+    static_cast<T*>(a.grad_bias)[row] = from_float<T>(grad[0] * scale);
+    a.guide_bias[row] = guide[0];
   }
-  double sums[3] = {dot, guide_norm2, grad_norm2};
-  block_sum(sums, reinterpret_cast<double*>(shared + kScratch));
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < 3; ++i) a.partial[item * 3 + i] = sums[i];
-  }
+  double sums[3] = {products.dot, products.guide_norm2, products.grad_norm2};
+  store_partial(a, item, sums);
 }
 
 // --- inner: Gram matrices ----------------------------------------------------------------------------------------------------------------
@@ -346,8 +375,8 @@ __device__ __noinline__ void gram_item(const GuidedArgs& a, int item) {
   product.clear();
   if (split < a.residual_splits) {
     const StackedRows<float> logits = stacked_logits(a, a.index, a.k);
-    ResidualsAlongK<T> left(logits, a.metas, a.chosen, tile_i, a.classes);
-    ResidualsAlongK<T> right(logits, a.metas, a.chosen, tile_j, a.classes);
+    ResidualsAlongK<T> left(logits, a.scaled, a.chosen, tile_i, a.classes);
+    ResidualsAlongK<T> right(logits, a.scaled, a.chosen, tile_j, a.classes);
     const int begin = split * a.residual_depth;
     multiply<T>(product, left, right, begin, begin + a.residual_depth < a.classes ? begin + a.residual_depth : a.classes, shared);
   } else {
@@ -398,12 +427,8 @@ __device__ __noinline__ void gram_strip(const GuidedArgs& a, int strip_of_pair) 
       dot += term;
     }
   }
-  const HeadScales scale = head_scales(a);
-  double sums[3] = {dot * scale.grad * scale.guide, guide_norm2 * scale.guide * scale.guide, grad_norm2 * scale.grad * scale.grad};
-  block_sum(sums, reinterpret_cast<double*>(shared + kScratch));
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < 3; ++i) a.partial[strip_of_pair * 3 + i] = sums[i];
-  }
+  double sums[3] = {dot, guide_norm2, grad_norm2};
+  store_partial(a, strip_of_pair, sums);
 }
 
 // --- finish ----------------------------------------------------------------------------------------------------------------------------
@@ -414,7 +439,7 @@ __host__ __device__ inline int partial_items(const GuidedArgs& a) {
 }
 
 // v, for every thread of the block; any block gets the same. Begins and ends with a barrier.
-__device__ float correction(const GuidedArgs& a, bool write) {
+__device__ double correction(const GuidedArgs& a, bool write) {
   GAAL_DYNAMIC_SHARED(shared);
   double sums[3] = {0.0, 0.0, 0.0};
   for (int i = static_cast<int>(threadIdx.x); i < partial_items(a); i += kTileThreads) {
@@ -429,12 +454,13 @@ __device__ float correction(const GuidedArgs& a, bool write) {
   // No guide at all differs from a guide of zeros: whether g is finite is then not looked at.
   const Projection p = a.k == 0 ? Projection{0.0, 0.0, 0.0, sums[2]} : project(sums[0], sums[1], sums[2], a.rule);
   if (write && threadIdx.x == 0) {
+    a.totals->v = p.v;
     a.scalars[kScalarV] = static_cast<float>(p.v);
     a.scalars[kScalarV + 1] = static_cast<float>(p.dot);
     a.scalars[kScalarV + 2] = static_cast<float>(p.guide_norm2);
     a.scalars[kScalarV + 3] = static_cast<float>(p.grad_norm2);
   }
-  return static_cast<float>(p.v);
+  return p.v;
 }
 
 constexpr int kUpdate = 4 * kTileThreads;  // elements of an item of the update
@@ -446,59 +472,61 @@ __host__ __device__ inline int64_t finish_items(const GuidedArgs& a) {
 
 // g += v g_p for up to kUpdate elements from `first`.
 template <typename T>
-__device__ void update(T* grad, const float* guide, int64_t first, int64_t end, float v) {
+__device__ void update(T* grad, const float* guide, int64_t first, int64_t end, const Factor& v) {
   grad = global(grad);
   guide = global(guide);
   const int64_t begin = first + 4 * static_cast<int64_t>(threadIdx.x);
   const int inside = end - begin < 4 ? static_cast<int>(end - begin) : 4;  // none or less: nothing is read or stored
   float value[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) value[i] = i < inside ? fmaf(v, guide[begin + i], to_float(grad[begin + i])) : 0.0f;
+  for (int i = 0; i < 4; ++i) value[i] = i < inside ? v.times_plus(guide[begin + i], to_float(grad[begin + i])) : 0.0f;
   store_group(grad + begin, value, inside, true);
 }
 
 template <typename T>
-__device__ void finish_item(const GuidedArgs& a, int64_t item, float v) {
+__device__ void finish_item(const GuidedArgs& a, int64_t item, double v) {
   GAAL_DYNAMIC_SHARED(shared);
+  const HeadScales scales = head_scales(a);
+  const Factor of_guide(v * scales.guide);
   T* const grad_weight = static_cast<T*>(a.grad_weight);
   T* const grad_bias = static_cast<T*>(a.grad_bias);
   if (!a.sample_space) {
-    if (v == 0.0f) return;  // adding 0 would turn -0 into 0
+    if (v == 0.0) return;  // adding 0 would turn -0 into 0
     const int64_t elements = static_cast<int64_t>(a.classes) * a.width;
     const int64_t of_weight = ceil_div<int64_t>(elements, kUpdate);
     if (item < of_weight) {
-      update(grad_weight, a.guide_weight, item * kUpdate, elements, v);
+      update(grad_weight, a.guide_weight, item * kUpdate, elements, of_guide);
     } else {
-      update(grad_bias, a.guide_bias, (item - of_weight) * kUpdate, a.classes, v);
+      update(grad_bias, a.guide_bias, (item - of_weight) * kUpdate, a.classes, of_guide);
     }
     return;
   }
   const int tiles_n = head_items(a) / tiles(a.classes);
   const int tile_m = static_cast<int>(item) / tiles_n;
   const int tile_n = static_cast<int>(item) % tiles_n;
-  const bool with_guide = v != 0.0f;  // true for NaN
+  const bool with_guide = v != 0.0;  // true for NaN
   head_products<T>(a, tile_m, tile_n, with_guide);
   const float* const grad_dump = reinterpret_cast<const float*>(shared + kFirstDump);
   const float* const guide_dump = reinterpret_cast<const float*>(shared + kSecondDump);
   const float* const column_sums = reinterpret_cast<const float*>(shared + kColumnSums);
-  const HeadScales scale = head_scales(a);
+  const float scale = static_cast<float>(scales.grad);
   const bool whole = a.width % 4 == 0;
   for_each_group(tile_m, tile_n, a.classes, a.width, [&](int row, int column, int inside, int at) {
     const Pack<float> grad = load_pack(grad_dump + at);
     float value[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) value[i] = grad.v[i] * scale.grad;
+    for (int i = 0; i < 4; ++i) value[i] = grad.v[i] * scale;
     if (with_guide) {
       const Pack<float> guide = load_pack(guide_dump + at);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) value[i] = fmaf(v, guide.v[i] * scale.guide, value[i]);
+      for (int i = 0; i < 4; ++i) value[i] = of_guide.times_plus(guide.v[i], value[i]);
     }
     store_group(grad_weight + static_cast<int64_t>(row) * a.width + column, value, inside, whole);
   });
   int row;
   if (holds_bias(a, tile_m, tile_n, &row)) {
-    float value = column_sums[threadIdx.x] * scale.grad;
-    if (with_guide) value = fmaf(v, column_sums[kTile + threadIdx.x] * scale.guide, value);
+    float value = column_sums[threadIdx.x] * scale;
+    if (with_guide) value = of_guide.times_plus(column_sums[kTile + threadIdx.x], value);
     grad_bias[row] = from_float<T>(value);
   }
 }
@@ -578,7 +606,7 @@ __device__ void whole_step(const GuidedArgs& a) {
     for (int item = block; item < head_items(a); item += blocks) direct_item<T>(a, item);
   }
   grid.sync();
-  const float v = correction(a, block == 0);
+  const double v = correction(a, block == 0);
   for (int64_t item = block; item < finish_items(a); item += blocks) finish_item<T>(a, item, v);
 }
 
@@ -591,7 +619,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 2 ? kTileBlocks - 1
     case Stage::kForward: return forward_stage<T>(a);
     case Stage::kInner: return inner_stage<T>(a);
     case Stage::kFinish: {
-      const float v = a.scalars[kScalarV];
+      const double v = a.totals->v;
       for (int64_t item = blockIdx.x; item < finish_items(a); item += gridDim.x) finish_item<T>(a, item, v);
     }
   }
@@ -651,10 +679,12 @@ size_t lay_out(int device, DType dtype, const GuidedShape& shape, void* workspac
   a.tickets = arena.take<unsigned>(ticket_count(a));
   a.logits = arena.take<float>(a.logit_splits * a.logit_plane);
   a.metas = arena.take<RowMeta>(all_rows);
+  a.scaled = arena.take<RowMeta>(a.rows);
   a.chosen = arena.take<RowMeta>(a.k);
+  a.weights = arena.take<float>(all_rows);
   a.nll = arena.take<float>(a.rows);
   a.entropy = arena.take<float>(a.guide_rows);
-  a.totals = arena.take<double>(2);
+  a.totals = arena.take<Totals>(1);
   a.partial = arena.take<double>(3 * static_cast<int64_t>(partial_items(a)));
   if (a.sample_space) {
     const int64_t pairs = std::max(1, pairs_of(static_cast<int>(stacked)));
@@ -733,7 +763,7 @@ void guided_linear_ce(const Call& call, const GuidedShape& shape, const GuidedTe
   a.target = tensors.target;
   a.guide_target = tensors.guide_target;
   a.class_weights = tensors.class_weights;
-  a.rule = {options.official, options.relative, options.epsilon, options.margin, options.ridge, options.max_correction};
+  a.rule = rule_of(options);
   a.grad_features = tensors.grad_features;
   a.grad_weight = tensors.grad_weight;
   a.grad_bias = tensors.grad_bias;

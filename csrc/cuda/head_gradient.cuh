@@ -6,9 +6,9 @@
 namespace gaal {
 
 // The sum of the rows' weights, the same in every block that asks. Begins and ends with a barrier.
-__device__ inline double sum_weights(const RowMeta* metas, int rows, double* scratch) {
+__device__ inline double sum_weights(const float* weights, int rows, double* scratch) {
   double total[1] = {0.0};
-  for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) total[0] += global(metas)[i].weight;
+  for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) total[0] += global(weights)[i];
   block_sum(total, scratch);
   return total[0];
 }

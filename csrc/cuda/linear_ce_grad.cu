@@ -15,6 +15,7 @@ struct GradArgs {
   int64_t source_rows;
   const int64_t* index;
   const RowMeta* metas;
+  const float* weights;
   bool weighted;
   int count;
   int classes;
@@ -45,21 +46,33 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const
   float* const sums = reinterpret_cast<float*>(shared + kColumnSums);
   double* const scratch = reinterpret_cast<double*>(shared + kScratch);
 
+  const int begin = split * a.split_rows;
+  const int end = begin + a.split_rows < a.count ? begin + a.split_rows : a.count;
+  // Half precision has no room for the residuals of confident rows, at least not in float16.
+  float sigma = 1.0f;
+  if constexpr (sizeof(T) == 2) {
+    float largest = 0.0f;
+    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += kTileThreads) {
+      largest = fmaxf(largest, fabsf(global(a.metas)[i].at_target));
+    }
+    sigma = sigma_of(block_max(largest, reinterpret_cast<float*>(scratch)));
+  }
   ResidualsAcross<T, T> left(static_cast<const T*>(a.logits), a.logits_stride, a.index, a.source_rows, a.metas, a.count, tile_m, a.classes,
-                             a.logits_packs);
+                             a.logits_packs, sigma);
   RowsAcross<T> right(static_cast<const T*>(a.features), a.features_stride, a.index, a.source_rows, a.count, tile_n, a.width,
                       a.features_packs);
   Product<T> product;
   product.clear();
-  const int begin = split * a.split_rows;
-  multiply<T>(product, left, right, begin, begin + a.split_rows < a.count ? begin + a.split_rows : a.count, shared);
+  multiply<T>(product, left, right, begin, end, shared);
   product.dump(dump);
   left.reduce_sums(sums, reinterpret_cast<float*>(shared));
 
+  float scale = 1.0f / sigma;
   if (a.splits > 1) {
     float* const mine = a.partial + (static_cast<int64_t>(tile) * a.splits + split) * kPartial;
-    for (int i = static_cast<int>(threadIdx.x); i < kTile * kTile; i += kTileThreads) mine[i] = dump[i / kTile * kDumpStride + i % kTile];
-    if (threadIdx.x < kTile) mine[kTile * kTile + threadIdx.x] = sums[threadIdx.x];
+    for (int i = static_cast<int>(threadIdx.x); i < kTile * kTile; i += kTileThreads) mine[i] = dump[i / kTile * kDumpStride + i % kTile] * scale;
+    if (threadIdx.x < kTile) mine[kTile * kTile + threadIdx.x] = sums[threadIdx.x] * scale;
+    scale = 1.0f;
     if (!is_last_block(a.tickets + tile, static_cast<unsigned>(a.splits), reinterpret_cast<int*>(shared + kFlag))) return;
     const float* const all = a.partial + static_cast<int64_t>(tile) * a.splits * kPartial;
     for (int i = static_cast<int>(threadIdx.x); i < kPartial; i += kTileThreads) {
@@ -74,8 +87,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const
     __syncthreads();
   }
 
-  const double total = a.weighted ? sum_weights(a.metas, a.count, scratch) : a.count;
-  const float scale = inverse_total(total, a.count);
+  const double total = a.weighted ? sum_weights(a.weights, a.count, scratch) : a.count;
+  scale *= inverse_total(total, a.count);
   T* const out = static_cast<T*>(a.grad_weight);
   const bool whole = a.width % 4 == 0;
   for_each_group(tile_m, tile_n, a.classes, a.width, [&](int row, int column, int inside, int at) {
@@ -94,6 +107,7 @@ struct GradPlan {
   int split_rows;
   RowsPlan rows;
   size_t metas;
+  size_t weights;
   size_t tickets;
   size_t row_ticket;
   size_t row_partial;
@@ -118,7 +132,8 @@ GradPlan plan(int device, DType dtype, int64_t count, int64_t classes, int64_t w
   p.rows = plan_rows(device, count, classes);
   p.row_ticket = 0;
   p.metas = 256;
-  p.tickets = p.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
+  p.weights = p.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
+  p.tickets = p.weights + round_up<size_t>(count * sizeof(float), 256);
   p.row_partial = p.tickets + (p.splits > 1 ? round_up<size_t>(tiles * sizeof(unsigned), 256) : 0);
   p.partial = p.row_partial + (p.rows.parts > 1 ? round_up<size_t>(count * p.rows.parts * sizeof(RowStats), 256) : 0);
   p.bytes = p.partial + (p.splits > 1 ? static_cast<size_t>(tiles) * p.splits * kPartial * sizeof(float) : 0);
@@ -160,6 +175,7 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
   rows.target = target;
   rows.class_weights = class_weights;
   rows.meta = reinterpret_cast<RowMeta*>(base + p.metas);
+  rows.weights = reinterpret_cast<float*>(base + p.weights);
   rows.k = -1;
   rows.ticket = reinterpret_cast<unsigned*>(base + p.row_ticket);
   rows.partial = reinterpret_cast<RowStats*>(base + p.row_partial);
@@ -177,6 +193,7 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
   args.source_rows = logits.rows;
   args.index = index;
   args.metas = rows.meta;
+  args.weights = rows.weights;
   args.weighted = class_weights != nullptr;
   args.count = static_cast<int>(count);
   args.classes = static_cast<int>(logits.columns);

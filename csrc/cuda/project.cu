@@ -49,18 +49,6 @@ __device__ __forceinline__ Chunk chunk_at(const TensorTable& table, int chunk) {
   return found;
 }
 
-struct Sums {
-  float dot = 0.0f;
-  float guide_norm2 = 0.0f;
-  float grad_norm2 = 0.0f;
-
-  __device__ __forceinline__ void add(float g, float p) {
-    dot = fmaf(g, p, dot);
-    guide_norm2 = fmaf(p, p, guide_norm2);
-    grad_norm2 = fmaf(g, g, grad_norm2);
-  }
-};
-
 // The loads of a group come before its arithmetic and its stores, so that they are all in flight at once: the compiler cannot move a
 // load over a store that might touch the same memory. Tensors that are not aligned are read element by element, in the same order, so that
 // the sums do not depend on addresses.
@@ -79,20 +67,40 @@ __device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* fro
 }
 
 template <typename T, int packs>
-__device__ __forceinline__ void add_packs(Sums& sums, const T* grad, const T* guide, int64_t first, bool aligned) {
+__device__ __forceinline__ void add_packs(ProductSums& sums, const T* grad, const T* guide, int64_t first, bool aligned) {
   Pack<T> g[packs];
   Pack<T> p[packs];
   load_group(g, grad, first, aligned);
   load_group(p, guide, first, aligned);
+  constexpr int size = Pack<T>::kSize;
+  constexpr int together = size < 8 ? 16 / size : 1;  // packs; more at once take too many registers
+  constexpr int part = packs < together ? packs : together;
 #pragma unroll
-  for (int i = 0; i < packs; ++i) {
+  for (int i = 0; i < packs; i += part) {
+    float grads[part * size];
+    float guides[part * size];
 #pragma unroll
-    for (int j = 0; j < Pack<T>::kSize; ++j) sums.add(to_float(g[i].v[j]), to_float(p[i].v[j]));
+    for (int j = 0; j < part * size; ++j) {
+      grads[j] = to_float(g[i + j / size].v[j % size]);
+      guides[j] = to_float(p[i + j / size].v[j % size]);
+    }
+    sums.add(grads, guides);
   }
 }
 
+// g / sigma + v g_p
+struct Update {
+  float inverse_sigma;
+  Factor v;
+
+  template <typename T>
+  __device__ __forceinline__ T operator()(T g, T p) const {
+    return from_float<T>(v.times_plus(to_float(p), to_float(g) * inverse_sigma));
+  }
+};
+
 template <typename T, int packs>
-__device__ __forceinline__ void update_packs(float v, T* grad, const T* guide, int64_t first, bool aligned) {
+__device__ __forceinline__ void update_packs(const Update& update, T* grad, const T* guide, int64_t first, bool aligned) {
   Pack<T> g[packs];
   Pack<T> p[packs];
   load_group(g, static_cast<const T*>(grad), first, aligned);
@@ -100,7 +108,7 @@ __device__ __forceinline__ void update_packs(float v, T* grad, const T* guide, i
 #pragma unroll
   for (int i = 0; i < packs; ++i) {
 #pragma unroll
-    for (int j = 0; j < Pack<T>::kSize; ++j) g[i].v[j] = from_float<T>(fmaf(v, to_float(p[i].v[j]), to_float(g[i].v[j])));
+    for (int j = 0; j < Pack<T>::kSize; ++j) g[i].v[j] = update(g[i].v[j], p[i].v[j]);
     T* const at = grad + (first + i * kThreads) * Pack<T>::kSize;
     if (aligned) {
       store_pack(at, g[i]);
@@ -117,31 +125,33 @@ struct ReduceArgs {
   int all_blocks;
   bool last_launch;
   unsigned* ticket;
+  double* v;
+  const double* sigmas;  // or null
   float* scalars;
   ProjectionRule rule;
 };
 
-// A thread sums a few dozen products of one chunk in float32, and everything beyond in float64.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant__ TensorTable table, const __grid_constant__ ReduceArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   constexpr int size = Pack<T>::kSize;
-  double sums[3] = {0.0, 0.0, 0.0};
+  ProductSums part;
   const int chunks = table.first_chunk[table.count];
   for (int c = static_cast<int>(blockIdx.x); c < chunks; c += static_cast<int>(gridDim.x)) {
     const Chunk chunk = chunk_at(table, c);
     const T* const grad = static_cast<const T*>(table.grad[chunk.tensor]);
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
-    Sums part;
     const int64_t count = (chunk.end - chunk.begin) / size;
     int64_t i = threadIdx.x;
     for (; i + 3 * kThreads < count; i += 4 * kThreads) add_packs<T, 4>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
     for (; i < count; i += kThreads) add_packs<T, 1>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
-    for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) part.add(to_float(grad[i]), to_float(guide[i]));
-    sums[0] += part.dot;
-    sums[1] += part.guide_norm2;
-    sums[2] += part.grad_norm2;
+    for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) {
+      const float g[1] = {to_float(grad[i])};
+      const float p[1] = {to_float(guide[i])};
+      part.add(g, p);
+    }
   }
+  double sums[3] = {part.dot, part.guide_norm2, part.grad_norm2};
   int* const flag = reinterpret_cast<int*>(shared);
   double* const scratch = reinterpret_cast<double*>(shared + 16);
   block_sum(sums, scratch);
@@ -156,7 +166,10 @@ __global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant
   }
   block_sum(sums, scratch);
   if (threadIdx.x == 0) {
-    const Projection p = project(sums[0], sums[1], sums[2], a.rule);
+    const double of_grad = a.sigmas != nullptr ? 1.0 / a.sigmas[0] : 1.0;
+    const double of_guide = a.sigmas != nullptr ? 1.0 / a.sigmas[1] : 1.0;
+    const Projection p = project(sums[0] * (of_grad * of_guide), sums[1] * (of_guide * of_guide), sums[2] * (of_grad * of_grad), a.rule);
+    *a.v = p.v;
     a.scalars[0] = static_cast<float>(p.v);
     a.scalars[1] = static_cast<float>(p.dot);
     a.scalars[2] = static_cast<float>(p.guide_norm2);
@@ -165,10 +178,13 @@ __global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) add_scaled(const __grid_constant__ TensorTable table, const float* scalars) {
+__global__ void __launch_bounds__(kThreads)
+    add_scaled(const __grid_constant__ TensorTable table, const double* v, const double* sigmas) {
   constexpr int size = Pack<T>::kSize;
-  const float v = scalars[0];
-  if (v == 0.0f) return;  // adding 0 would turn -0 into 0
+  const double of_grad = sigmas != nullptr ? sigmas[0] : 1.0;
+  const double of_guide = sigmas != nullptr ? sigmas[1] : 1.0;
+  if (*v == 0.0 && of_grad == 1.0) return;  // adding 0 would turn -0 into 0
+  const Update update{static_cast<float>(1.0 / of_grad), Factor(*v / of_guide)};
   const int chunks = table.first_chunk[table.count];
   for (int c = static_cast<int>(blockIdx.x); c < chunks; c += static_cast<int>(gridDim.x)) {
     // From the end: what the inner products read last may still be in the cache.
@@ -177,10 +193,10 @@ __global__ void __launch_bounds__(kThreads) add_scaled(const __grid_constant__ T
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
     const int64_t count = (chunk.end - chunk.begin) / size;
     int64_t i = threadIdx.x;
-    for (; i + 3 * kThreads < count; i += 4 * kThreads) update_packs<T, 4>(v, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
-    for (; i < count; i += kThreads) update_packs<T, 1>(v, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i + 3 * kThreads < count; i += 4 * kThreads) update_packs<T, 4>(update, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i < count; i += kThreads) update_packs<T, 1>(update, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
     for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) {
-      grad[i] = from_float<T>(fmaf(v, to_float(guide[i]), to_float(grad[i])));
+      grad[i] = update(grad[i], guide[i]);
     }
   }
 }
@@ -231,7 +247,7 @@ void enqueue(const Call& call, int count, void* const* grads, const void* const*
   });
   for_each_launch(call.device, count, sizes, [&](int first, int here, unsigned blocks) {
     if (here < count) fill(first, here);
-    launch(add_scaled<T>, {blocks, kThreads, 0, stream}, table, args.scalars);
+    launch(add_scaled<T>, {blocks, kThreads, 0, stream}, table, static_cast<const double*>(args.v), args.sigmas);
   });
 }
 
@@ -242,15 +258,17 @@ size_t project_workspace(int device, DType, int count, const int64_t* sizes) {
 }
 
 void project(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes,
-             const ProjectionOptions& options, float* scalars, void* workspace) {
+             const ProjectionOptions& options, const double* sigmas, float* scalars, void* workspace) {
   const DeviceGuard guard(call.device);
   char* const base = static_cast<char*>(workspace);
   ReduceArgs args{};
   args.partial = reinterpret_cast<double*>(base + 256);
   args.all_blocks = all_blocks(call.device, count, sizes);
   args.ticket = reinterpret_cast<unsigned*>(base);
+  args.v = reinterpret_cast<double*>(base + 8);
+  args.sigmas = sigmas;
   args.scalars = scalars;
-  args.rule = {options.official, options.relative, options.epsilon, options.margin, options.ridge, options.max_correction};
+  args.rule = rule_of(options);
   check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), static_cast<cudaStream_t>(call.stream)), "cudaMemsetAsync");
   switch (call.dtype) {
     case DType::kFloat32: return enqueue<float>(call, count, grads, guides, sizes, args);

@@ -1,6 +1,10 @@
-// v of equation 5 and of the released code, from <g, g_p>, |g_p|^2 and |g|^2.
+// v of equation 5 and of the released code, from <g, g_p>, |g_p|^2 and |g|^2, how these are summed, and how v is applied.
+//
+// All of it is in float64, or in float32 after exact scaling: the square of a small gradient, and the v that belongs to it, are beyond the
+// range of float32 although the step v g_p is not.
 #pragma once
 
+#include "api.h"
 #include "common.cuh"
 
 namespace gaal {
@@ -12,7 +16,13 @@ struct ProjectionRule {
   double margin;
   double ridge;
   double max_correction;  // negative: none
+  const double* epsilon_at;  // in the device's memory, in the place of epsilon; may be null
+  const double* margin_at;
 };
+
+inline ProjectionRule rule_of(const ProjectionOptions& o) {
+  return {o.official, o.relative, o.epsilon, o.margin, o.ridge, o.max_correction, o.epsilon_at, o.margin_at};
+}
 
 struct Projection {
   double v;
@@ -24,15 +34,17 @@ struct Projection {
 __host__ __device__ inline bool is_finite(double x) { return x - x == 0.0; }
 
 // Comparisons are written so that NaN stays NaN: fmax would drop it.
-__host__ __device__ inline Projection project(double dot, double guide_norm2, double grad_norm2, const ProjectionRule& rule) {
+__device__ inline Projection project(double dot, double guide_norm2, double grad_norm2, const ProjectionRule& rule) {
   double v = 0.0;
   if (rule.official != 0) {
     if (dot < 0.0) {
+      const double margin = rule.margin_at != nullptr ? *rule.margin_at : rule.margin;
       v = -dot / (guide_norm2 + rule.ridge);
-      if (v < rule.margin) v = rule.margin;
+      if (!(v >= margin)) v = v == v ? margin : v;
     }
   } else {
-    const double bound = rule.relative != 0 ? rule.epsilon * sqrt(grad_norm2) * sqrt(guide_norm2) : rule.epsilon;
+    const double epsilon = rule.epsilon_at != nullptr ? *rule.epsilon_at : rule.epsilon;
+    const double bound = rule.relative != 0 ? epsilon * sqrt(grad_norm2) * sqrt(guide_norm2) : epsilon;
     v = (bound - dot) / guide_norm2;
     if (v < 0.0) v = 0.0;
   }
@@ -44,5 +56,86 @@ __host__ __device__ inline Projection project(double dot, double guide_norm2, do
   if (!is_finite(dot) || !is_finite(guide_norm2)) v = NAN;
   return {v, dot, guide_norm2, grad_norm2};
 }
+
+// --- Sums of products ----------------------------------------------------------------------------------------------------------------------
+
+// A power of two that brings a number near 1, and its inverse. 0 is taken for the smallest number, inf and NaN for the largest.
+struct NearOne {
+  float factor;
+  float inverse;
+
+  __device__ __forceinline__ explicit NearOne(float largest) {
+    unsigned exponent = __float_as_uint(largest) >> 23 & 255u;
+    if (exponent > 253u) exponent = 253u;
+    factor = __uint_as_float((254u - exponent) << 23);
+    inverse = __uint_as_float(exponent == 0u ? 0x00400000u : exponent << 23);
+  }
+};
+
+// Products of a few elements are summed in float32, everything beyond in float64.
+struct ProductSums {
+  double dot = 0.0;
+  double guide_norm2 = 0.0;
+  double grad_norm2 = 0.0;
+
+  template <int count>
+  __device__ __forceinline__ void add(const float (&g)[count], const float (&p)[count]) {
+    float largest_g = 0.0f;
+    float largest_p = 0.0f;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      largest_g = fmaxf(largest_g, fabsf(g[i]));
+      largest_p = fmaxf(largest_p, fabsf(p[i]));
+    }
+    const NearOne of_g(largest_g);
+    const NearOne of_p(largest_p);
+    float gp = 0.0f;
+    float pp = 0.0f;
+    float gg = 0.0f;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const float grad = g[i] * of_g.factor;
+      const float guide = p[i] * of_p.factor;
+      gp = fmaf(grad, guide, gp);
+      pp = fmaf(guide, guide, pp);
+      gg = fmaf(grad, grad, gg);
+    }
+    const double back_g = of_g.inverse;
+    const double back_p = of_p.inverse;
+    dot += gp * (back_g * back_p);
+    guide_norm2 += pp * (back_p * back_p);
+    grad_norm2 += gg * (back_g * back_g);
+  }
+};
+
+// --- The step --------------------------------------------------------------------------------------------------------------------------------
+
+// A number of float64 as a product of float32 numbers, the first two of them powers of two and in the usual range 1. Whatever overflows
+// or vanishes on the way from p to p a b c does so in the end too. Beyond 2^379 nothing but p = 0 is left, which stays 0.
+struct Factor {
+  float a;
+  float b;
+  float c;
+
+  __device__ __forceinline__ explicit Factor(double v) {
+    if (v > 0x1p379) v = 0x1p379;
+    a = power_out_of(v);
+    b = power_out_of(v);
+    c = static_cast<float>(v);
+  }
+  static __device__ __forceinline__ float power_out_of(double& v) {
+    if (v > 0x1p126) {
+      v *= 0x1p-126;
+      return 0x1p126f;
+    }
+    if (v < 0x1p-126) {
+      v *= 0x1p126;
+      return 0x1p-126f;
+    }
+    return 1.0f;
+  }
+  __device__ __forceinline__ float times(float p) const { return p * a * b * c; }
+  __device__ __forceinline__ float times_plus(float p, float g) const { return fmaf(p * a * b, c, g); }
+};
 
 }  // namespace gaal

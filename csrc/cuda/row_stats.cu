@@ -110,12 +110,34 @@ __device__ void write_row(const RowsArgs& a, int64_t position, RowStats stats) {
   if (a.target == nullptr) return;
   const int64_t target = row < 0 ? -1 : a.target[row];
   const bool legal = target >= 0 && target < a.columns;
-  if (a.nll != nullptr) {
-    // log s - (x_y - m): lse - x_y would cancel where the logits are large.
-    const float shifted = legal ? to_float(static_cast<const T*>(a.logits)[row * a.stride + target]) - stats.max : NAN;
-    a.nll[position] = log_sum(stats) - shifted;
+  const float logit = legal ? to_float(static_cast<const T*>(a.logits)[row * a.stride + target]) : NAN;
+  // log s - (x_y - m): lse - x_y would cancel where the logits are large.
+  if (a.nll != nullptr) a.nll[position] = log_sum(stats) - (logit - stats.max);
+  if (a.meta == nullptr) return;
+  const float weight = weight_of(target, a.columns, a.class_weights);
+  a.weights[position] = weight;
+  a.meta[position] = meta_of(stats, target, a.columns, logit, weight);
+}
+
+// One block: what residuals need to know of all rows.
+__device__ inline void summarize(const RowsArgs& a, double* scratch) {
+  double sums[2] = {0.0, 0.0};
+  float largest = 0.0f;
+  for (int64_t i = threadIdx.x; i < a.rows; i += blockDim.x) {
+    const double weight = a.weights[i];
+    sums[0] += weight;
+    sums[1] += weight * a.nll[i];
+    largest = fmaxf(largest, fabsf(a.meta[i].at_target));
   }
-  if (a.meta != nullptr) a.meta[position] = meta_of(stats, target, a.columns, a.class_weights);
+  block_sum(sums, scratch);
+  largest = block_max(largest, reinterpret_cast<float*>(scratch));
+  if (threadIdx.x != 0) return;
+  // Without class weights an illegal label spoils its own row only.
+  const double rows = static_cast<double>(a.rows);
+  const double total = a.class_weights != nullptr ? sums[0] : rows;
+  *a.total = total;
+  *a.sigma = sigma_of(static_cast<float>(largest * (rows / total)));
+  if (a.loss != nullptr) *a.loss = static_cast<float>(sums[1] / total);
 }
 
 // Work that needs every row: what the last block to arrive does.
@@ -124,7 +146,7 @@ __device__ void finish(const RowsArgs& a, unsigned char* shared) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.clear_count; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     a.clear[i] = 0;
   }
-  if (a.parts == 1 && a.k < 0) return;
+  if (a.parts == 1 && a.k < 0 && a.total == nullptr) return;
   if (!is_last_block(a.ticket, gridDim.x, reinterpret_cast<int*>(shared))) return;
   if (a.parts > 1) {
     for (int64_t position = threadIdx.x; position < a.rows; position += blockDim.x) {
@@ -134,6 +156,7 @@ __device__ void finish(const RowsArgs& a, unsigned char* shared) {
     }
     __syncthreads();
   }
+  if (a.total != nullptr) summarize(a, reinterpret_cast<double*>(shared + kFlagBytes));
   if (a.k < 0) return;
   uint64_t* keys = reinterpret_cast<uint64_t*>(shared + kStatsBytes);
   sort_by_entropy(a.entropy, static_cast<int>(a.rows), keys);

@@ -21,6 +21,7 @@ struct RowsArgs {
   float* lse;
   float* nll;
   RowMeta* meta;
+  float* weights;
   // A row in several parts, one block each.
   int parts;
   int64_t part_columns;
@@ -30,6 +31,11 @@ struct RowsArgs {
   int k;
   float* top_entropy;
   int64_t* top_index;
+  // What the last block makes of all rows, if `total` is not null: the sum of the weights, their mean loss (may be null), and what the
+  // residuals w_i a_i rows / total are to be multiplied by. Needs meta, weights and nll.
+  double* total;
+  float* loss;
+  double* sigma;
   // Counters that a later kernel wants to find at 0.
   unsigned* clear;
   int clear_count;

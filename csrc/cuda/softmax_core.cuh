@@ -1,7 +1,8 @@
 // The arithmetic of a softmax row read once, and the order of rows by entropy.
 //
-// With m the maximum, s = sum e^(x-m) and t = sum e^(x-m) (x-m), the entropy is H = log s - t/s. When the maximum moves from m to m' and
-// delta = m - m' then e^(x-m') = e^delta e^(x-m), so that s' = e^delta s and t' = e^delta (t + delta s).
+// The largest logit m is kept apart from the rest, or a confident row would lose what is small beside it: with r = sum e^(x-m) over all
+// classes but one copy of the largest, and t = sum e^(x-m) (x-m) <= 0, the entropy is H = log1p(r) - t/(1+r), both terms >= 0. When the
+// maximum moves from m to m' and delta = m - m', the old maximum joins the rest: r' = e^delta (1+r), t' = e^delta (t + delta (1+r)).
 #pragma once
 
 #include "common.cuh"
@@ -12,59 +13,67 @@ constexpr float kLog2E = 1.4426950408889634f;
 // Stands in for -inf where a weight of 0 meets it, because 0 * -inf is NaN. Times any count of classes it stays finite.
 constexpr float kFloor = -1e30f;
 
+// A maximum of -inf stands for nothing at all: its rest counts for nothing, but NaN once a NaN was seen.
 struct RowStats {
   float max = -INFINITY;
-  float sum = 0.0f;
+  float rest = 0.0f;
   float moment = 0.0f;
 };
 
-// What the residual p - onehot of a row needs. `inverse_sum` is NaN for a row without a softmax, `target` is -1 and `weight` NaN for
-// an illegal label, so that every gradient such a row enters becomes NaN.
+// What the residual p - onehot of a row needs, each times the row's weight. `inverse_sum` and `at_target`, the residual of the target, are
+// NaN for a row without a softmax and for an illegal label (whose `target` is -1), so that every gradient such a row enters becomes NaN.
 struct alignas(16) RowMeta {
   float max;
   float inverse_sum;
-  float weight;
+  float at_target;
   int target;
 };
 
-__device__ __forceinline__ void move_max(RowStats& a, float max) {
+__device__ __forceinline__ float exponential_of(float shifted) { return exp2f(shifted * kLog2E); }
+
+// Everything in `a` as seen from a larger maximum. Nothing at all has a factor of 0.
+__device__ __forceinline__ RowStats seen_from(const RowStats& a, float max) {
   const float delta = a.max - max;
-  const float factor = exp2f(delta * kLog2E);
-  a.moment = factor * fmaf(fmaxf(delta, kFloor), a.sum, a.moment);
-  a.sum *= factor;
-  a.max = max;
+  const float factor = exponential_of(delta);
+  const float sum = 1.0f + a.rest;
+  return {max, factor * sum, factor * fmaf(fmaxf(delta, kFloor), sum, a.moment)};
 }
 
-// NaN never becomes the maximum (fmaxf drops it) but enters the sum, where it stays. +inf becomes the maximum, and inf - inf is NaN.
+// NaN never becomes the maximum (fmaxf drops it) but enters the rest, where it stays. A maximum of +inf stays too.
 template <int count>
 __device__ __forceinline__ void accumulate(RowStats& a, const float (&x)[count]) {
   float max = x[0];
 #pragma unroll
   for (int i = 1; i < count; ++i) max = fmaxf(max, x[i]);
-  if (max > a.max) move_max(a, max);
-  // Only -inf and NaN so far: -inf - (-inf) would be NaN where 0 is meant.
-  const float base = a.max == -INFINITY ? 0.0f : a.max;
+  int ties = 0;
+  if (max > a.max) {
+    a = seen_from(a, max);
+    ties = -1;  // one copy of the largest is not of the rest
+  }
+  float rest = 0.0f;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const float shifted = x[i] - base;
-    const float exponential = exp2f(shifted * kLog2E);
-    a.sum += exponential;
-    a.moment = fmaf(exponential, fmaxf(shifted, kFloor), a.moment);
+    const float shifted = x[i] - a.max;
+    const float exponential = exponential_of(shifted);
+    if (x[i] == a.max) {
+      ++ties;
+    } else {
+      rest += exponential;
+      a.moment = fmaf(exponential, fmaxf(shifted, kFloor), a.moment);
+    }
   }
+  a.rest += rest + static_cast<float>(ties);
 }
 
-__device__ __forceinline__ RowStats merge(RowStats a, RowStats b) {
-  const float max = fmaxf(a.max, b.max);
-  if (max == -INFINITY) {
-    a.sum += b.sum;
-    a.moment += b.moment;
-    return a;
-  }
-  move_max(a, max);
-  move_max(b, max);
-  a.sum += b.sum;
-  a.moment += b.moment;
-  return a;
+__device__ __forceinline__ RowStats merge(const RowStats& a, const RowStats& b) {
+  const bool first = a.max >= b.max;
+  RowStats high = first ? a : b;
+  RowStats low = first ? b : a;
+  // Two empty parts have no difference of maxima.
+  if (high.max > -INFINITY) low = seen_from(low, high.max);
+  high.rest += low.rest;
+  high.moment += low.moment;
+  return high;
 }
 
 // Merges over aligned groups of `lanes` lanes. The first lane of a group holds the result.
@@ -72,34 +81,67 @@ __device__ __forceinline__ RowStats merge_lanes(RowStats a, int lanes) {
   for (int offset = lanes / 2; offset > 0; offset /= 2) {
     RowStats b;
     b.max = __shfl_xor_sync(kAllLanes, a.max, offset);
-    b.sum = __shfl_xor_sync(kAllLanes, a.sum, offset);
+    b.rest = __shfl_xor_sync(kAllLanes, a.rest, offset);
     b.moment = __shfl_xor_sync(kAllLanes, a.moment, offset);
     a = merge(a, b);
   }
   return a;
 }
 
-// False for a row with NaN or +inf (the sum is NaN) and for a row of -inf only (the sum is 0).
-__device__ __forceinline__ bool is_distribution(const RowStats& a) { return a.sum > 0.0f; }
+// False for a row with NaN (so is its rest), with +inf, and of -inf only.
+__device__ __forceinline__ bool is_distribution(const RowStats& a) { return a.rest >= 0.0f && fabsf(a.max) < INFINITY; }
 
-__device__ __forceinline__ float log_sum(const RowStats& a) { return is_distribution(a) ? logf(a.sum) : NAN; }
+__device__ __forceinline__ float log_sum(const RowStats& a) { return is_distribution(a) ? log1pf(a.rest) : NAN; }
 
-__device__ __forceinline__ float entropy_of(const RowStats& a) { return log_sum(a) - a.moment / a.sum; }
+// Every NaN is the same one, or the selection would tell them apart.
+__device__ __forceinline__ float entropy_of(const RowStats& a) {
+  return is_distribution(a) ? log1pf(a.rest) - a.moment / (1.0f + a.rest) : NAN;
+}
 
-__device__ __forceinline__ RowMeta meta_of(const RowStats& a, int64_t target, int64_t classes, const float* class_weights) {
+// NaN for an illegal label.
+__device__ __forceinline__ float weight_of(int64_t target, int64_t classes, const float* class_weights) {
   const bool legal = target >= 0 && target < classes;
+  return !legal ? NAN : class_weights == nullptr ? 1.0f : class_weights[target];
+}
+
+// `logit` is the target's.
+__device__ __forceinline__ RowMeta meta_of(const RowStats& a, int64_t target, int64_t classes, float logit, float weight) {
+  const float inverse = is_distribution(a) ? 1.0f / (1.0f + a.rest) : NAN;
+  // p_y - 1 would cancel where the target is the largest: it is minus the sum of the others.
+  const float at_target = logit == a.max ? -a.rest * inverse : exponential_of(logit - a.max) * inverse - 1.0f;
   RowMeta meta;
   meta.max = a.max;
-  meta.inverse_sum = is_distribution(a) ? 1.0f / a.sum : NAN;
-  meta.weight = !legal ? NAN : class_weights == nullptr ? 1.0f : class_weights[target];
-  meta.target = legal ? static_cast<int>(target) : -1;
+  meta.inverse_sum = inverse * weight;
+  meta.at_target = at_target * weight;
+  meta.target = target >= 0 && target < classes ? static_cast<int>(target) : -1;
   return meta;
 }
 
-// weight (p_c - onehot_c): subtracted in float32 before any rounding, because p_y - 1 cancels for a row that is nearly learnt.
+// weight (p_c - onehot_c), in float32 before any rounding.
 __device__ __forceinline__ float residual_of(float logit, const RowMeta& meta, int column) {
-  const float p = exp2f((logit - meta.max) * kLog2E) * meta.inverse_sum;
-  return (column == meta.target ? p - 1.0f : p) * meta.weight;
+  return column == meta.target ? meta.at_target : exponential_of(logit - meta.max) * meta.inverse_sum;
+}
+
+// --- Small residuals ---------------------------------------------------------------------------------------------------------------------
+//
+// Residuals of confident rows are as small as e^-gap. Their products leave the range of float32, and float16 has no room for the residuals
+// themselves. So they are multiplied by a power of two, the same one for all rows of a sum, which is undone at the end. No residual of a row
+// is larger than the target's.
+
+// 1 for what is of an ordinary size, so that ordinary gradients keep their bits.
+__device__ __forceinline__ float sigma_of(float largest) {
+  const int exponent = static_cast<int>(__float_as_uint(largest) >> 23 & 255u) - 127;
+  if (largest == 0.0f || (exponent >= -8 && exponent <= 8)) return 1.0f;
+  const int power = exponent < -120 ? 120 : exponent > 120 ? -120 : -exponent;
+  return __uint_as_float(static_cast<unsigned>(127 + power) << 23);
+}
+
+// The factor fits the largest residual of a sum. A row whose residuals are all 0 may have an inverse sum too large for it, times its weight.
+__device__ __forceinline__ RowMeta scaled(RowMeta meta, float factor) {
+  meta.inverse_sum *= factor;
+  if (meta.inverse_sum > FLT_MAX) meta.inverse_sum = FLT_MAX;
+  meta.at_target *= factor;
+  return meta;
 }
 
 // A key whose unsigned order is the order of selection: entropy descending, NaN first (entropy_of makes positive ones only), then the

@@ -189,7 +189,7 @@ struct ResidualsAlongK {
 };
 
 // element(m, k) = weight_k (p_km - onehot_km): the transposed residuals, of rows index[k] (of rows k without an index), whose meta is
-// stored by k. Keeps the sums over k of what this thread made, before rounding: the gradient of the bias.
+// stored by k, times sigma. Keeps the sums over k of what this thread made, before rounding: the gradient of the bias.
 template <typename T, typename Z>
 struct ResidualsAcross {
   static constexpr bool kAlongK = false;
@@ -207,12 +207,13 @@ struct ResidualsAcross {
   int begin;
   int columns;
   bool packs;
+  float sigma;
   float sums[Pack<T>::kSize];
 
   __device__ __forceinline__ ResidualsAcross(const Z* base_, int64_t stride_, const int64_t* index_, int64_t source_rows_,
-                                             const RowMeta* metas_, int depth_, int tile, int columns_, bool packs_)
+                                             const RowMeta* metas_, int depth_, int tile, int columns_, bool packs_, float sigma_ = 1.0f)
       : base(base_), stride(stride_), index(index_), source_rows(source_rows_), metas(metas_), depth(depth_), columns(columns_),
-        packs(packs_) {
+        packs(packs_), sigma(sigma_) {
     begin = tile * kTile + static_cast<int>(threadIdx.x) % TileShape<T>::kGroupsAcross * TileShape<T>::kPack;
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) sums[i] = 0.0f;
@@ -222,7 +223,7 @@ struct ResidualsAcross {
     const Z* row = nullptr;
     raw.meta = RowMeta{0.0f, 0.0f, 0.0f, -1};
     if (k < depth) {
-      raw.meta = global(metas)[k];
+      raw.meta = scaled(global(metas)[k], sigma);
       const int64_t source = index == nullptr ? k : global(index)[k];
       if (source >= 0 && source < source_rows) row = base + source * stride;
     }

@@ -5,8 +5,8 @@ device, runs the check beside it, and prints which change was caught by which ch
 survives. ``test_mutations.py`` keeps the list in step with the sources, and sees that the checks pass on the kernels as they are.
 
 Not listed, because nothing changes without them one by one: that groups past the last column are skipped (they would store nothing), and
-five barriers that have a neighbour which orders the same accesses (the first one of a block's sum, the last one of a product and the first
-and last ones of its column sums, the one between the statistics and the sort).
+seven barriers that have a neighbour which orders the same accesses (the first one of a block's sum, the first and last ones of a block's
+maximum, the last one of a product and the first and last ones of its column sums, the one between the statistics and the sort).
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ import torch
 from gaal_fast.ops.backends import _native_cuda as glue
 from tests import oracle
 from tests.native_cuda import build
+from tests.native_cuda import test_confident as confident
 from tests.native_cuda.test_checked import run_checked
 from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
+from tests.ops.helpers import Backend
 from tests.oracle import Rule
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,8 @@ def special_rows() -> None:
 
 def ties() -> None:
     logits = torch.tensor([[1.0, 1.0, 1.0], [0.0, 5.0, 0.0], [2.0, 2.0, 2.0], [math.nan, 0.0, 0.0], [0.0, 5.0, 0.0], [math.inf, 0.0, 0.0]])
-    assert glue.entropy_topk(logits, 6)[1].tolist() == [3, 5, 0, 2, 1, 4]  # an x86 processor makes a negative NaN of the last one
+    logits = torch.cat((logits, -logits[3:4]))  # a negative NaN is no other one
+    assert glue.entropy_topk(logits, 7)[1].tolist() == [3, 5, 6, 0, 2, 1, 4]
 
 
 def among_nan(matrix: torch.Tensor) -> torch.Tensor:
@@ -129,12 +132,72 @@ def projections() -> None:
 
     assert project([1.0, math.nan], [0.0, 0.0], Rule())[0].isnan()
     assert project([1.0, 2.0], [math.inf, 0.0], Rule())[0].isnan()
+    # Four elements are scaled together.
+    assert project([1.0, 0.0, 0.0, 3e38], [-1.0, 0.0, 0.0, 0.0], Rule())[-1].tolist() == [0.0, 0.0, 0.0, pytest.approx(3e38)]
     assert project([1.0, 2.0], [0.0, 0.0], Rule(epsilon=1.0))[0] == 0.0
     assert project([1.0, 2.0], [1.0, 0.0], Rule(epsilon=-5.0))[0] == 0.0
     assert project([1.0, 2.0], [-1.0, 0.0], Rule("official"))[0] == pytest.approx(1.0 / 1.001)
     assert project([0.1, 2.0], [-1.0, 0.0], Rule("official"))[0] == 0.75
     assert project([1.0, 0.0], [-1e-3, 0.0], Rule(max_correction=0.5))[0] == pytest.approx(500.0)
     assert math.copysign(1.0, project([-0.0, 2.0], [0.0, 1.0], Rule())[-1][0].item()) == -1.0
+
+
+HERE = Backend("native", "cpu")
+
+
+def confident_rows() -> None:
+    for classes in (33, 1500, 17003):
+        confident.test_statistics(HERE, 40, 0.0, classes)
+
+
+def tied_rows() -> None:
+    for classes in (64, 1500, 17003):
+        confident.test_ties_of_the_largest(HERE, classes, 3)
+
+
+def confident_head(path: str, sample_space: bool, gap: int = 40) -> Callable[[], None]:
+    def confident_step() -> None:
+        confident.check_step(confident.head(gap, torch.float32, "cpu", batch_gap=gap), path, sample_space)
+
+    return confident_step
+
+
+def confident_gradient() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for product in ("kernel", "library"):
+            confident.test_head_gradient(HERE, patch, product, 15, torch.float16, False, False)
+
+
+def features_gradient() -> None:
+    confident.TestHeadStep().test_features_gradient_of_half_precision(HERE, "launches", False, torch.float16)
+
+
+def great_weight() -> None:
+    confident.TestHeadStep().test_a_row_without_residuals_and_with_a_great_weight(HERE, "launches", False)
+
+
+def saturated(path: str, sample_space: bool) -> Callable[[], None]:
+    def saturated_guide() -> None:
+        confident.TestHeadStep().test_a_bound_for_a_saturated_guide(HERE, path, sample_space)
+
+    return saturated_guide
+
+
+def tiny_guides() -> None:
+    for grad, guide, rule, want in confident.TINY:
+        confident.test_v_beyond_float32(HERE, grad, guide, rule, want)
+
+
+def numbers_on_the_device() -> None:
+    for rule in (Rule(epsilon=2.5), Rule("official", margin=1.5)):
+        confident.TestNumbersOnTheDevice().test_project(HERE, rule)
+
+
+def label_of_one_row() -> None:
+    case = guided.make(6, 5, 4, 3, 2, torch.float32, "cpu", Rule())
+    case.target[2] = 9
+    features = glue.guided_linear_ce(*arguments(case), path="composed", sample_space=False)[1]
+    assert features.isnan().all(1).tolist() == [row == 2 for row in range(6)]
 
 
 @dataclass
@@ -180,27 +243,95 @@ MUTATIONS = {
         "row_stats.cu", "i > 0 && (i + 2) * kSize - shift <= columns", "i > 0", ("address", "rows")
     ),
     # Special values
-    "-inf before anything else": Mutation("softmax_core.cuh", "a.max == -INFINITY ? 0.0f : a.max", "a.max", special_rows),
     "0 times -inf, element": Mutation(
         "softmax_core.cuh", "fmaf(exponential, fmaxf(shifted, kFloor), a.moment)", "fmaf(exponential, shifted, a.moment)", special_rows
     ),
-    "0 times -inf, rescaled": Mutation("softmax_core.cuh", "fmaf(fmaxf(delta, kFloor), a.sum", "fmaf(delta, a.sum", special_rows),
-    "merging two empty parts": Mutation("softmax_core.cuh", "  if (max == -INFINITY) {", "  if (false) {", special_rows),
-    "a row of nothing": Mutation("softmax_core.cuh", "return a.sum > 0.0f;", "return a.sum == a.sum;", special_rows),
+    "0 times -inf, rescaled": Mutation("softmax_core.cuh", "fmaf(fmaxf(delta, kFloor), sum", "fmaf(delta, sum", special_rows),
+    "merging two empty parts": Mutation("softmax_core.cuh", "if (high.max > -INFINITY) low =", "low =", special_rows),
+    "a row of nothing, a row of +inf": Mutation(
+        "softmax_core.cuh", "a.rest >= 0.0f && fabsf(a.max) < INFINITY", "a.rest >= 0.0f", special_rows
+    ),
+    "a row with NaN": Mutation("softmax_core.cuh", "a.rest >= 0.0f && fabsf(a.max)", "fabsf(a.max)", ties),
     "the smaller row first": Mutation("softmax_core.cuh", "static_cast<uint32_t>(~row);", "static_cast<uint32_t>(row);", ties),
-    "illegal labels": Mutation("softmax_core.cuh", "!legal ? NAN : class_weights", "class_weights", illegal_labels),
+    "illegal labels": Mutation("softmax_core.cuh", "return !legal ? NAN : class_weights", "return class_weights", illegal_labels),
     "illegal rows": Mutation("row_stats.cu", "return row >= 0 && row < a.source_rows ? row : -1;", "return row;", illegal_labels),
-    "illegal label's loss": Mutation("row_stats.cu", "- stats.max : NAN;", "- stats.max : 0.0f;", illegal_labels),
+    "illegal label's loss": Mutation(
+        "row_stats.cu", "[row * a.stride + target]) : NAN;", "[row * a.stride + target]) : 0.0f;", illegal_labels
+    ),
+    "illegal label beside legal ones": Mutation(
+        "row_stats.cu", "a.class_weights != nullptr ? sums[0] : rows", "sums[0]", label_of_one_row
+    ),
     "v: NaN and inf stay": Mutation("projection_core.cuh", "  if (!is_finite(dot) || !is_finite(guide_norm2)) v = NAN;\n", "", projections),
     "v: no guide": Mutation("projection_core.cuh", "  if (guide_norm2 == 0.0) v = 0.0;\n", "", projections),
     "v: never negative": Mutation("projection_core.cuh", "    if (v < 0.0) v = 0.0;\n", "", projections),
-    "v: margin": Mutation("projection_core.cuh", "      if (v < rule.margin) v = rule.margin;\n", "", projections),
+    "v: margin": Mutation("projection_core.cuh", "      if (!(v >= margin)) v = v == v ? margin : v;\n", "", projections),
     "v: bound": Mutation("projection_core.cuh", "if (rule.max_correction >= 0.0)", "if (false)", projections),
-    "v = 0 changes nothing": Mutation("project.cu", "  if (v == 0.0f) return;", "", projections),
+    "v = 0 changes nothing": Mutation("project.cu", "  if (*v == 0.0 && of_grad == 1.0) return;", "", projections),
+    # Small numbers
+    "largest: one copy is not of the rest": Mutation("softmax_core.cuh", "    ties = -1;", "    ties = 0;", confident_rows),
+    "largest: its other copies are": Mutation("softmax_core.cuh", "      ++ties;", "      ties = 0;", tied_rows),
+    "largest: joins the rest of a larger one": Mutation("softmax_core.cuh", "= 1.0f + a.rest;", "= a.rest;", confident_rows),
+    "log1p": Mutation("softmax_core.cuh", "? log1pf(a.rest) : NAN", "? logf(1.0f + a.rest) : NAN", confident_rows),
+    "target: minus the sum of the others": Mutation(
+        "softmax_core.cuh", "logit == a.max ? -a.rest * inverse : ", "", confident_head("launches", False)
+    ),
+    "sigma: Gram matrices": Mutation(
+        "softmax_core.cuh", "return __uint_as_float(static_cast<unsigned>(127 + power) << 23);", "return 1.0f;",
+        confident_head("launches", True, gap=80),
+    ),
+    "sigma: half precision": Mutation(
+        "softmax_core.cuh", "return __uint_as_float(static_cast<unsigned>(127 + power) << 23);", "return 1.0f;", confident_gradient
+    ),
+    "sigma: rows of the features' gradient": Mutation(
+        "guided_linear_ce.cu", "sizeof(T) == 2 ? sigma_of(fabsf(meta.at_target)) : 1.0f", "1.0f",
+        features_gradient,
+    ),
+    "sigma: a sum too large for it": Mutation(
+        "softmax_core.cuh", "  if (meta.inverse_sum > FLT_MAX) meta.inverse_sum = FLT_MAX;\n", "", great_weight
+    ),
+    "sigma: undone in the product": Mutation("linear_ce_grad.cu", "float scale = 1.0f / sigma;", "float scale = 1.0f;", confident_gradient),
+    "sigma: undone after the library's product": Mutation("composition.cu", "  if (*sigma != 1.0)", "  if (false)", confident_gradient),
+    "sigma: undone in the Gram matrices' rows": Mutation(
+        "composition.cu", "  if (sigmas[0] != 1.0)", "  if (false)", confident_head("composed", True)
+    ),
+    "sigma: undone in the Gram matrices' sums": Mutation(
+        "composition.cu", "static_cast<double>(a.k) * a.sigmas[1]", "static_cast<double>(a.k)", confident_head("composed", True)
+    ),
+    "sigma: undone in the projection's sums": Mutation(
+        "project.cu", "sums[0] * (of_grad * of_guide)", "sums[0]", confident_head("composed", False)
+    ),
+    "sigma: undone in the projection's step": Mutation(
+        "project.cu", "to_float(g) * inverse_sigma", "to_float(g)", confident_head("composed", False)
+    ),
+    "sums: squares of small numbers": Mutation("projection_core.cuh", "= __float_as_uint(largest) >> 23 & 255u;", "= 127u;", tiny_guides),
+    "sums: the smallest numbers": Mutation(
+        "projection_core.cuh", "exponent == 0u ? 0x00400000u : exponent << 23", "exponent << 23", tiny_guides
+    ),
+    "sums: the largest numbers": Mutation("projection_core.cuh", "    if (exponent > 253u) exponent = 253u;\n", "", projections),
+    "v: first factor": Mutation("projection_core.cuh", "    a = power_out_of(v);", "    a = 1.0f;", tiny_guides),
+    "v: second factor": Mutation("projection_core.cuh", "    b = power_out_of(v);", "    b = 1.0f;", tiny_guides),
+    "v: smaller than float32": Mutation("projection_core.cuh", "    if (v < 0x1p-126) {", "    if (false) {", tiny_guides),
+    "v: beyond everything": Mutation("projection_core.cuh", "    if (v > 0x1p379) v = 0x1p379;\n", "", tiny_guides),
+    "v: float64, projection": Mutation("project.cu", "    *a.v = p.v;", "    *a.v = static_cast<float>(p.v);", tiny_guides),
+    "v: float64, head step": Mutation(
+        "guided_linear_ce.cu", "    a.totals->v = p.v;", "    a.totals->v = static_cast<float>(p.v);", saturated("launches", False)
+    ),
+    "v: float64, Gram matrices": Mutation(
+        "composition.cu", "    *a.v = p.v;", "    *a.v = static_cast<float>(p.v);", saturated("composed", True)
+    ),
+    "v: epsilon on the device": Mutation(
+        "projection_core.cuh", "rule.epsilon_at != nullptr ? *rule.epsilon_at : rule.epsilon", "rule.epsilon", numbers_on_the_device
+    ),
+    "v: margin on the device": Mutation(
+        "projection_core.cuh", "rule.margin_at != nullptr ? *rule.margin_at : rule.margin", "rule.margin", numbers_on_the_device
+    ),
     # Order
     "sum: barrier after the scratch": Mutation(
         "common.cuh", BARRIER + "#pragma unroll\n  for (int i = 0; i < count; ++i) {\n    values[i] = 0.0;",
         "#pragma unroll\n  for (int i = 0; i < count; ++i) {\n    values[i] = 0.0;", RACE_PROJECT,
+    ),
+    "maximum: barrier after the scratch": Mutation(
+        "common.cuh", "scratch[threadIdx.x / kWarp] = value;\n" + BARRIER, "scratch[threadIdx.x / kWarp] = value;\n", RACE_GUIDED
     ),
     "sort: barrier of a step": Mutation("softmax_core.cuh", "      __syncthreads();\n", "", RACE_ROWS),
     "sort: last barrier": Mutation("softmax_core.cuh", "      }\n    }\n  }\n" + BARRIER, "      }\n    }\n  }\n", RACE_ROWS),
@@ -237,7 +368,7 @@ MUTATIONS = {
             "after the rows": "  grid.sync();\n  // One block sorts",
             "after the selection": "  grid.sync();\n  if (a.sample_space) {",
             "after the Gram matrices": "    grid.sync();\n    for (int strip",
-            "before v": "  grid.sync();\n  const float v = correction",
+            "before v": "  grid.sync();\n  const double v = correction",
         }.items()
     },
 }  # fmt: skip

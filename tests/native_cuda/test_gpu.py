@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gaal_fast import ops
 from gaal_fast.ops.backends import _native_cuda as glue
+from tests.native_cuda import test_confident as confident
 from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
@@ -42,6 +43,30 @@ def _step_op(path: str, sample_space: bool) -> Op:
     def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
         case = step(STEPS[0], seed=seed)
         inputs = [case.features, case.target, case.guide_features, case.guide_target, case.weight, case.bias]
+        return inputs, lambda: glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
+
+    return make
+
+
+def _numbers_op(path: str, sample_space: bool) -> Op:
+    """epsilon and margin in the device's memory, new ones for every seed."""
+
+    def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
+        case = step(STEPS[0], seed=seed)
+        epsilon, margin = (torch.tensor(number + 0.1 * seed, dtype=torch.float64, device="cuda") for number in (0.1, 0.75))
+        case.rule = Rule(epsilon=epsilon, relative=True, margin=margin)
+        inputs = [case.features, case.target, case.guide_features, case.guide_target, case.weight, case.bias, epsilon, margin]
+        return inputs, lambda: glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
+
+    return make
+
+
+def _confident_op(path: str, sample_space: bool) -> Op:
+    """Residuals that carry a power of two, another one for every seed."""
+
+    def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
+        case = confident.head(20 * (seed + 1), torch.float32, "cuda", batch_gap=12)
+        inputs = [case.features, case.target, case.guide_features, case.guide_target]
         return inputs, lambda: glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
 
     return make
@@ -86,6 +111,8 @@ OPS: dict[str, Op] = {
     "linear_ce_grad in splits": _gradient_op,
     "project_": _project_op,
     **{f"head step, {path}, {'sample space' if sample else 'direct'}": _step_op(path, sample) for path, sample in WAYS},
+    **{f"numbers on the device, {path}, {'sample space' if sample else 'direct'}": _numbers_op(path, sample) for path, sample in WAYS},
+    **{f"confident rows, {path}, {'sample space' if sample else 'direct'}": _confident_op(path, sample) for path, sample in WAYS},
 }
 
 

@@ -18,6 +18,16 @@ CHECKS = [
     mutations.projections,
     mutations.head_step("launches", sample_space=False),
     mutations.head_step("launches", sample_space=True),
+    mutations.confident_rows,
+    mutations.tied_rows,
+    mutations.confident_gradient,
+    mutations.features_gradient,
+    mutations.great_weight,
+    mutations.tiny_guides,
+    mutations.numbers_on_the_device,
+    mutations.label_of_one_row,
+    *(mutations.confident_head(path, sample) for path in ("launches", "composed") for sample in (False, True)),
+    *(mutations.saturated(path, sample) for path, sample in (("launches", False), ("composed", True))),
 ]
 
 

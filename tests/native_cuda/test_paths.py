@@ -242,6 +242,11 @@ def test_counts_of_launches(place: Backend, sample_space: bool, request: pytest.
     assert launches(device, lambda: glue.entropy_topk(logits, 32))[0] == 1
     assert launches(device, lambda: glue.linear_ce_grad(case.features, logits, case.target, None, None))[0] == 2
     grads, guides = ([torch.ones(70, 5, device=place.device), torch.ones(3, device=place.device)] for _ in range(2))
+    number = torch.tensor(0.5, dtype=torch.float64, device=place.device)
+    assert launches(device, lambda: glue.project_(grads, guides, "paper", number, False, number, 1e-3, None))[0] == 2
+    case.rule = Rule(epsilon=number, relative=True, margin=number)
+    assert launches(device, lambda: glue.guided_linear_ce(*arguments(case), path="cooperative"))[0] == 1
+    assert launches(device, lambda: glue.guided_linear_ce(*arguments(case), path="launches"))[0] == 3
     assert launches(device, lambda: glue.project_(grads, guides, "paper", 0.0, False, 0.75, 1e-3, None))[0] == 2
 
 

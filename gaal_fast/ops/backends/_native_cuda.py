@@ -33,7 +33,8 @@ _MOST_ROWS = 4096
 # from datasheet rates, not yet from measurements.
 _BREAK_EVEN = {torch.float32: 90, torch.float16: 600, torch.bfloat16: 600}
 
-Options = tuple[str, float, bool, float, float, float | None]
+# (rule, epsilon, relative, margin, ridge, max_correction); epsilon and margin as floats or as 0-d float64 tensors on the device.
+Options = tuple[str, float | Tensor, bool, float | Tensor, float, float | None]
 
 
 @functools.cache
@@ -124,8 +125,9 @@ def linear_ce_grad(
     class_weights = _in_range(class_weights, dtype)
     if index is None and n_rows * n_classes * width >= _MOST_MULTIPLY_ADDS:
         residual = torch.empty(n_rows, n_classes, dtype=dtype, device=device)
-        _write_residual(module, _rows(logits), target, None, class_weights, residual, None)
-        return _weighted_sum(residual, features)
+        sigma = torch.empty(1, dtype=torch.float64, device=device)
+        _write_residual(module, _rows(logits), target, None, class_weights, residual, sigma, None)
+        return tuple(_unscaled(module, gradient, sigma) for gradient in _weighted_sum(residual, features))
     features, logits = _rows(features), _rows(logits)
     count = n_rows if index is None else index.shape[0]
     grad_weight = torch.empty(n_classes, width, dtype=dtype, device=device)
@@ -142,9 +144,9 @@ def project_(
     grads: Sequence[Tensor],
     guides: Sequence[Tensor],
     rule: str,
-    epsilon: float,
+    epsilon: float | Tensor,
     relative: bool,
-    margin: float,
+    margin: float | Tensor,
     ridge: float,
     max_correction: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -162,7 +164,7 @@ def project_(
     workspace = _workspace(module.project_workspace(_index(device), code, sizes), device)
     module.project(
         *(_index(device), _stream(device), code, [grad.data_ptr() for grad in grads], [guide.data_ptr() for guide in guides], sizes),
-        *(_options(rule, epsilon, relative, margin, ridge, max_correction), scalars.data_ptr(), _address(workspace)),
+        *(_options(rule, epsilon, relative, margin, ridge, max_correction), 0, scalars.data_ptr(), _address(workspace)),
     )
     for old, new in zip(given, grads, strict=True):
         if new.data_ptr() != old.data_ptr():
@@ -252,6 +254,7 @@ def _composed(
     """The head step around PyTorch's products, for at least one row and one guide row.
 
     Residuals carry no 1/B: in float16 it would push small probabilities below the smallest number. It enters as a factor of the products.
+    They do carry a power of two, ``sigmas`` of the batch and of the guide (see ``api.h``), which the kernels after the products take away.
     """
     module, device, dtype = _module(), features.device, features.dtype
     number, stream, code = _index(device), _stream(device), _CODES[features.dtype]
@@ -262,28 +265,29 @@ def _composed(
     chosen = guide_features.index_select(0, index)
     logits = torch.nn.functional.linear(features, weight, bias)
     loss = torch.empty((), dtype=torch.float32, device=device)
+    sigmas = torch.empty(2, dtype=torch.float64, device=device)
 
     # One product over the stacked rows needs v in the operands: float16 has no range for that.
     if sample_space and dtype is not torch.float16:
         residual = torch.empty(rows + top_k, classes, dtype=dtype, device=device)
-        _write_residual(module, logits, target, None, class_weights, residual[:rows], loss)
-        _write_residual(module, guide_logits, guide_target, index, class_weights, residual[rows:], None)
+        _write_residual(module, logits, target, None, class_weights, residual[:rows], sigmas[:1], loss)
+        _write_residual(module, guide_logits, guide_target, index, class_weights, residual[rows:], sigmas[1:], None)
         stacked = torch.cat((features, chosen))
         residual_gram, feature_gram = _gram(residual), _gram(stacked)
         scalars = torch.empty(4, dtype=torch.float32, device=device)
         workspace = _workspace(module.gram_project_workspace(number, rows, top_k), device)
-        grad_features = _scaled_product(residual[:rows], weight, 1 / rows)
         module.gram_project(
             *(number, stream, code, rows, top_k, residual_gram.data_ptr(), feature_gram.data_ptr(), bias is not None),
-            *(residual.data_ptr(), classes, options, scalars.data_ptr(), _address(workspace)),
+            *(sigmas.data_ptr(), residual.data_ptr(), classes, options, scalars.data_ptr(), _address(workspace)),
         )
+        grad_features = _scaled_product(residual[:rows], weight, 1 / rows)
         grad_weight, grad_bias = _weighted_sum(residual, stacked, rows)
         return loss, grad_features, grad_weight, None if bias is None else grad_bias, *scalars.unbind(), index
 
     guide_residual = torch.empty(top_k, classes, dtype=dtype, device=device)
-    _write_residual(module, guide_logits, guide_target, index, class_weights, guide_residual, None)
-    _write_residual(module, logits, target, None, class_weights, logits, loss)
-    grad_features = _scaled_product(logits, weight, 1 / rows)
+    _write_residual(module, guide_logits, guide_target, index, class_weights, guide_residual, sigmas[1:], None)
+    _write_residual(module, logits, target, None, class_weights, logits, sigmas[:1], loss)
+    grad_features = _unscaled(module, _scaled_product(logits, weight, 1 / rows), sigmas[:1])
     grads, guides = list(_weighted_sum(logits, features)), list(_weighted_sum(guide_residual, chosen))
     if bias is None:
         grads, guides = grads[:1], guides[:1]
@@ -292,7 +296,7 @@ def _composed(
     workspace = _workspace(module.project_workspace(number, code, sizes), device)
     module.project(
         *(number, stream, code, [grad.data_ptr() for grad in grads], [guide.data_ptr() for guide in guides], sizes),
-        *(options, scalars.data_ptr(), _address(workspace)),
+        *(options, sigmas.data_ptr(), scalars.data_ptr(), _address(workspace)),
     )
     return loss, grad_features, grads[0], None if bias is None else grads[1], *scalars.unbind(), index
 
@@ -304,15 +308,26 @@ def _write_residual(
     index: Tensor | None,
     class_weights: Tensor | None,
     out: Tensor,
+    sigma: Tensor,
     loss: Tensor | None,
 ) -> None:
-    """out[i] = w (p - onehot) of row index[i], with w the row's class weight over the mean of those; ``out`` may be ``logits``."""
+    """out[i] = sigma w (p - onehot) of row index[i], with w the row's class weight over the mean of those; ``out`` may be ``logits``.
+
+    The kernels choose ``sigma``, a float64 tensor of one element.
+    """
     count, device = out.shape[0], logits.device
     workspace = _workspace(_ce_residual_bytes(_index(device), count, logits.shape[1]), device)
     module.ce_residual(
         *(_index(device), _stream(device), _CODES[logits.dtype], _matrix(logits), target.data_ptr(), _address(index), count),
-        *(_address(class_weights), out.data_ptr(), out.stride(0), _address(loss), _address(workspace)),
+        *(_address(class_weights), out.data_ptr(), out.stride(0), sigma.data_ptr(), _address(loss), _address(workspace)),
     )
+
+
+def _unscaled(module: ModuleType, tensor: Tensor, sigma: Tensor) -> Tensor:
+    """``tensor``, a contiguous one, divided in place by ``sigma``. Where that is 1 the kernel only looks."""
+    device = tensor.device
+    module.unscale(_index(device), _stream(device), _CODES[tensor.dtype], tensor.data_ptr(), tensor.numel(), sigma.data_ptr())
+    return tensor
 
 
 def _scaled_product(a: Tensor, b: Tensor, factor: float) -> Tensor:
@@ -384,9 +399,16 @@ def _workspace(size: int, device: torch.device) -> Tensor | None:
 
 
 def _options(
-    rule: str, epsilon: float, relative: bool, margin: float, ridge: float, max_correction: float | None
-) -> tuple[bool, float, bool, float, float, float]:
-    return rule == "official", epsilon, relative, margin, ridge, -1.0 if max_correction is None else max_correction
+    rule: str, epsilon: float | Tensor, relative: bool, margin: float | Tensor, ridge: float, max_correction: float | None
+) -> tuple[bool, float, bool, float, float, float, int, int]:
+    """The options as the module takes them: a tensor as 0.0 and its address, which the kernels read when they run."""
+    values, addresses = [], []
+    for number in (epsilon, margin):
+        on_device = isinstance(number, Tensor)
+        values.append(0.0 if on_device else number)
+        addresses.append(number.data_ptr() if on_device else 0)
+    bound = -1.0 if max_correction is None else max_correction
+    return rule == "official", values[0], relative, values[1], ridge, bound, *addresses
 
 
 # Sizes of workspaces, asked once for each shape.

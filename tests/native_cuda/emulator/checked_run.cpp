@@ -152,10 +152,11 @@ void grad_case(DType dtype, int64_t rows, int64_t classes, int64_t width, bool i
   });
   const int64_t some = std::min<int64_t>(count, 8);
   check("ce_residual " + std::to_string(static_cast<int>(dtype)) + " " + std::to_string(classes), [&] {
-    Buffer out(some * classes * size_of(dtype)), loss(4), workspace(gaal::ce_residual_workspace(0, some, classes));
+    Buffer out(some * classes * size_of(dtype)), sigma(8), loss(4), workspace(gaal::ce_residual_workspace(0, some, classes));
     gaal::ce_residual(call, {logits.data(), rows, classes, classes}, target.as<int64_t>(), indexed ? index.as<int64_t>() : nullptr, some,
-                      weighted ? weights.as<float>() : nullptr, out.data(), classes, loss.as<float>(), workspace.data());
-    return hash(hash(0, out), loss);
+                      weighted ? weights.as<float>() : nullptr, out.data(), classes, sigma.as<double>(), loss.as<float>(), workspace.data());
+    gaal::unscale(call, out.data(), some * classes, sigma.as<double>());
+    return hash(hash(hash(0, out), sigma), loss);
   });
 }
 #endif
@@ -174,9 +175,12 @@ void project_case(DType dtype, const std::vector<int64_t>& sizes, size_t offset)
       guides.push_back(all.back()->data());
     }
     const int count = static_cast<int>(sizes.size());
-    Buffer scalars(16), workspace(gaal::project_workspace(0, dtype, count, sizes.data()));
-    gaal::project(call, count, grads.data(), guides.data(), sizes.data(), {false, true, 0.9, 0.75, 1e-3, -1.0}, scalars.as<float>(),
-                  workspace.data());
+    Buffer scalars(16), workspace(gaal::project_workspace(0, dtype, count, sizes.data())), numbers(4 * 8);
+    const double given[4] = {0.9, 0.75, 1.0, 0x1p-20};  // epsilon, margin, sigmas
+    std::memcpy(numbers.data(), given, sizeof(given));
+    const double* const at = numbers.as<double>();
+    gaal::project(call, count, grads.data(), guides.data(), sizes.data(), {false, true, 0.0, 0.0, 1e-3, -1.0, at, at + 1}, at + 2,
+                  scalars.as<float>(), workspace.data());
     uint64_t h = hash(0, scalars);
     for (Floats* buffer : all) {
       h = hash(h, *buffer);
@@ -192,9 +196,11 @@ void gram_case(int64_t rows, int64_t k, int64_t classes) {
   const int64_t all = rows + k;
   check("gram_project", [&] {
     Floats residual_gram(DType::kFloat32, all * all), feature_gram(DType::kFloat32, all * all), residuals(DType::kFloat32, all * classes);
-    Buffer scalars(16), workspace(gaal::gram_project_workspace(0, rows, k));
-    gaal::gram_project({0, nullptr, DType::kFloat32}, rows, k, residual_gram.as<float>(), feature_gram.as<float>(), true, residuals.data(),
-                       classes, {false, false, 1.0, 0.75, 1e-3, -1.0}, scalars.as<float>(), workspace.data());
+    Buffer scalars(16), workspace(gaal::gram_project_workspace(0, rows, k)), sigmas(2 * 8);
+    sigmas.as<double>()[0] = 0x1p30;
+    sigmas.as<double>()[1] = 1.0;
+    gaal::gram_project({0, nullptr, DType::kFloat32}, rows, k, residual_gram.as<float>(), feature_gram.as<float>(), true,
+                       sigmas.as<double>(), residuals.data(), classes, {false, false, 1.0, 0.75, 1e-3, -1.0}, scalars.as<float>(), workspace.data());
     return hash(hash(0, scalars), residuals);
   });
 }

@@ -124,6 +124,12 @@ inline unsigned __float_as_uint(float x) {
   return bits;
 }
 
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
 // --- The runtime's functions that the host side calls -----------------------------------------------------------------------------------
 
 using cudaStream_t = void*;
