@@ -1,21 +1,47 @@
-"""Registration of an op with PyTorch: schema, kernel, fake kernel and the rule for autograd, in one call.
+"""Registration of an op with PyTorch, and which calls have to go through the registered op.
 
-In eager mode the public functions call a backend directly, because the dispatcher costs several microseconds per call and the ops are
-launch-bound at the sizes they are made for. The registered op is what ``torch.compile``, ``torch.export`` and fake tensors see.
+In eager mode the public functions call a backend directly, because the dispatcher costs several microseconds per call and the
+ops are launch-bound at the sizes they are made for. A backend takes pointers, so that is right only for tensors that are plain
+memory. All others go through the registered op, where PyTorch does what each kind of tensor needs: ``torch.compile``,
+``torch.export``, ``make_fx`` and ``torch.jit.trace`` record the op, fake and meta tensors take its fake kernel, lazily negated
+tensors and the zero tensors of forward-mode AD are resolved into copies, ``torch.vmap`` calls it slice by slice, and subclasses
+decide for themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
+from torch._C._functorch import TransformType, peek_interpreter_stack
+from torch.autograd import forward_ad
+
+from gaal_fast.ops._memory import missing
 
 NAMESPACE = "gaal_fast"
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+def _ordinary_keys() -> int:
+    """The dispatch keys that a tensor in memory may have; any other key means that its memory is not its value."""
+    devices = ("CPU", "CUDA", "XPU", "MPS", "HPU", "PrivateUse1")
+    names = [prefix + device for prefix in ("", "Autograd", "Autocast") for device in devices]
+    known = [getattr(DispatchKey, name) for name in (*names, "ADInplaceOrView") if hasattr(DispatchKey, name)]
+    keys = 0
+    for key in known:
+        keys |= DispatchKeySet(key).raw_repr()
+    return keys
+
+
 _PLAIN = (Tensor, torch.nn.Parameter)
+_SPECIAL = ~_ordinary_keys()
+_keys = torch._C._dispatch_keys
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_jit_tracing = torch._C._get_tracing_state
 
 
 def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -24,15 +50,18 @@ def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) 
     ``kernel`` runs on every device (the choice of a backend happens inside it), ``fake`` gives the shapes of its results.
 
     The ops are not differentiable: their results are constants to autograd. This is registered explicitly, so that an input that
-    requires a gradient neither warns nor leaves a graph behind.
+    requires a gradient neither warns nor leaves a graph behind. Where PyTorch would then give a derivative of 0 without a word
+    (``torch.func.grad``, forward-mode AD) the op refuses an input that is differentiated.
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    packet, _, overload = name.partition(".")
+    op = getattr(getattr(getattr(torch.ops, NAMESPACE), packet), overload or "default")
 
     def below_autograd(*args: Any, **kwargs: Any) -> Any:
+        _refuse_derivatives(packet, args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args, **kwargs)
 
@@ -40,6 +69,63 @@ def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) 
     return op
 
 
-def traced(tensor: object) -> bool:
-    """True where a call has to go through the registered op: while compiling, and for meta, fake and other special tensors."""
-    return torch.compiler.is_compiling() or (isinstance(tensor, Tensor) and (type(tensor) not in _PLAIN or tensor.is_meta))
+def traced(*arguments: object) -> bool:
+    """True where a call has to go through the registered op: while it is recorded, and for tensors that are not plain memory.
+
+    Takes every tensor argument of the call; what is no tensor is left to the checks of the arguments.
+    """
+    if torch.compiler.is_compiling() or _dispatch_modes() or _jit_tracing() is not None or forward_ad._current_level >= 0:
+        return True
+    for argument in arguments:
+        if type(argument) in _PLAIN:
+            if _keys(argument).raw_repr() & _SPECIAL or missing(argument):
+                return True
+        elif isinstance(argument, Tensor):
+            return True
+    return False
+
+
+def overload(
+    plain: torch._ops.OpOverload, scheduled: torch._ops.OpOverload, options: tuple[Any, ...]
+) -> tuple[torch._ops.OpOverload, tuple[Any, ...]]:
+    """The overload for the arguments of a projection, and these as it takes them: floats, or 0-d tensors.
+
+    A float that changes from call to call is a symbol to ``torch.compile``. As a float argument of an op it would have to become a
+    constant again, with a compilation for each value, or with one from a cache that holds another value. As a tensor it is an input
+    of the graph. Adding it to 0 is what Inductor takes such a symbol in; ``torch.full`` would make a constant of it.
+    """
+    rule, epsilon, relative, margin, ridge, max_correction = options
+    if all(map(_constant, (epsilon, margin, ridge, max_correction))):
+        return plain, options
+    return scheduled, (rule, _as_tensor(epsilon), relative, _as_tensor(margin), _as_tensor(ridge), _as_tensor(max_correction))
+
+
+def _constant(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return False
+    if not isinstance(value, (float, int, torch.SymFloat, torch.SymInt)):
+        return True
+    # Imported late: it loads SymPy.
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return has_static_value(value)
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
+        return value
+    return torch.zeros((), dtype=torch.float64, device="cpu") + value
+
+
+def _refuse_derivatives(name: str, arguments: Iterable[object]) -> None:
+    """Raise where ``torch.func.grad``, ``jvp`` or forward-mode AD differentiates an argument: it would get 0 without a word."""
+    interpreter = peek_interpreter_stack()
+    reverse = interpreter is not None and interpreter.key() == TransformType.Grad
+    if not reverse and forward_ad._current_level < 0:
+        return
+    for argument in arguments:
+        for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if not isinstance(tensor, Tensor):
+                continue
+            if (reverse and tensor.requires_grad) or forward_ad.unpack_dual(tensor).tangent is not None:
+                raise NotImplementedError(f"{NAMESPACE}::{name} is not differentiable: detach() its arguments first")

@@ -29,15 +29,21 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if traced(logits):
         return _op(logits, k)
-    return _kernel(logits, k)
+    return _eager(logits, k)
 
 
-def _kernel(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _eager(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     check.logits_matrix(logits)
     return run("entropy_topk", (logits,), logits, check.count("k", k, logits.shape[0], "logits"))
 
 
+def _kernel(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    check.in_memory(logits=logits)
+    return _eager(logits, k)
+
+
 def _fake(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    check.dense(logits=logits)
     check.logits_matrix(logits)
     return logits.new_empty(k, dtype=check.accumulator(logits.dtype)), logits.new_empty(k, dtype=torch.int64)
 

@@ -35,9 +35,9 @@ def linear_ce_grad(
         ValueError: a wrong shape or device, or, on the CPU, a label or an index out of range. Elsewhere a label out of range
             makes the gradients NaN, and an index out of range is an error of the caller that is not looked for.
     """
-    if traced(features):
+    if traced(features, logits, target, index, class_weights):
         return _op(features, logits, target, index, class_weights)
-    return _kernel(features, logits, target, index, class_weights)
+    return _eager(features, logits, target, index, class_weights)
 
 
 def _check(
@@ -55,16 +55,24 @@ def _check(
     return target, index, check.class_weight_vector(class_weights, classes, features)
 
 
-def _kernel(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
+def _eager(
+    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     target, index, class_weights = _check(features, logits, target, index, class_weights, values=True)
     return run("linear_ce_grad", (features, logits), features, logits, target, index, class_weights)
 
 
+def _kernel(
+    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    check.in_memory(features=features, logits=logits, target=target, index=index, class_weights=class_weights)
+    return _eager(features, logits, target, index, class_weights)
+
+
 def _fake(
     features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
+    check.dense(features=features, logits=logits, target=target, index=index, class_weights=class_weights)
     _check(features, logits, target, index, class_weights, values=False)
     classes = logits.shape[1]
     return features.new_empty(classes, features.shape[1]), features.new_empty(classes)
