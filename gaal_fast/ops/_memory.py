@@ -37,7 +37,7 @@ def overlaps_itself(tensor: Tensor) -> bool:
 def disjoint(tensors: Sequence[Tensor]) -> bool:
     """Whether the stretches of memory from first to last element are apart. Cheap, and enough for nearly every call."""
     end = 0
-    for start, stop in sorted(map(_stretch, tensors)):
+    for start, stop in sorted([_stretch(tensor) for tensor in tensors]):
         if start < end:
             return False
         end = stop
@@ -67,9 +67,9 @@ def _reach(tensor: Tensor) -> int:
 def _stretch(tensor: Tensor) -> tuple[int, int]:
     """The addresses of the first byte and of the one behind the last."""
     start = tensor.data_ptr()
-    if tensor.is_contiguous() or not tensor.numel():
+    if tensor.is_contiguous():
         return start, start + tensor.nbytes
-    return start, start + (_reach(tensor) + 1) * tensor.element_size()
+    return start, start + (_reach(tensor) + 1) * tensor.element_size() * bool(tensor.numel())
 
 
 def _places(tensor: Tensor) -> Tensor:

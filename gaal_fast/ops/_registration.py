@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from gaal_fast.ops._memory import missing
 
@@ -37,8 +38,7 @@ def _ordinary_keys() -> int:
     return keys
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-_SPECIAL = ~_ordinary_keys()
+_SPECIAL = 2**64 - 1 & ~_ordinary_keys()
 _keys = torch._C._dispatch_keys
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _jit_tracing = torch._C._get_tracing_state
@@ -77,7 +77,8 @@ def traced(*arguments: object) -> bool:
     if torch.compiler.is_compiling() or _dispatch_modes() or _jit_tracing() is not None or forward_ad._current_level >= 0:
         return True
     for argument in arguments:
-        if type(argument) in _PLAIN:
+        kind = type(argument)
+        if kind is Tensor or kind is Parameter:
             if _keys(argument).raw_repr() & _SPECIAL or missing(argument):
                 return True
         elif isinstance(argument, Tensor):

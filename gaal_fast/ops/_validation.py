@@ -222,8 +222,12 @@ def projection_arguments(
     return rule, epsilon, bool(relative), margin, ridge, max_correction
 
 
-def _expanded(tensor: Tensor) -> bool:
-    return not tensor.is_contiguous() and any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+def _in_place(name: str, grad: Tensor, values: bool) -> None:
+    """The elements of ``grad``, which is not contiguous, have places of their own."""
+    if any(stride == 0 and size > 1 for size, stride in zip(grad.shape, grad.stride(), strict=True)):
+        raise ValueError(f"{name} is an expanded tensor, whose elements share memory: it cannot be changed in place")
+    if values and memory.overlaps_itself(grad):
+        raise ValueError(f"{name} has elements that share memory: it cannot be changed in place")
 
 
 def sequence(name: str, value: object) -> list[object]:
@@ -255,26 +259,21 @@ def gradient_lists(grads: list[Tensor], guides: list[Tensor], values: bool) -> t
             raise TypeError(f"guides[{i}] must have the dtype of grads[{i}]: got {guide.dtype} and {grad.dtype}")
         if grad.device != device or guide.device != device:
             raise ValueError(f"grads and guides must be on one device: number {i} is on {grad.device} and {guide.device}, not {device}")
-        if _expanded(grad):
-            raise ValueError(f"grads[{i}] is an expanded tensor, whose elements share memory: it cannot be changed in place")
-        if values and grad.is_inference() and not torch.is_inference_mode_enabled():
-            raise TypeError(f"grads[{i}] is an inference tensor: it can be changed only inside torch.inference_mode()")
-    return grads, apart(grads, guides) if values else guides
+        if not grad.is_contiguous():
+            _in_place(f"grads[{i}]", grad, values)
+    return grads, _apart(grads, guides) if values else guides
 
 
-def apart(grads: Sequence[Tensor], guides: list[Tensor]) -> list[Tensor]:
+def _apart(grads: list[Tensor], guides: list[Tensor]) -> list[Tensor]:
     """The guides, as copies where the change of another gradient than their own would change them too.
 
     Raises:
-        ValueError: elements of the gradients share memory with one another, so that no result could be right for all.
+        ValueError: two gradients share memory, so that no result could be right for both.
     """
-    for i, grad in enumerate(grads):
-        if memory.overlaps_itself(grad):
-            raise ValueError(f"grads[{i}] has elements that share memory: it cannot be changed in place")
-    if memory.disjoint([*grads, *guides]):
+    if memory.disjoint(grads + guides):
         return guides
     others = [guide for grad, guide in zip(grads, guides, strict=True) if not memory.same_memory(grad, guide)]
-    if memory.disjoint([*grads, *others]):
+    if memory.disjoint(grads + others):
         return guides
     for i, grad in enumerate(grads):
         for j in range(i):
@@ -284,3 +283,19 @@ def apart(grads: Sequence[Tensor], guides: list[Tensor]) -> list[Tensor]:
         guide.clone() if any(memory.overlap(g, guide) for g in grads if g is not grad or not memory.same_memory(g, guide)) else guide
         for grad, guide in zip(grads, guides, strict=True)
     ]
+
+
+def count_change(grads: list[Tensor]) -> None:
+    """Tell autograd, which does not see a kernel that writes through a pointer, that the gradients change.
+
+    Inference tensors count no changes, and may not change outside inference mode.
+    """
+    if torch.is_inference_mode_enabled():
+        grads = [grad for grad in grads if not grad.is_inference()]
+    try:
+        torch.autograd.graph.increment_version(grads)
+    except RuntimeError:
+        for i, grad in enumerate(grads):
+            if grad.is_inference():
+                raise TypeError(f"grads[{i}] is an inference tensor: it can be changed only in torch.inference_mode()") from None
+        raise

@@ -84,13 +84,8 @@ def project_(
 def _eager(grads: list[Tensor], guides: list[Tensor], *options: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads, guides = check.gradient_lists(grads, guides, values=True)
     arguments = check.projection_arguments(*options, device=grads[0].device)
-    scalars = run("project_", (*grads, *guides), grads, guides, *arguments)
-    # A kernel that writes through a pointer is unseen by autograd, which may have saved one of these tensors. Inference tensors
-    # are never saved and count no versions.
-    if torch.is_inference_mode_enabled():
-        grads = [grad for grad in grads if not grad.is_inference()]
-    torch.autograd.graph.increment_version(grads)
-    return scalars
+    check.count_change(grads)
+    return run("project_", (*grads, *guides), grads, guides, *arguments)
 
 
 def _kernel(
