@@ -10,7 +10,7 @@ decide for themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch._C import DispatchKey, DispatchKeySet
 from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.nn.parameter import UninitializedTensorMixin
 
 from gaal_fast.ops._memory import missing
 
@@ -61,7 +62,7 @@ def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) 
     op = getattr(getattr(getattr(torch.ops, NAMESPACE), packet), overload or "default")
 
     def below_autograd(*args: Any, **kwargs: Any) -> Any:
-        _refuse_derivatives(packet, args)
+        _refuse_derivatives(op, args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args, **kwargs)
 
@@ -84,6 +85,45 @@ def traced(*arguments: object) -> bool:
         elif isinstance(argument, Tensor):
             return True
     return False
+
+
+def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
+    """Call the registered op, and say of which argument it is where PyTorch refuses a tensor with less than that.
+
+    Raises:
+        TypeError: a sparse or nested tensor, an uninitialized parameter, or a fake tensor among real ones.
+    """
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    for name, tensor in _named_tensors(op, arguments):
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise TypeError(f"{name} is an uninitialized parameter")
+        check_dense(name, tensor)
+    try:
+        return op(*arguments)
+    except AssertionError as error:  # the way of fake tensors
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        named = list(_named_tensors(op, arguments))
+        name, kind = next(((n, "fake") for n, t in named if isinstance(t, FakeTensor)), (named[0][0], "real"))
+        raise TypeError(f"{name} is a {kind} tensor; real and fake ones cannot be mixed here ({error})") from error
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise TypeError where ``tensor`` is nested, sparse or in a layout of MKL-DNN."""
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+
+
+def _named_tensors(op: torch._ops.OpOverload, arguments: Iterable[object]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a call with their names, such as ``logits`` or ``grads[1]``."""
+    for parameter, argument in zip(op._schema.arguments, arguments):
+        if isinstance(argument, Tensor):
+            yield parameter.name, argument
+        elif isinstance(argument, list):
+            yield from ((f"{parameter.name}[{i}]", value) for i, value in enumerate(argument) if isinstance(value, Tensor))
 
 
 def overload(
@@ -118,15 +158,12 @@ def _as_tensor(value: Any) -> Tensor | None:
     return torch.zeros((), dtype=torch.float64, device="cpu") + value
 
 
-def _refuse_derivatives(name: str, arguments: Iterable[object]) -> None:
+def _refuse_derivatives(op: torch._ops.OpOverload, arguments: Iterable[object]) -> None:
     """Raise where ``torch.func.grad``, ``jvp`` or forward-mode AD differentiates an argument: it would get 0 without a word."""
     interpreter = peek_interpreter_stack()
     reverse = interpreter is not None and interpreter.key() == TransformType.Grad
     if not reverse and forward_ad._current_level < 0:
         return
-    for argument in arguments:
-        for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
-            if not isinstance(tensor, Tensor):
-                continue
-            if (reverse and tensor.requires_grad) or forward_ad.unpack_dual(tensor).tangent is not None:
-                raise NotImplementedError(f"{NAMESPACE}::{name} is not differentiable: detach() its arguments first")
+    for name, tensor in _named_tensors(op, arguments):
+        if (reverse and tensor.requires_grad) or forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(f"{op.name()} is not differentiable: detach() {name} first")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gaal_fast.ops import _memory as memory
+from gaal_fast.ops._registration import check_dense
 
 FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
@@ -40,12 +41,8 @@ def _tensor(name: str, value: object) -> None:
 def dense(**arguments: object) -> None:
     """Every tensor is strided: not sparse, nested or in a layout of MKL-DNN."""
     for name, tensor in arguments.items():
-        if not isinstance(tensor, Tensor):
-            continue
-        if tensor.is_nested:
-            raise TypeError(f"{name} must be a dense tensor, got a nested one")
-        if tensor.layout is not torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+        if isinstance(tensor, Tensor):
+            check_dense(name, tensor)
 
 
 def in_memory(**arguments: object) -> None:
@@ -283,19 +280,3 @@ def _apart(grads: list[Tensor], guides: list[Tensor]) -> list[Tensor]:
         guide.clone() if any(memory.overlap(g, guide) for g in grads if g is not grad or not memory.same_memory(g, guide)) else guide
         for grad, guide in zip(grads, guides, strict=True)
     ]
-
-
-def count_change(grads: list[Tensor]) -> None:
-    """Tell autograd, which does not see a kernel that writes through a pointer, that the gradients change.
-
-    Inference tensors count no changes, and may not change outside inference mode.
-    """
-    if torch.is_inference_mode_enabled():
-        grads = [grad for grad in grads if not grad.is_inference()]
-    try:
-        torch.autograd.graph.increment_version(grads)
-    except RuntimeError:
-        for i, grad in enumerate(grads):
-            if grad.is_inference():
-                raise TypeError(f"grads[{i}] is an inference tensor: it can be changed only in torch.inference_mode()") from None
-        raise

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, register, traced
 
 
 def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ValueError: a wrong shape, or k out of range.
     """
     if traced(logits):
-        return _op(logits, k)
+        return call(_op, logits, k)
     return _eager(logits, k)
 
 

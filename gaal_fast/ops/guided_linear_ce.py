@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import overload, register, traced
+from gaal_fast.ops._registration import call, overload, register, traced
 from gaal_fast.ops.project import Projection
 
 
@@ -83,7 +83,7 @@ def guided_linear_ce(
     tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
     if traced(*tensors, epsilon, margin, ridge, max_correction):
         op, options = overload(_op, _op_scheduled, options)
-        loss, grad_features, grad_weight, grad_bias, *scalars, index = op(*tensors, top_k, *options)
+        loss, grad_features, grad_weight, grad_bias, *scalars, index = call(op, *tensors, top_k, *options)
         return GuidedStep(loss, grad_features, grad_weight, None if bias is None else grad_bias, Projection(*scalars), index)
     loss, grad_features, grad_weight, grad_bias, *scalars, index = _eager(*tensors, top_k, *options)
     return GuidedStep(loss, grad_features, grad_weight, grad_bias, Projection(*scalars), index)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, register, traced
 
 
 def linear_ce_grad(
@@ -36,7 +36,7 @@ def linear_ce_grad(
             makes the gradients NaN, and an index out of range is an error of the caller that is not looked for.
     """
     if traced(features, logits, target, index, class_weights):
-        return _op(features, logits, target, index, class_weights)
+        return call(_op, features, logits, target, index, class_weights)
     return _eager(features, logits, target, index, class_weights)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import overload, register, traced
+from gaal_fast.ops._registration import call, overload, register, traced
 
 
 class Projection(NamedTuple):
@@ -76,16 +76,40 @@ def project_(
     grads, guides = check.sequence("grads", grads), check.sequence("guides", guides)
     options = (rule, epsilon, relative, margin, ridge, max_correction)
     if traced(*grads, *guides, epsilon, margin, ridge, max_correction):
-        op, options = overload(_op, _op_scheduled, options)
-        return Projection(*op(grads, guides, *options))
+        return Projection(*_registered(grads, guides, options))
     return Projection(*_eager(grads, guides, *options))
 
 
 def _eager(grads: list[Tensor], guides: list[Tensor], *options: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads, guides = check.gradient_lists(grads, guides, values=True)
     arguments = check.projection_arguments(*options, device=grads[0].device)
-    check.count_change(grads)
-    return run("project_", (*grads, *guides), grads, guides, *arguments)
+    scalars = run("project_", (*grads, *guides), grads, guides, *arguments)
+    # A kernel that writes through a pointer is unseen by autograd, which may have saved one of these tensors.
+    torch.autograd.graph.increment_version(grads)
+    return scalars
+
+
+def _registered(grads: list[Tensor], guides: list[Tensor], options: tuple[object, ...]) -> tuple[Tensor, ...]:
+    op, options = overload(_op, _op_scheduled, options)
+    if torch.compiler.is_compiling():
+        return op(grads, guides, *options)
+    written = [_materialized(f"grads[{i}]", grad) for i, grad in enumerate(grads)]
+    scalars = call(op, written, guides, *options)
+    with torch.no_grad():
+        for grad, new in zip(grads, written, strict=True):
+            if new is not grad:
+                grad.copy_(new)
+    return scalars
+
+
+def _materialized(name: str, grad: Tensor) -> Tensor:
+    """``grad``, or a copy where it is lazily negated: PyTorch resolves such tensors by itself, but none in a list that changes."""
+    if type(grad) not in (Tensor, torch.nn.Parameter):
+        return grad
+    check.floating(name, grad)
+    if grad._is_zerotensor():
+        raise TypeError(f"{name} is a zero tensor without memory, which cannot be changed in place: clone() it first")
+    return grad.resolve_neg() if grad.is_neg() else grad
 
 
 def _kernel(

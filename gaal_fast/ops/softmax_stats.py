@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, register, traced
 
 
 def softmax_stats(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -29,7 +29,7 @@ def softmax_stats(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor,
         ValueError: a wrong shape or device, or, on the CPU, a label out of range (elsewhere its nll is NaN).
     """
     if traced(logits, target):
-        entropy, lse, nll = _op(logits, target)
+        entropy, lse, nll = call(_op, logits, target)
         return entropy, lse, None if target is None else nll
     return _eager(logits, target)
 
