@@ -7,7 +7,6 @@ gradient and g_p the guide, the whole of each seen as one vector, g becomes g + 
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gaal_fast._gradients import (
+    averaged,
+    check_dense,
+    check_gradient,
+    kept_copy,
+    loss_scale,
+    other_shape,
+    ranks,
+    scaled_options,
+    sharded,
+    total,
+    true_projection,
+    unscaled,
+    widened,
+)
 from gaal_fast.ops import Projection, project_, selected_backend
 from gaal_fast.ops import _validation as check
 
@@ -74,7 +88,7 @@ def align_(
     for i in moving:
         for name, tensor in ((f"grads[{i}]", grads[i]), (f"guides[{i}]", guides[i])):
             if tensor is not None:
-                _check_dense(name, tensor)
+                check_dense(name, tensor)
     return project_(
         [grads[i] for i in moving],
         [torch.zeros_like(grads[i]) if guides[i] is None else guides[i] for i in moving],
@@ -237,7 +251,7 @@ class GradientSurgery:
             ValueError: ``grads`` of another number or shape than the parameters, no gradient at all, or ``average`` without
                 ``torch.distributed``. Whatever is raised, the guides stay as they were.
         """
-        if average is None and grads is not None and not self._warned and _ranks(process_group) > 1:
+        if average is None and grads is not None and not self._warned and ranks(process_group) > 1:
             self._warned = True
             warnings.warn(
                 "capture(grads=...): these gradients are of this rank only, and ranks with different guides drift apart. Pass "
@@ -247,16 +261,16 @@ class GradientSurgery:
         current = self._current(grads, empty=bool(average))
         # A guide made in inference mode could not be replaced outside it.
         with torch.inference_mode(False), torch.no_grad():
-            parts = _unscaled(current, _scale(current, scaler))
+            parts = unscaled(current, loss_scale(current, scaler))
             if average:
-                parts = _averaged({name: (parts.get(name), p) for name, p in self._named().items()}, process_group)
+                parts = averaged({name: (parts.get(name), p) for name, p in self._named().items()}, process_group)
             kept = self._guides.get(modality, {})
             if accumulate:
                 for name in kept.keys() & parts.keys():
                     if kept[name].shape != parts[name].shape:
-                        raise ValueError(_other_shape(modality, name, kept[name], parts[name]))
-                parts = kept | {name: _sum(kept[name], part) if name in kept else part for name, part in parts.items()}
-            self._guides[modality] = {name: _copy(part, current.get(name), kept.get(name)) for name, part in parts.items()}
+                        raise ValueError(other_shape(modality, name, kept[name], parts[name]))
+                parts = kept | {name: total(kept[name], part) if name in kept else part for name, part in parts.items()}
+            self._guides[modality] = {name: kept_copy(part, current.get(name), kept.get(name)) for name, part in parts.items()}
 
     @torch.no_grad()
     def repair(
@@ -288,13 +302,13 @@ class GradientSurgery:
         self._check_options()
         guides = {name: self._matching(name, grads) for name in names}
         # A gradient takes part in the precision of the finest of its guides.
-        work = {key: _widened(grad, [guide[key] for guide in guides.values()]) for key, grad in grads.items()}
+        work = {key: widened(grad, [guide[key] for guide in guides.values()]) for key, grad in grads.items()}
         pairs = {name: [guide[key].to(part.device, part.dtype) for key, part in work.items()] for name, guide in guides.items()}
         for guide in pairs.values():
             selected_backend("project_", *work.values(), *guide)
-        scale = _scale(grads, scaler)
-        options = _scaled(self._options, scale)
-        report = {name: _true(project_(list(work.values()), guide, **options), scale) for name, guide in pairs.items()}
+        scale = loss_scale(grads, scaler)
+        options = scaled_options(self._options, scale)
+        report = {name: true_projection(project_(list(work.values()), guide, **options), scale) for name, guide in pairs.items()}
         for key, grad in grads.items():
             if work[key] is not grad:
                 grad.copy_(work[key])  # exact where v = 0
@@ -332,7 +346,7 @@ class GradientSurgery:
             for name, part in guide.items():
                 if name not in known:
                     raise ValueError(f"state: the guide {modality!r} has a gradient of {name!r}, which is no shared parameter")
-                _check_gradient(f"state: the guide {modality!r} of parameter {name}", part, known[name])
+                check_gradient(f"state: the guide {modality!r} of parameter {name}", part, known[name])
             with torch.inference_mode(False):
                 loaded[modality] = {name: part.detach().to(known[name].device, copy=True) for name, part in guide.items()}
         self._guides = loaded
@@ -346,7 +360,7 @@ class GradientSurgery:
         found: dict[int, tuple[str, Tensor]] = {}
         for name, parameter in self._all():
             if frozen or parameter.requires_grad:
-                if _sharded(parameter):
+                if sharded(parameter):
                     raise TypeError(f"shared: parameter {name} is a {type(parameter).__name__}: sharded gradients are not supported")
                 found.setdefault(id(parameter), (name, parameter))
         return dict(found.values())
@@ -385,7 +399,7 @@ class GradientSurgery:
             raise ValueError(f"the captured gradient of {modality!r} is of parameter {name}, which is shared no more: forget() it")
         for name, grad in grads.items():
             if name in guide and guide[name].shape != grad.shape:
-                raise ValueError(_other_shape(modality, name, guide[name], grad))
+                raise ValueError(other_shape(modality, name, guide[name], grad))
         return {name: guide[name] if name in guide else torch.zeros_like(grad) for name, grad in grads.items()}
 
     def _current(self, grads: Sequence[Tensor | None] | None, empty: bool = False) -> dict[str, Tensor]:
@@ -402,118 +416,7 @@ class GradientSurgery:
                 raise ValueError(f"grads must hold one gradient per shared parameter: got {len(given)} for {len(named)}")
         found = {name: grad for name, grad in zip(named, given, strict=True) if grad is not None}
         for name, grad in found.items():
-            _check_gradient(f"{source} of parameter {name}", grad, named[name])
+            check_gradient(f"{source} of parameter {name}", grad, named[name])
         if not found and not empty:
             raise ValueError(f"{source}: no shared parameter has a gradient; call backward() before")
         return found
-
-
-def _check_dense(name: str, tensor: object) -> None:
-    if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
-        raise TypeError(f"{name} is sparse: only dense gradients can be projected")
-
-
-def _check_gradient(name: str, grad: object, parameter: Tensor) -> None:
-    """Raise where ``grad`` cannot be a gradient of ``parameter`` in memory."""
-    if not isinstance(grad, Tensor):
-        raise TypeError(f"{name} must be a tensor or None, got {type(grad).__name__}")
-    if _sharded(grad):
-        raise TypeError(f"{name} is a {type(grad).__name__}: sharded gradients are not supported")
-    _check_dense(name, grad)
-    if grad.shape != parameter.shape:
-        raise ValueError(f"{name} must have shape {tuple(parameter.shape)}, got {tuple(grad.shape)}")
-    check.floating(name, grad)
-    if type(grad) is Tensor and not grad._is_zerotensor():
-        check.in_memory(**{name: grad})
-
-
-def _sharded(tensor: Tensor) -> bool:
-    distributed = sys.modules.get("torch.distributed.tensor")  # where it was never imported there is no such tensor
-    return distributed is not None and isinstance(tensor, distributed.DTensor)
-
-
-def _other_shape(modality: str, name: str, guide: Tensor, grad: Tensor) -> str:
-    return (
-        f"the captured gradient of {modality!r} for parameter {name} has shape {tuple(guide.shape)}, "
-        f"the current one {tuple(grad.shape)}: forget() it"
-    )
-
-
-def _scale(grads: Mapping[str, Tensor], scaler: GradScaler | None) -> Tensor | None:
-    """The scale of the loss as a device scalar: asking the scaler to scale a 1 needs no synchronisation, ``get_scale`` does."""
-    if scaler is None or not scaler.is_enabled() or not grads:
-        return None
-    return scaler.scale(torch.ones((), device=next(iter(grads.values())).device))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def _unscaled(grads: Mapping[str, Tensor], scale: Tensor | None) -> dict[str, Tensor]:
-    """The gradients of the loss itself; exact, as a scaler's factors are powers of two, in float32 at least."""
-    if scale is None:
-        return dict(grads)
-    factor = scale.reciprocal()
-    return {name: grad.detach().to(_wide(grad.dtype)) * factor.to(_wide(grad.dtype)) for name, grad in grads.items()}
-
-
-def _sum(kept: Tensor, part: Tensor) -> Tensor:
-    dtype = _wide(torch.promote_types(kept.dtype, part.dtype))
-    return kept.to(part.device, dtype) + part.to(dtype)
-
-
-def _copy(part: Tensor, grad: Tensor | None, kept: Tensor | None) -> Tensor:
-    """``part``, or where it is the gradient itself a copy, in the memory of the guide before where it fits."""
-    if part is not grad:
-        return part
-    if kept is None or kept.shape != part.shape or kept.dtype is not part.dtype or kept.device != part.device:
-        return part.detach().clone()
-    return kept.copy_(part)
-
-
-def _widened(grad: Tensor, guides: Sequence[Tensor]) -> Tensor:
-    dtype = grad.dtype
-    for guide in guides:
-        dtype = torch.promote_types(dtype, guide.dtype)
-    return grad if dtype is grad.dtype else grad.to(_wide(dtype))
-
-
-def _scaled(options: Mapping[str, Any], scale: Tensor | None) -> dict[str, Any]:
-    """The options for S g in the place of g: then S v takes the place of v."""
-    if scale is None:
-        return dict(options)
-    scale = scale if scale.device.type == "mps" else scale.double()
-    scaled = {"margin": options["margin"] * scale}
-    if not options["relative"]:
-        scaled["epsilon"] = options["epsilon"] * scale
-    return {**options, **scaled}
-
-
-def _true(projection: Projection, scale: Tensor | None) -> Projection:
-    """What a projection of S g says of g."""
-    if scale is None:
-        return projection
-    v, dot, guide_norm2, grad_norm2 = projection
-    factor = scale.reciprocal().to(v.dtype)
-    return Projection(v * factor, dot * factor, guide_norm2, grad_norm2 * factor * factor)
-
-
-def _ranks(group: ProcessGroup | None) -> int:
-    distributed = torch.distributed
-    return distributed.get_world_size(group) if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _averaged(parts: Mapping[str, tuple[Tensor | None, Tensor]], group: ProcessGroup | None) -> dict[str, Tensor]:
-    """The mean over the ranks, in one call of the group, which needs the same numbers of elements from all."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise ValueError("average: torch.distributed is not initialized")
-    whole = {name: torch.zeros_like(parameter) if part is None else part for name, (part, parameter) in parts.items()}
-    dtype = torch.float64 if any(part.dtype is torch.float64 for part in whole.values()) else torch.float32
-    flat = torch.cat([part.reshape(-1).to(dtype) for part in whole.values()])
-    torch.distributed.all_reduce(flat, group=group)
-    pieces = flat.div_(torch.distributed.get_world_size(group)).split([part.numel() for part in whole.values()])
-    return {
-        name: piece.view(part.shape).to(_wide(part.dtype), copy=True)
-        for (name, part), piece in zip(whole.items(), pieces, strict=True)
-    }
