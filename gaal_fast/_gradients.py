@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from gaal_fast.ops import Projection
 from gaal_fast.ops import _validation as check
+from gaal_fast.ops._registration import sharded
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -34,11 +34,6 @@ def check_gradient(name: str, grad: object, parameter: Tensor) -> None:
     check.floating(name, grad)
     if type(grad) is Tensor and not grad._is_zerotensor():
         check.in_memory(**{name: grad})
-
-
-def sharded(tensor: Tensor) -> bool:
-    distributed = sys.modules.get("torch.distributed.tensor")  # where it was never imported there is no such tensor
-    return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
 def other_shape(modality: str, name: str, guide: Tensor, grad: Tensor) -> str:

@@ -23,7 +23,6 @@ from gaal_fast._gradients import (
     other_shape,
     ranks,
     scaled_options,
-    sharded,
     total,
     true_projection,
     unscaled,
@@ -31,6 +30,7 @@ from gaal_fast._gradients import (
 )
 from gaal_fast.ops import Projection, project_, selected_backend
 from gaal_fast.ops import _validation as check
+from gaal_fast.ops._registration import sharded
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler

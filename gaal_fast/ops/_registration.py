@@ -10,6 +10,7 @@ decide for themselves.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -91,13 +92,15 @@ def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
     """Call the registered op, and say of which argument it is where PyTorch refuses a tensor with less than that.
 
     Raises:
-        TypeError: a sparse or nested tensor, an uninitialized parameter, or a fake tensor among real ones.
+        TypeError: a sparse, nested or sharded tensor, an uninitialized parameter, or a fake tensor among real ones.
     """
     if torch.compiler.is_compiling():
         return op(*arguments)
     for name, tensor in _named_tensors(op, arguments):
         if isinstance(tensor, UninitializedTensorMixin):
             raise TypeError(f"{name} is an uninitialized parameter")
+        if sharded(tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}: sharded tensors are not supported")
         check_dense(name, tensor)
     try:
         return op(*arguments)
@@ -107,6 +110,12 @@ def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
         named = list(_named_tensors(op, arguments))
         name, kind = next(((n, "fake") for n, t in named if isinstance(t, FakeTensor)), (named[0][0], "real"))
         raise TypeError(f"{name} is a {kind} tensor; real and fake ones cannot be mixed here ({error})") from error
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a ``DTensor``, without importing what makes them."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
@@ -166,4 +175,4 @@ def _refuse_derivatives(op: torch._ops.OpOverload, arguments: Iterable[object]) 
         return
     for name, tensor in _named_tensors(op, arguments):
         if (reverse and tensor.requires_grad) or forward_ad.unpack_dual(tensor).tangent is not None:
-            raise NotImplementedError(f"{op.name()} is not differentiable: detach() {name} first")
+            raise RuntimeError(f"{op.name()} is not differentiable: detach() {name} first")
