@@ -10,12 +10,9 @@ from torch import Tensor
 
 def missing(tensor: Tensor) -> bool:
     """Whether the storage ends before the elements do, as after ``untyped_storage().resize_(0)``."""
-    held = tensor.untyped_storage().nbytes()
-    if held == tensor.nbytes and not tensor.storage_offset() and tensor.is_contiguous():
-        return False
     if not tensor.numel():
         return False
-    return held < (tensor.storage_offset() + _reach(tensor) + 1) * tensor.element_size()
+    return tensor.untyped_storage().nbytes() < (tensor.storage_offset() + _reach(tensor) + 1) * tensor.element_size()
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
@@ -37,7 +34,7 @@ def overlaps_itself(tensor: Tensor) -> bool:
 def disjoint(tensors: Sequence[Tensor]) -> bool:
     """Whether the stretches of memory from first to last element are apart. Cheap, and enough for nearly every call."""
     end = 0
-    for start, stop in sorted([_stretch(tensor) for tensor in tensors]):
+    for start, stop in sorted([(t.data_ptr(), t.data_ptr() + t.nbytes) if t.is_contiguous() else _stretch(t) for t in tensors]):
         if start < end:
             return False
         end = stop
