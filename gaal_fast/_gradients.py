@@ -1,4 +1,4 @@
-"""What gradient surgery does with the gradients of a step before and after the projection: checks, scale of the loss, ranks."""
+"""Gradients before and after their projection: checks, the scale of the loss, several ranks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def check_gradient(name: str, grad: object, parameter: Tensor) -> None:
         raise TypeError(f"{name} is a {type(grad).__name__}: sharded gradients are not supported")
     check_dense(name, grad)
     if grad.shape != parameter.shape:
-        raise ValueError(f"{name} must have shape {tuple(parameter.shape)}, got {tuple(grad.shape)}")
+        raise ValueError(
+            f"{name} must have shape {tuple(parameter.shape)}, got {tuple(grad.shape)}"
+        )
     check.floating(name, grad)
     if type(grad) is Tensor and not grad._is_zerotensor():
         check.in_memory(**{name: grad})
@@ -44,7 +46,10 @@ def other_shape(modality: str, name: str, guide: Tensor, grad: Tensor) -> str:
 
 
 def loss_scale(grads: Mapping[str, Tensor], scaler: GradScaler | None) -> Tensor | None:
-    """The scale of the loss as a device scalar: asking the scaler to scale a 1 needs no synchronisation, ``get_scale`` does."""
+    """The scale of the loss as a device scalar.
+
+    Asking the scaler to scale a 1 needs no synchronization; ``get_scale`` does.
+    """
     if scaler is None or not scaler.is_enabled() or not grads:
         return None
     return scaler.scale(torch.ones((), device=next(iter(grads.values())).device))
@@ -55,11 +60,17 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def unscaled(grads: Mapping[str, Tensor], scale: Tensor | None) -> dict[str, Tensor]:
-    """The gradients of the loss itself; exact, as a scaler's factors are powers of two, in float32 at least."""
+    """The gradients of the loss itself, in float32 at least.
+
+    Exact, as a scaler's factors are powers of two.
+    """
     if scale is None:
         return dict(grads)
     factor = scale.reciprocal()
-    return {name: grad.detach().to(_wide(grad.dtype)) * factor.to(_wide(grad.dtype)) for name, grad in grads.items()}
+    return {
+        name: grad.detach().to(_wide(grad.dtype)) * factor.to(_wide(grad.dtype))
+        for name, grad in grads.items()
+    }
 
 
 def total(kept: Tensor, part: Tensor) -> Tensor:
@@ -68,10 +79,18 @@ def total(kept: Tensor, part: Tensor) -> Tensor:
 
 
 def kept_copy(part: Tensor, grad: Tensor | None, kept: Tensor | None) -> Tensor:
-    """``part``, or where it is the gradient itself a copy, in the memory of the guide before where it fits."""
+    """``part``, or a copy where it is the gradient itself.
+
+    The copy goes into the memory of the guide that it replaces, where that fits.
+    """
     if part is not grad:
         return part
-    if kept is None or kept.shape != part.shape or kept.dtype is not part.dtype or kept.device != part.device:
+    if (
+        kept is None
+        or kept.shape != part.shape
+        or kept.dtype is not part.dtype
+        or kept.device != part.device
+    ):
         return part.detach().clone()
     return kept.copy_(part)
 
@@ -105,18 +124,36 @@ def true_projection(projection: Projection, scale: Tensor | None) -> Projection:
 
 def ranks(group: ProcessGroup | None) -> int:
     distributed = torch.distributed
-    return distributed.get_world_size(group) if distributed.is_available() and distributed.is_initialized() else 1
+    return (
+        distributed.get_world_size(group)
+        if distributed.is_available() and distributed.is_initialized()
+        else 1
+    )
 
 
-def averaged(parts: Mapping[str, tuple[Tensor | None, Tensor]], group: ProcessGroup | None) -> dict[str, Tensor]:
-    """The mean over the ranks, in one call of the group, which needs the same numbers of elements from all."""
+def averaged(
+    parts: Mapping[str, tuple[Tensor | None, Tensor]], group: ProcessGroup | None
+) -> dict[str, Tensor]:
+    """The mean over the ranks, in one call of the group.
+
+    Ranks must not differ in the number of elements, so a missing part counts as zeros.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError("average: torch.distributed is not initialized")
-    whole = {name: torch.zeros_like(parameter) if part is None else part for name, (part, parameter) in parts.items()}
-    dtype = torch.float64 if any(part.dtype is torch.float64 for part in whole.values()) else torch.float32
+    whole = {
+        name: torch.zeros_like(parameter) if part is None else part
+        for name, (part, parameter) in parts.items()
+    }
+    dtype = (
+        torch.float64
+        if any(part.dtype is torch.float64 for part in whole.values())
+        else torch.float32
+    )
     flat = torch.cat([part.reshape(-1).to(dtype) for part in whole.values()])
     torch.distributed.all_reduce(flat, group=group)
-    pieces = flat.div_(torch.distributed.get_world_size(group)).split([part.numel() for part in whole.values()])
+    pieces = flat.div_(torch.distributed.get_world_size(group)).split(
+        [part.numel() for part in whole.values()]
+    )
     return {
         name: piece.view(part.shape).to(_wide(part.dtype), copy=True)
         for (name, part), piece in zip(whole.items(), pieces, strict=True)

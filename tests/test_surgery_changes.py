@@ -1,4 +1,6 @@
-"""Gradient surgery while things change: scaled half precision, errors in between, replaced parameters, saved guides, several ranks."""
+"""Gradient surgery while things change: scaled half precision, errors in between, replaced
+parameters, saved guides, several ranks.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,29 @@ def scaler_of(scale: float) -> torch.amp.GradScaler:
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**12, 2.0**16])
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32])
-def test_a_scaled_gradient_keeps_every_bit_where_nothing_is_repaired(dtype: torch.dtype, scale: float) -> None:
-    """Divided by the scale in float16 these elements would be rounded, multiplied again they would be infinite."""
+def test_a_scaled_gradient_keeps_every_bit_where_nothing_is_repaired(
+    dtype: torch.dtype, scale: float
+) -> None:
+    """Divided by the scale in float16 these elements would be rounded, multiplied again they would
+    be infinite.
+    """
     module = nn.Linear(64, 32).to(dtype)
     surgery = GradientSurgery(module)
     scaler = scaler_of(scale)
     for name in ("a", "b"):
         for parameter in module.parameters():
-            parameter.grad = torch.linspace(1e-3, 6e4, parameter.numel(), dtype=torch.float64).to(dtype).view(parameter.shape)
+            parameter.grad = (
+                torch.linspace(1e-3, 6e4, parameter.numel(), dtype=torch.float64)
+                .to(dtype)
+                .view(parameter.shape)
+            )
         before = [p.grad.clone() for p in module.parameters()]
         surgery.capture(name, scaler=scaler)
         report = surgery.repair(name, scaler=scaler)
     assert report["a"].v.item() == 0.0
-    assert all(torch.equal(p.grad, want) for p, want in zip(module.parameters(), before, strict=True))
+    assert all(
+        torch.equal(p.grad, want) for p, want in zip(module.parameters(), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -73,7 +85,9 @@ def test_a_scaled_gradient_keeps_every_bit_where_nothing_is_repaired(dtype: torc
     ids=str,
 )
 def test_options_refer_to_true_gradients(options: dict, v: float, dtype: torch.dtype) -> None:
-    """g = (-1, 2), g_p = (2, 0): <g, g_p> = -2, ‖g_p‖² = 4, ‖g‖² = 5, also where both come scaled, each by another scale."""
+    """g = (-1, 2), g_p = (2, 0): <g, g_p> = -2, ‖g_p‖² = 4, ‖g‖² = 5, also where both come scaled,
+    each by another scale.
+    """
     module = head(dtype)
     surgery = GradientSurgery(module, **options)
     give(module, 2.0 * 8.0, 0.0)
@@ -82,7 +96,9 @@ def test_options_refer_to_true_gradients(options: dict, v: float, dtype: torch.d
     report = surgery.repair("b", scaler=scaler_of(1024.0))["a"]
     assert [x.item() for x in report] == pytest.approx([v, -2.0, 4.0, 5.0], rel=1e-6)
     rounding = {torch.float16: 1e-3}.get(dtype, 1e-6)
-    assert module.weight.grad.flatten().tolist() == pytest.approx([1024.0 * (2.0 * v - 1.0), 2048.0], rel=rounding, abs=1e-3)
+    assert module.weight.grad.flatten().tolist() == pytest.approx(
+        [1024.0 * (2.0 * v - 1.0), 2048.0], rel=rounding, abs=1e-3
+    )
 
 
 def test_a_guide_in_half_precision_is_kept_as_it_is_in_float32() -> None:
@@ -95,12 +111,16 @@ def test_a_guide_in_half_precision_is_kept_as_it_is_in_float32() -> None:
     give(module, 0.0, 1.0)
     v = surgery.repair("b", scaler=scaler_of(2.0**16))["a"].v.item()
     assert v == pytest.approx(2.0**-30 / (1.5 * 2.0**-26) ** 2)
-    assert module.weight.grad.flatten().tolist() == pytest.approx([2.0**16 * 2.0**-30 / (1.5 * 2.0**-26), 1.0], rel=1e-3)
+    assert module.weight.grad.flatten().tolist() == pytest.approx(
+        [2.0**16 * 2.0**-30 / (1.5 * 2.0**-26), 1.0], rel=1e-3
+    )
 
 
 def state(surgery: GradientSurgery, module: nn.Module) -> list[Tensor]:
     guides = [part for guide in surgery.state_dict()["guides"].values() for part in guide.values()]
-    return [t.clone() for t in (*guides, *(p.grad for p in module.parameters() if p.grad is not None))]
+    return [
+        t.clone() for t in (*guides, *(p.grad for p in module.parameters() if p.grad is not None))
+    ]
 
 
 def bad_guides(surgery: GradientSurgery, module: nn.Linear) -> None:
@@ -134,7 +154,9 @@ def bad_option(surgery: GradientSurgery, module: nn.Linear) -> None:
         (lambda s, m: s.load_state_dict({"guides": {"a": {"weight": torch.ones(2)}}}), ValueError),
     ],
 )
-def test_an_error_leaves_gradients_and_guides_as_they_were(attempt: Callable, error: type[Exception]) -> None:
+def test_an_error_leaves_gradients_and_guides_as_they_were(
+    attempt: Callable, error: type[Exception]
+) -> None:
     if attempt is bad_backend and ops.availability()["native"]["cpu"] is not None:
         pytest.skip("the C++ kernels were not built")
     module = head()
@@ -192,9 +214,19 @@ def test_a_captured_graph_is_not_kept() -> None:
     module = head()
     surgery = GradientSurgery(module)
     for _ in range(2):
-        surgery.capture("a", torch.autograd.grad((module(x) ** 2).sum(), surgery.parameters, create_graph=True))
-        surgery.capture("b", torch.autograd.grad((module(x) ** 2).sum(), surgery.parameters, create_graph=True), accumulate=True)
-    assert not any(part.requires_grad for guide in surgery.state_dict()["guides"].values() for part in guide.values())
+        surgery.capture(
+            "a", torch.autograd.grad((module(x) ** 2).sum(), surgery.parameters, create_graph=True)
+        )
+        surgery.capture(
+            "b",
+            torch.autograd.grad((module(x) ** 2).sum(), surgery.parameters, create_graph=True),
+            accumulate=True,
+        )
+    assert not any(
+        part.requires_grad
+        for guide in surgery.state_dict()["guides"].values()
+        for part in guide.values()
+    )
 
 
 def test_replaced_parameters_are_followed() -> None:
@@ -211,12 +243,18 @@ def test_replaced_parameters_are_followed() -> None:
     assert surgery.repair("b")["a"].v.item() == 1.0 and module.weight.grad.dtype is torch.float64
     module.weight = nn.Parameter(torch.zeros(1, 3))
     module.weight.grad = torch.ones(1, 3)
-    with pytest.raises(ValueError, match=r"^the captured gradient of 'a' for parameter weight has shape \(1, 2\), the current one \(1, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the captured gradient of 'a' for parameter weight has shape \(1, 2\), the current one \(1, 3\)",
+    ):
         surgery.repair("b")
     del module.weight
     module.kernel = nn.Parameter(torch.zeros(1, 2))
     module.kernel.grad = torch.ones(1, 2)
-    with pytest.raises(ValueError, match=r"^the captured gradient of 'a' is of parameter weight, which is shared no more: forget\(\) it"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the captured gradient of 'a' is of parameter weight, which is shared no more: forget\(\) it",
+    ):
         surgery.repair("b")
 
 
@@ -243,14 +281,26 @@ def test_single_parameters_and_several_modules() -> None:
     parameter.grad = -torch.ones(2, 3)
     assert surgery.repair("b")["a"].v.item() == 1.0
     first, second = nn.Linear(2, 1), nn.Linear(3, 1, bias=False)
-    assert [p.shape for p in GradientSurgery([first, second.weight, first]).parameters] == [(1, 2), (1,), (1, 3)]
-    with pytest.raises(TypeError, match=r"^shared must hold parameters, \[0\] is the result of an operation"):
+    assert [p.shape for p in GradientSurgery([first, second.weight, first]).parameters] == [
+        (1, 2),
+        (1,),
+        (1, 3),
+    ]
+    with pytest.raises(
+        TypeError, match=r"^shared must hold parameters, \[0\] is the result of an operation"
+    ):
         GradientSurgery([2.0 * parameter])
-    with pytest.raises(TypeError, match="^shared must be a module or tensors, got int"):
+    with pytest.raises(TypeError, match=r"^shared must be a module or tensors, got int"):
         GradientSurgery(5)
 
 
-BAD_OPTIONS = {"rule": "bad", "epsilon": math.nan, "margin": -1.0, "ridge": math.inf, "max_correction": -1.0}
+BAD_OPTIONS = {
+    "rule": "bad",
+    "epsilon": math.nan,
+    "margin": -1.0,
+    "ridge": math.inf,
+    "max_correction": -1.0,
+}
 
 
 @pytest.mark.parametrize("option", BAD_OPTIONS)
@@ -270,8 +320,17 @@ def test_bad_options_are_refused_at_construction_wherever_that_is(option: str) -
 
 def test_the_environment_variable_does_not_stop_construction() -> None:
     code = "import torch; from gaal_fast.surgery import GradientSurgery; print(GradientSurgery(torch.nn.Linear(1, 1)).captured)"
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"GAAL_FAST_BACKEND": "triton"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
+        "GAAL_FAST_BACKEND": "triton"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.stdout.strip() == "()", done.stderr
 
 
@@ -309,7 +368,9 @@ def test_saved_guides() -> None:
     again.capture("stale", [torch.ones(1, 2), None])
     again.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     assert again.captured == ("image", "table")
-    assert {m: {n: t.tolist() for n, t in g.items()} for m, g in again.state_dict()["guides"].items()} == {
+    assert {
+        m: {n: t.tolist() for n, t in g.items()} for m, g in again.state_dict()["guides"].items()
+    } == {
         "image": {"weight": [[1.0, 2.0]]},
         "table": {"weight": [[3.0, 4.0]], "bias": [5.0]},
     }
@@ -320,10 +381,26 @@ def test_saved_guides() -> None:
     [
         ({}, TypeError, r"state must be what state_dict\(\) returns"),
         ({"guides": []}, TypeError, r"state must be what state_dict\(\) returns"),
-        ({"guides": {"a": [torch.ones(2)]}}, TypeError, "state: the guide 'a' must be a dictionary of tensors, got list"),
-        ({"guides": {"a": {"wieght": torch.ones(1, 2)}}}, ValueError, "state: the guide 'a' has a gradient of 'wieght', which is no shared"),
-        ({"guides": {"a": {"weight": torch.ones(2)}}}, ValueError, r"state: the guide 'a' of parameter weight must have shape \(1, 2\), got \(2,\)"),
-        ({"guides": {"a": {"weight": [1.0]}}}, TypeError, "state: the guide 'a' of parameter weight must be a tensor"),
+        (
+            {"guides": {"a": [torch.ones(2)]}},
+            TypeError,
+            "state: the guide 'a' must be a dictionary of tensors, got list",
+        ),
+        (
+            {"guides": {"a": {"wieght": torch.ones(1, 2)}}},
+            ValueError,
+            "state: the guide 'a' has a gradient of 'wieght', which is no shared",
+        ),
+        (
+            {"guides": {"a": {"weight": torch.ones(2)}}},
+            ValueError,
+            r"state: the guide 'a' of parameter weight must have shape \(1, 2\), got \(2,\)",
+        ),
+        (
+            {"guides": {"a": {"weight": [1.0]}}},
+            TypeError,
+            "state: the guide 'a' of parameter weight must be a tensor",
+        ),
     ],
 )
 def test_a_wrong_state_is_refused(state: dict, error: type[Exception], message: str) -> None:
@@ -331,14 +408,22 @@ def test_a_wrong_state_is_refused(state: dict, error: type[Exception], message: 
         filled()[1].load_state_dict(state)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))],
+    ids=["deepcopy", "pickle"],
+)
 def test_copies_are_whole_and_apart(duplicate: Callable) -> None:
     module, surgery = filled()
     twin, copied = duplicate((module, surgery))
     assert copied.parameters[0] is twin.weight is not module.weight
     surgery.forget()
     twin.weight.grad = torch.tensor([[-1.0, 0.0]])
-    assert list(copied.repair("image")) == ["table"] and twin.weight.grad[0, 0] > -1.0 and module.weight.grad is None
+    assert (
+        list(copied.repair("image")) == ["table"]
+        and twin.weight.grad[0, 0] > -1.0
+        and module.weight.grad is None
+    )
 
 
 class Net(nn.Module):
@@ -352,7 +437,9 @@ class Net(nn.Module):
 
 
 def train(rank: int, folder: str, port: int, average: bool | None, use_scaler: bool) -> None:
-    """Alternate on data of this rank's own. With ``average`` None the guides come from ``.grad``, which DDP averages."""
+    """Alternate on data of this rank's own. With ``average`` None the guides come from ``.grad``,
+    which DDP averages.
+    """
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -366,7 +453,10 @@ def train(rank: int, folder: str, port: int, average: bool | None, use_scaler: b
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(6):
-            batch, y = {"image": torch.randn(8, 6), "table": torch.randn(8, 4)}, torch.randint(0, 3, (8,))
+            batch, y = (
+                {"image": torch.randn(8, 6), "table": torch.randn(8, 4)},
+                torch.randint(0, 3, (8,)),
+            )
             for name, other in (("image", "table"), ("table", "image")):
                 optimizer.zero_grad()
                 scaler.scale(nn.functional.cross_entropy(model(name, batch[name]), y)).backward()
@@ -375,30 +465,49 @@ def train(rank: int, folder: str, port: int, average: bool | None, use_scaler: b
                 else:
                     features = net.encoders[other](batch[other]).detach()
                     loss = scaler.scale(nn.functional.cross_entropy(net.head(features), y))
-                    surgery.capture(other, torch.autograd.grad(loss, surgery.parameters), average=average or None, scaler=scaler)
+                    surgery.capture(
+                        other,
+                        torch.autograd.grad(loss, surgery.parameters),
+                        average=average or None,
+                        scaler=scaler,
+                    )
                 acted += sum(r.v.item() for r in surgery.repair(name, scaler=scaler).values())
                 scaler.step(optimizer)
                 scaler.update()
-    told = [str(w.message) for w in caught if "of this rank only" in str(w.message) and w.filename == __file__]
+    told = [
+        str(w.message)
+        for w in caught
+        if "of this rank only" in str(w.message) and w.filename == __file__
+    ]
     # One rank has no gradient at all: it counts as zero.
     mean = GradientSurgery(net.head)
     mean.capture("x", [torch.ones(3, 8), None] if rank else [None, None], average=True)
-    torch.save((len(told), acted, [p.detach() for p in net.head.parameters()], mean.state_dict()), f"{folder}/{rank}.pt")
+    torch.save(
+        (len(told), acted, [p.detach() for p in net.head.parameters()], mean.state_dict()),
+        f"{folder}/{rank}.pt",
+    )
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("average", "use_scaler"), [(None, False), (True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("average", "use_scaler"), [(None, False), (True, False), (True, True), (False, False)]
+)
 def test_two_ranks(tmp_path: Path, average: bool | None, use_scaler: bool) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(train, args=(str(tmp_path), port, average, use_scaler), nprocs=2)
-    (told, acted, a, mean), (_, _, b, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (told, acted, a, mean), (_, _, b, _) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
+    )
     assert acted > 0.0
     equal = all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
     # Gradients of one rank only, without a mean: the ranks drift apart, and it is said, once.
     assert (equal, told) == ((False, 1) if average is False else (True, 0))
-    assert mean["guides"]["x"]["weight"].unique().tolist() == [0.5] and mean["guides"]["x"]["bias"].tolist() == [0.0] * 3
+    assert (
+        mean["guides"]["x"]["weight"].unique().tolist() == [0.5]
+        and mean["guides"]["x"]["bias"].tolist() == [0.0] * 3
+    )
 
 
 def test_sharded_parameters_are_refused() -> None:
@@ -422,7 +531,13 @@ for attempt in (
     except (TypeError, RuntimeError, NotImplementedError) as error:
         print(str(error).splitlines()[0])
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 4, done.stdout + done.stderr
     assert lines[0] == "shared: parameter [1] is a DTensor: sharded gradients are not supported"

@@ -1,4 +1,7 @@
-"""Where the elements of dense tensors lie: freed storages, and elements that share a place. Nothing here waits for a device."""
+"""Where the elements of dense tensors lie: freed storages, and elements that share a place.
+
+Nothing here waits for a device.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from torch import Tensor
 
 
 def missing(tensor: Tensor) -> bool:
-    """Whether the storage ends before the elements do, as after ``untyped_storage().resize_(0)``."""
+    """Whether the storage ends before the elements, as after ``untyped_storage().resize_(0)``."""
     if not tensor.numel():
         return False
-    return tensor.untyped_storage().nbytes() < (tensor.storage_offset() + _reach(tensor) + 1) * tensor.element_size()
+    return (
+        tensor.untyped_storage().nbytes()
+        < (tensor.storage_offset() + _reach(tensor) + 1) * tensor.element_size()
+    )
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two elements share one place, as after ``expand`` or in some results of ``as_strided``."""
+    """Whether two elements share one place, as after ``expand``."""
     if tensor.is_contiguous() or not tensor.numel():
         return False
     reach = 0
@@ -32,9 +38,17 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 
 def disjoint(tensors: Sequence[Tensor]) -> bool:
-    """Whether the stretches of memory from first to last element are apart. Cheap, and enough for nearly every call."""
+    """Whether the stretches of memory from first to last element are apart.
+
+    Cheap, and all that is needed for nearly every call.
+    """
     end = 0
-    for start, stop in sorted([(t.data_ptr(), t.data_ptr() + t.nbytes) if t.is_contiguous() else _stretch(t) for t in tensors]):
+    for start, stop in sorted(
+        [
+            (t.data_ptr(), t.data_ptr() + t.nbytes) if t.is_contiguous() else _stretch(t)
+            for t in tensors
+        ]
+    ):
         if start < end:
             return False
         end = stop
@@ -58,7 +72,9 @@ def same_memory(a: Tensor, b: Tensor) -> bool:
 
 def _reach(tensor: Tensor) -> int:
     """How many elements the last element lies behind the first."""
-    return sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
 
 
 def _stretch(tensor: Tensor) -> tuple[int, int]:
@@ -80,4 +96,6 @@ def _places(tensor: Tensor) -> Tensor:
 def _bytes(tensor: Tensor) -> Tensor:
     """The address of every byte."""
     size = tensor.element_size()
-    return (tensor.data_ptr() + size * _places(tensor)[:, None] + torch.arange(size, device="cpu")).reshape(-1)
+    return (
+        tensor.data_ptr() + size * _places(tensor)[:, None] + torch.arange(size, device="cpu")
+    ).reshape(-1)

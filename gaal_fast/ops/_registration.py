@@ -1,11 +1,12 @@
 """Registration of an op with PyTorch, and which calls have to go through the registered op.
 
-In eager mode the public functions call a backend directly, because the dispatcher costs several microseconds per call and the
-ops are launch-bound at the sizes they are made for. A backend takes pointers, so that is right only for tensors that are plain
-memory. All others go through the registered op, where PyTorch does what each kind of tensor needs: ``torch.compile``,
-``torch.export``, ``make_fx`` and ``torch.jit.trace`` record the op, fake and meta tensors take its fake kernel, lazily negated
-tensors and the zero tensors of forward-mode AD are resolved into copies, ``torch.vmap`` calls it slice by slice, and subclasses
-decide for themselves.
+In eager mode the public functions call a backend directly, because the dispatcher costs several
+microseconds per call and the ops are launch-bound at the sizes they are made for. A backend takes
+pointers, so that is right only for tensors that are plain memory. All others go through the
+registered op, where PyTorch does what each kind of tensor needs: ``torch.compile``,
+``torch.export``, ``make_fx`` and ``torch.jit.trace`` record the op, fake and meta tensors take its
+fake kernel, lazily negated tensors and the zero tensors of forward-mode AD are resolved into
+copies, ``torch.vmap`` calls it slice by slice, and subclasses decide for themselves.
 """
 
 from __future__ import annotations
@@ -28,17 +29,22 @@ NAMESPACE = "gaal_fast"
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 _jit_tracing = torch._C._get_tracing_state
 
 
-def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
+def register(
+    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]
+) -> torch._ops.OpOverload:
     """Define ``gaal_fast::<schema>`` and return the callable overload.
 
-    ``kernel`` runs on every device (the choice of a backend happens inside it), ``fake`` gives the shapes of its results.
+    ``kernel`` runs on every device (the choice of a backend happens inside it), ``fake`` gives the
+    shapes of its results.
 
-    The ops are not differentiable: their results are constants to autograd. This is registered explicitly, so that an input that
-    requires a gradient neither warns nor leaves a graph behind. Where PyTorch would then give a derivative of 0 without a word
-    (``torch.func.grad``, forward-mode AD) the op refuses an input that is differentiated.
+    The ops are not differentiable: their results are constants to autograd. This is registered
+    explicitly, so that an input that requires a gradient neither warns nor leaves a graph behind.
+    Where PyTorch would then give a derivative of 0 without a word (``torch.func.grad``,
+    forward-mode AD) the op refuses an input that is differentiated.
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -57,11 +63,17 @@ def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) 
 
 
 def traced(*arguments: object) -> bool:
-    """True where a call has to go through the registered op: while it is recorded, and for tensors that are not plain memory.
+    """Whether a call has to go through the registered op.
 
-    Takes every tensor argument of the call; what is no tensor is left to the checks of the arguments.
+    So it is while calls are recorded, and for tensors that are not plain memory. Takes every tensor
+    argument of the call; what is no tensor is left to the checks of the arguments.
     """
-    if is_compiling() or _dispatch_modes() or _jit_tracing() is not None or forward_ad._current_level >= 0:
+    if (
+        is_compiling()
+        or _dispatch_modes()
+        or _jit_tracing() is not None
+        or forward_ad._current_level >= 0
+    ):
         return True
     for argument in arguments:
         kind = type(argument)
@@ -74,25 +86,29 @@ def traced(*arguments: object) -> bool:
 
 
 def _special(tensor: Tensor) -> bool:
-    """Whether the memory of a tensor, which is no subclass, is not its value: half a microsecond for one where it is.
+    """Whether the memory of a tensor, which is no subclass, is not its value.
 
-    The wrappers of functionalization, zero, meta and freed tensors have no address; other wrappers, sparse tensors and the layout of
-    MKL-DNN raise where they are asked for it.
+    Half a microsecond for an ordinary tensor. The wrappers of functionalization, zero, meta and
+    freed tensors have no address; other wrappers, sparse tensors and the layout of MKL-DNN raise
+    where they are asked for it.
     """
     try:
         if not tensor.data_ptr() or tensor.is_neg() or tensor.is_nested:
             return True
         # Most tensors fill their storage; only the others need a closer look.
-        return (tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.storage_offset() != 0) and missing(tensor)
+        return (
+            tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.storage_offset() != 0
+        ) and missing(tensor)
     except (RuntimeError, NotImplementedError):
         return True
 
 
 def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
-    """Call the registered op, and say of which argument it is where PyTorch refuses a tensor with less than that.
+    """Call the registered op. Where PyTorch refuses a tensor, name the argument.
 
     Raises:
-        TypeError: a sparse, nested or sharded tensor, an uninitialized parameter, or a fake tensor among real ones.
+        TypeError: a sparse, nested or sharded tensor, an uninitialized parameter, or a fake tensor
+            among real ones.
     """
     if is_compiling():
         return op(*arguments)
@@ -100,7 +116,9 @@ def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
         if isinstance(tensor, UninitializedTensorMixin):
             raise TypeError(f"{name} is an uninitialized parameter")
         if sharded(tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}: sharded tensors are not supported")
+            raise TypeError(
+                f"{name} is a {type(tensor).__name__}: sharded tensors are not supported"
+            )
         check_dense(name, tensor)
     try:
         return op(*arguments)
@@ -108,8 +126,14 @@ def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
         from torch._subclasses.fake_tensor import FakeTensor
 
         named = list(_named_tensors(op, arguments))
-        name, kind = next(((n, "fake") for n, t in named if isinstance(t, FakeTensor)), (named[0][0], "real"))
-        raise TypeError(f"{name} is a {kind} tensor; real and fake ones cannot be mixed here ({error})") from error
+        name, kind = next(
+            ((n, "fake") for n, t in named if isinstance(t, FakeTensor)), (named[0][0], "real")
+        )
+        if kind == "real" and torch._C._get_dispatch_mode(_FAKE) is None:
+            raise
+        raise TypeError(
+            f"{name} is a {kind} tensor; real and fake ones cannot be mixed here ({error})"
+        ) from error
 
 
 def sharded(tensor: Tensor) -> bool:
@@ -126,28 +150,43 @@ def check_dense(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
 
 
-def _named_tensors(op: torch._ops.OpOverload, arguments: Iterable[object]) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(
+    op: torch._ops.OpOverload, arguments: Iterable[object]
+) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a call with their names, such as ``logits`` or ``grads[1]``."""
-    for parameter, argument in zip(op._schema.arguments, arguments):
+    for parameter, argument in zip(op._schema.arguments, arguments, strict=False):
         if isinstance(argument, Tensor):
             yield parameter.name, argument
         elif isinstance(argument, list):
-            yield from ((f"{parameter.name}[{i}]", value) for i, value in enumerate(argument) if isinstance(value, Tensor))
+            yield from (
+                (f"{parameter.name}[{i}]", value)
+                for i, value in enumerate(argument)
+                if isinstance(value, Tensor)
+            )
 
 
 def overload(
     plain: torch._ops.OpOverload, scheduled: torch._ops.OpOverload, options: tuple[Any, ...]
 ) -> tuple[torch._ops.OpOverload, tuple[Any, ...]]:
-    """The overload for the arguments of a projection, and these as it takes them: floats, or 0-d tensors.
+    """The overload for the arguments of a projection, and these as it takes them.
 
-    A float that changes from call to call is a symbol to ``torch.compile``. As a float argument of an op it would have to become a
-    constant again, with a compilation for each value, or with one from a cache that holds another value. As a tensor it is an input
-    of the graph. Adding it to 0 is what Inductor takes such a symbol in; ``torch.full`` would make a constant of it.
+    That is as floats, or as 0-d tensors. A float that changes from call to call is a symbol to
+    ``torch.compile``. As a float argument of an op it would have to become a constant again, with a
+    compilation for each value, or with one from a cache that holds another value. As a tensor it is
+    an input of the graph. Adding it to 0 is what Inductor takes such a symbol in; ``torch.full``
+    would make a constant of it.
     """
     rule, epsilon, relative, margin, ridge, max_correction = options
     if all(map(_constant, (epsilon, margin, ridge, max_correction))):
         return plain, options
-    return scheduled, (rule, _as_tensor(epsilon), relative, _as_tensor(margin), _as_tensor(ridge), _as_tensor(max_correction))
+    return scheduled, (
+        rule,
+        _as_tensor(epsilon),
+        relative,
+        _as_tensor(margin),
+        _as_tensor(ridge),
+        _as_tensor(max_correction),
+    )
 
 
 def _constant(value: object) -> bool:
@@ -168,7 +207,10 @@ def _as_tensor(value: Any) -> Tensor | None:
 
 
 def _refuse_derivatives(op: torch._ops.OpOverload, arguments: Iterable[object]) -> None:
-    """Raise where ``torch.func.grad``, ``jvp`` or forward-mode AD differentiates an argument: it would get 0 without a word."""
+    """Raise where ``torch.func.grad`` or forward-mode AD differentiates an argument.
+
+    It would get a derivative of 0 without a word.
+    """
     interpreter = peek_interpreter_stack()
     reverse = interpreter is not None and interpreter.key() == TransformType.Grad
     if not reverse and forward_ad._current_level < 0:

@@ -147,7 +147,7 @@ _NUMBERS = ("epsilon", "margin", "ridge", "max_correction")
 
 def _kernel(*args: object) -> tuple[Tensor, ...]:
     _, epsilon, _, *numbers = args[8:]
-    check.in_memory(**dict(zip(_NAMES, args)), **dict(zip(_NUMBERS, (epsilon, *numbers), strict=True)))
+    check.in_memory(**dict(zip(_NAMES, args, strict=False)), **dict(zip(_NUMBERS, (epsilon, *numbers), strict=True)))
     loss, grad_features, grad_weight, grad_bias, *others = _eager(*args)
     return loss, grad_features, grad_weight, grad_weight.new_empty(0) if grad_bias is None else grad_bias, *others
 

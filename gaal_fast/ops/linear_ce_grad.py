@@ -55,9 +55,7 @@ def _check(
     return target, index, check.class_weight_vector(class_weights, classes, features)
 
 
-def _eager(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _eager(features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
     target, index, class_weights = _check(features, logits, target, index, class_weights, values=True)
     return run("linear_ce_grad", (features, logits), features, logits, target, index, class_weights)
 

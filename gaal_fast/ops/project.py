@@ -122,7 +122,9 @@ def _kernel(
     ridge: float | Tensor = 1e-3,
     max_correction: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check.in_memory(**check.numbered(grads=grads, guides=guides), epsilon=epsilon, margin=margin, ridge=ridge, max_correction=max_correction)
+    check.in_memory(
+        **check.numbered(grads=grads, guides=guides), epsilon=epsilon, margin=margin, ridge=ridge, max_correction=max_correction
+    )
     return _eager(grads, guides, rule, epsilon, relative, margin, ridge, max_correction)
 
 

@@ -189,7 +189,7 @@ def test_a_compiled_schedule_still_looks_at_its_values() -> None:
     torch._dynamo.reset()
     program = torch.compile(lambda g, p, e: ops.project_([g], [p], epsilon=e).v, fullgraph=True, dynamic=True, backend="aot_eager")
     assert program(torch.ones(2), torch.ones(2), 4.0).item() == 1.0
-    with pytest.raises(ValueError, match="^epsilon must be finite, got nan"):
+    with pytest.raises(ValueError, match=r"^epsilon must be finite, got nan"):
         program(torch.ones(2), torch.ones(2), math.nan)
 
 

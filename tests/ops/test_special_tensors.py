@@ -1,4 +1,6 @@
-"""Tensors that are not plain memory, in any argument: the registered op, a resolved copy, or an error that names the argument."""
+"""Tensors that are not plain memory, in any argument: the registered op, a resolved copy, or an
+error that names the argument.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SHARES = torch.linspace(0.5, 1.5, 5)
 EPSILON, MARGIN = torch.tensor(0.1), torch.tensor(0.7)
 
 
-def project(g: Tensor, c: Tensor, p: Tensor, q: Tensor, epsilon: Any, margin: Any) -> tuple[Any, ...]:
+def project(
+    g: Tensor, c: Tensor, p: Tensor, q: Tensor, epsilon: Any, margin: Any
+) -> tuple[Any, ...]:
     """The changed gradients among the results."""
     return ops.project_([g, c], [p, q], epsilon=epsilon, margin=margin), g, c
 
@@ -49,25 +53,49 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Tensor]]] = {
     "entropy_topk": (lambda z: ops.entropy_topk(z, 3), {"logits": LOGITS}),
     "linear_ce_grad": (
         head_gradient,
-        {"features": X, "logits": LOGITS, "target": LABELS, "index": torch.tensor([0, 2]), "class_weights": SHARES},
+        {
+            "features": X,
+            "logits": LOGITS,
+            "target": LABELS,
+            "index": torch.tensor([0, 2]),
+            "class_weights": SHARES,
+        },
     ),
     "project_": (
         project,
-        {"grads[0]": HEAD, "grads[1]": BIAS[0], "guides[0]": OTHER, "guides[1]": -BIAS[0], "epsilon": EPSILON, "margin": MARGIN},
+        {
+            "grads[0]": HEAD,
+            "grads[1]": BIAS[0],
+            "guides[0]": OTHER,
+            "guides[1]": -BIAS[0],
+            "epsilon": EPSILON,
+            "margin": MARGIN,
+        },
     ),
     "guided_linear_ce": (
         guided,
-        {"features": X, "target": LABELS, "guide_features": GUIDE, "guide_target": LABELS, "weight": HEAD, "bias": BIAS[0]}
+        {
+            "features": X,
+            "target": LABELS,
+            "guide_features": GUIDE,
+            "guide_target": LABELS,
+            "weight": HEAD,
+            "bias": BIAS[0],
+        }
         | {"class_weights": SHARES, "epsilon": EPSILON, "margin": MARGIN},
     ),
 }
 EVERY_ARGUMENT = [(op, name) for op, (_, arguments) in CALLS.items() for name in arguments]
 
 
-def call(op: str, name: str | None = None, make: Callable[[Tensor], Any] = Tensor.clone) -> list[Tensor]:
+def call(
+    op: str, name: str | None = None, make: Callable[[Tensor], Any] = Tensor.clone
+) -> list[Tensor]:
     """The results of ``op``, with what ``make`` makes of one argument."""
     function, arguments = CALLS[op]
-    return helpers.flatten(function(*(make(t.clone()) if key == name else t.clone() for key, t in arguments.items())))
+    return helpers.flatten(
+        function(*(make(t.clone()) if key == name else t.clone() for key, t in arguments.items()))
+    )
 
 
 class Plain(Tensor):
@@ -79,14 +107,18 @@ class Wrapper(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Wrapper:
-        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, strides=inner.stride())
+        return Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, strides=inner.stride()
+        )
 
     def __init__(self, inner: Tensor) -> None:
         self.inner = inner
 
     @classmethod
     def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(lambda t: t.inner if isinstance(t, Wrapper) else t, (args, kwargs or {}))
+        args, kwargs = tree_map(
+            lambda t: t.inner if isinstance(t, Wrapper) else t, (args, kwargs or {})
+        )
         return tree_map(lambda t: Wrapper(t) if isinstance(t, Tensor) else t, op(*args, **kwargs))
 
 
@@ -118,7 +150,9 @@ def from_inference_mode(tensor: Tensor) -> Tensor:
     ids=["negated", "imaginary", "inference", "wrapper", "subclass", "parameter", "buffer"],
 )
 @pytest.mark.parametrize(("op", "name"), EVERY_ARGUMENT)
-def test_a_tensor_of_the_same_values_gives_the_same_bits(op: str, name: str, make: Callable[[Tensor], Tensor]) -> None:
+def test_a_tensor_of_the_same_values_gives_the_same_bits(
+    op: str, name: str, make: Callable[[Tensor], Tensor]
+) -> None:
     got = [t.inner if isinstance(t, Wrapper) else t for t in call(op, name, make)]
     assert helpers.bits([t.resolve_neg() for t in got]) == helpers.bits(call(op))
 
@@ -129,7 +163,9 @@ def test_a_zero_tensor_counts_as_zeros(op: str, name: str) -> None:
         return torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype)
 
     if name.startswith("grads"):
-        with pytest.raises(TypeError, match=rf"^{name[:5]}\[{name[6]}\] is a zero tensor without memory"):
+        with pytest.raises(
+            TypeError, match=rf"^{name[:5]}\[{name[6]}\] is a zero tensor without memory"
+        ):
             call(op, name, zero)
     else:
         assert helpers.bits(call(op, name, zero)) == helpers.bits(call(op, name, torch.zeros_like))
@@ -168,13 +204,27 @@ def nested(tensor: Tensor) -> Tensor:
         (fake, "is a fake tensor"),
         (Tensor.to_sparse, "must be a dense tensor, got layout torch.sparse_coo"),
         (nested, "must be a dense tensor, got a nested one"),
-        (lambda t: torch.nn.UninitializedParameter(requires_grad=False), "is an uninitialized parameter"),
+        (
+            lambda t: torch.nn.UninitializedParameter(requires_grad=False),
+            "is an uninitialized parameter",
+        ),
         (lambda t: t.to(torch.complex64), "must "),
     ],
-    ids=["freed", "shortened", "freed behind a view", "fake", "sparse", "nested", "uninitialized", "complex"],
+    ids=[
+        "freed",
+        "shortened",
+        "freed behind a view",
+        "fake",
+        "sparse",
+        "nested",
+        "uninitialized",
+        "complex",
+    ],
 )
 @pytest.mark.parametrize(("op", "name"), EVERY_ARGUMENT)
-def test_what_has_no_values_is_refused_by_name(op: str, name: str, make: Callable[[Tensor], Any], message: str) -> None:
+def test_what_has_no_values_is_refused_by_name(
+    op: str, name: str, make: Callable[[Tensor], Any], message: str
+) -> None:
     if make is fake and op == "entropy_topk":
         assert call(op, name, make)[0].shape == (3,)  # all arguments are fake
         return
@@ -185,7 +235,12 @@ def test_what_has_no_values_is_refused_by_name(op: str, name: str, make: Callabl
 
 @pytest.mark.parametrize("layout", [Tensor.to_sparse_csr, Tensor.to_mkldnn])
 def test_other_layouts_are_refused_by_name(layout: Callable[[Tensor], Tensor]) -> None:
-    for op, name in (("softmax_stats", "logits"), ("project_", "grads[0]"), ("project_", "guides[0]"), ("guided_linear_ce", "weight")):
+    for op, name in (
+        ("softmax_stats", "logits"),
+        ("project_", "grads[0]"),
+        ("project_", "guides[0]"),
+        ("guided_linear_ce", "weight"),
+    ):
         with pytest.raises(TypeError) as caught:
             call(op, name, layout)
         assert str(caught.value).startswith(f"{name} must be a dense tensor, got layout torch.")
@@ -201,7 +256,7 @@ def test_a_meta_tensor_among_real_ones_is_refused(op: str, name: str) -> None:
 
 
 def test_the_registered_ops_look_before_they_take_a_pointer() -> None:
-    with pytest.raises(TypeError, match="^target has no memory"):
+    with pytest.raises(TypeError, match=r"^target has no memory"):
         torch.ops.gaal_fast.softmax_stats(LOGITS, freed(LABELS.clone()))
     with pytest.raises(TypeError, match=r"^guides\[0\] has no memory"):
         torch.ops.gaal_fast.project_([HEAD.clone()], [freed(HEAD.clone())])
@@ -211,7 +266,7 @@ def test_fake_mode_takes_real_tensors_where_it_says_so() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         for op in CALLS:
             assert all(type(t).__name__ == "FakeTensor" for t in call(op))
-    with FakeTensorMode(), pytest.raises(TypeError, match="^logits is a real tensor"):
+    with FakeTensorMode(), pytest.raises(TypeError, match=r"^logits is a real tensor"):
         ops.softmax_stats(LOGITS)
 
 
@@ -220,7 +275,9 @@ def recording() -> Iterator[list[str]]:
     seen: list[str] = []
 
     class Mode(TorchDispatchMode):
-        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, op: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             seen.append(str(op))
             return op(*args, **(kwargs or {}))
 
@@ -242,7 +299,9 @@ def test_make_fx_records_the_op(op: str) -> None:
     function, arguments = CALLS[op]
     tensors = [t.clone() for t in arguments.values()]
     for mode in ("real", "fake", "symbolic"):
-        module = make_fx(lambda *args: helpers.flatten(function(*(t.clone() for t in args))), tracing_mode=mode)(*tensors)
+        module = make_fx(
+            lambda *args: helpers.flatten(function(*(t.clone() for t in args))), tracing_mode=mode
+        )(*tensors)
         assert f"gaal_fast.{op}." in module.code
         other = [t.flip(0) if t.dim() else t * 2 for t in tensors]
         assert helpers.bits(module(*other)) == helpers.bits(function(*(t.clone() for t in other)))
@@ -253,16 +312,24 @@ def test_jit_trace_records_the_op(op: str) -> None:
     """Also through a file, and with the value of an epsilon that is an input."""
     function, arguments = CALLS[op]
     tensors = [t.clone() for t in arguments.values()]
-    traced = torch.jit.trace(lambda *args: tuple(helpers.flatten(function(*(t.clone() for t in args)))), tensors, check_trace=False)
+    traced = torch.jit.trace(
+        lambda *args: tuple(helpers.flatten(function(*(t.clone() for t in args)))),
+        tensors,
+        check_trace=False,
+    )
     file = io.BytesIO()
     torch.jit.save(traced, file)
     file.seek(0)
     other = [t.flip(0) if t.dim() else t * 2 for t in tensors]
-    assert helpers.bits(torch.jit.load(file)(*other)) == helpers.bits(function(*(t.clone() for t in other)))
+    assert helpers.bits(torch.jit.load(file)(*other)) == helpers.bits(
+        function(*(t.clone() for t in other))
+    )
 
 
 def test_jit_trace_records_a_change_in_place() -> None:
-    traced = torch.jit.trace(lambda g, p: ops.project_([g], [p]).v, (torch.ones(2), torch.ones(2)), check_trace=False)
+    traced = torch.jit.trace(
+        lambda g, p: ops.project_([g], [p]).v, (torch.ones(2), torch.ones(2)), check_trace=False
+    )
     g = torch.tensor([1.0, -1.0])
     assert traced(g, torch.tensor([0.0, 2.0])).item() == 0.5 and g.tolist() == [1.0, 0.0]
 
@@ -270,9 +337,11 @@ def test_jit_trace_records_a_change_in_place() -> None:
 def test_functionalize() -> None:
     for op in ("softmax_stats", "entropy_topk", "linear_ce_grad", "guided_linear_ce"):
         function, arguments = CALLS[op]
-        got = torch.func.functionalize(lambda *args, f=function: helpers.flatten(f(*args)))(*arguments.values())
+        got = torch.func.functionalize(lambda *args, f=function: helpers.flatten(f(*args)))(
+            *arguments.values()
+        )
         assert helpers.bits(got) == helpers.bits(call(op))
-    with pytest.raises(RuntimeError, match="gaal_fast::project_"):
+    with pytest.raises(RuntimeError, match=r"gaal_fast::project_"):
         torch.func.functionalize(project)(*CALLS["project_"][1].values())
 
 
@@ -281,14 +350,20 @@ def test_vmap_goes_slice_by_slice_or_names_the_op() -> None:
     labels = torch.arange(12).view(3, 4) % 5
     got = torch.vmap(lambda z, y: ops.softmax_stats(z, y))(logits, labels)
     one_by_one = [ops.softmax_stats(z, y) for z, y in zip(logits, labels, strict=True)]
-    assert helpers.bits(got) == helpers.bits([torch.stack(parts) for parts in zip(*one_by_one, strict=True)])
+    assert helpers.bits(got) == helpers.bits(
+        [torch.stack(parts) for parts in zip(*one_by_one, strict=True)]
+    )
     epsilons = torch.tensor([0.0, 0.5, 9.0])
 
     def step(epsilon: Any) -> Tensor:
-        return ops.guided_linear_ce(X, LABELS, GUIDE, LABELS, HEAD, None, top_k=2, epsilon=epsilon).grad_weight
+        return ops.guided_linear_ce(
+            X, LABELS, GUIDE, LABELS, HEAD, None, top_k=2, epsilon=epsilon
+        ).grad_weight
 
-    assert helpers.bits(torch.vmap(step)(epsilons)) == helpers.bits(torch.stack([step(e.item()) for e in epsilons]))
-    with pytest.raises(RuntimeError, match="gaal_fast::project_"):
+    assert helpers.bits(torch.vmap(step)(epsilons)) == helpers.bits(
+        torch.stack([step(e.item()) for e in epsilons])
+    )
+    with pytest.raises(RuntimeError, match=r"gaal_fast::project_"):
         torch.vmap(lambda g: ops.project_([g], [HEAD]).v)(torch.ones(3, 5, 4))
 
 
@@ -296,7 +371,10 @@ def test_a_derivative_is_refused_instead_of_zero() -> None:
     def entropy(z: Tensor) -> Tensor:
         return ops.softmax_stats(z)[0].sum()
 
-    refused = pytest.raises(RuntimeError, match=r"^gaal_fast::softmax_stats is not differentiable: detach\(\) logits first$")
+    refused = pytest.raises(
+        RuntimeError,
+        match=r"^gaal_fast::softmax_stats is not differentiable: detach\(\) logits first$",
+    )
     for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
         with refused:
             transform(entropy)(LOGITS)
@@ -330,7 +408,9 @@ def test_a_guide_that_shares_memory_counts_as_it_was() -> None:
     apart = [memory[:4].clone()]
     want = ops.project_(apart, [memory[2:].clone()], epsilon=100.0)
     got = ops.project_([memory[:4]], [memory[2:]], epsilon=100.0)
-    assert helpers.bits([got, memory[:4]]) == helpers.bits([want, apart]) and memory[4:].tolist() == [5.0, 6.0]
+    assert helpers.bits([got, memory[:4]]) == helpers.bits([want, apart]) and memory[
+        4:
+    ].tolist() == [5.0, 6.0]
     g, h = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
     assert ops.project_([g, h], [h, g], epsilon=10.0).v.item() == 2.0
     assert g.tolist() == [1.0, 4.0] and h.tolist() == [2.0, 2.0]
