@@ -138,8 +138,6 @@ def averaged(
 
     Ranks must not differ in the number of elements, so a missing part counts as zeros.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise ValueError("average: torch.distributed is not initialized")
     whole = {
         name: torch.zeros_like(parameter) if part is None else part
         for name, (part, parameter) in parts.items()

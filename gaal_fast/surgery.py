@@ -158,7 +158,7 @@ class GradientSurgery:
     **Distributed training.** Under ``DistributedDataParallel`` the gradients are averaged when ``backward()`` returns (outside
     ``no_sync()``), so every rank captures the same guides from ``.grad`` and computes the same repair. Gradients from
     ``torch.autograd.grad`` are those of one rank: pass ``capture(grads=..., average=True)`` on every rank to average them, otherwise
-    the ranks drift apart. Sharded gradients (``DTensor``, as of FSDP2 and tensor parallelism) are refused.
+    the ranks drift apart. Sharded gradients (FSDP, ``DTensor``) are refused.
 
     **Changes of the module.** The parameters of a module are looked up by name at each call: they may be frozen, unfrozen, moved, or
     replaced by ``load_state_dict(assign=True)``. A frozen parameter takes no part. Parameters given one by one are these very
@@ -241,28 +241,29 @@ class GradientSurgery:
             accumulate: add to the captured gradient instead of replacing it.
             scaler: the ``GradScaler`` that scaled the loss.
             average: take the mean over the ranks of ``process_group``, each of which has to make this call; a missing gradient
-                counts as zero. By default nothing is averaged, with a warning where ``grads`` are given and there are several ranks:
-                unlike ``.grad`` under ``DistributedDataParallel`` these are of one rank only. ``False`` says that they are equal
-                already.
+                counts as zero. One process alone has nothing to average. By default nothing is averaged, with a warning where
+                ``grads`` are given and there are several ranks: unlike ``.grad`` under ``DistributedDataParallel`` these are of one
+                rank only. ``False`` says that they are equal already.
             process_group: the ranks; by default all.
 
         Raises:
             TypeError: a sparse, sharded or freed gradient, or one that is no floating tensor.
-            ValueError: ``grads`` of another number or shape than the parameters, no gradient at all, or ``average`` without
-                ``torch.distributed``. Whatever is raised, the guides stay as they were.
+            ValueError: ``grads`` of another number or shape than the parameters, or no gradient at all. Whatever is raised, the guides
+                stay as they were.
         """
-        if average is None and grads is not None and not self._warned and ranks(process_group) > 1:
+        several = ranks(process_group) > 1
+        if average is None and grads is not None and several and not self._warned:
             self._warned = True
             warnings.warn(
                 "capture(grads=...): these gradients are of this rank only, and ranks with different guides drift apart. Pass "
                 "average=True on every rank to average them, or average=False if they are equal on all ranks.",
                 stacklevel=2,
             )
-        current = self._current(grads, empty=bool(average))
+        current = self._current(grads, empty=several and bool(average))
         # A guide made in inference mode could not be replaced outside it.
         with torch.inference_mode(False), torch.no_grad():
             parts = unscaled(current, loss_scale(current, scaler))
-            if average:
+            if several and average:
                 parts = averaged({name: (parts.get(name), p) for name, p in self._named().items()}, process_group)
             kept = self._guides.get(modality, {})
             if accumulate:
@@ -362,6 +363,8 @@ class GradientSurgery:
             if frozen or parameter.requires_grad:
                 if sharded(parameter):
                     raise TypeError(f"shared: parameter {name} is a {type(parameter).__name__}: sharded gradients are not supported")
+                if getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_flat_param", False):
+                    raise TypeError(f"shared: parameter {name} belongs to FullyShardedDataParallel: sharded gradients are not supported")
                 found.setdefault(id(parameter), (name, parameter))
         return dict(found.values())
 

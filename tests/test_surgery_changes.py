@@ -150,7 +150,6 @@ def bad_option(surgery: GradientSurgery, module: nn.Linear) -> None:
         (lambda s, m: s.capture("a", [torch.ones(1, 2).to_sparse()]), TypeError),
         (lambda s, m: s.capture("a", [torch.ones(1, 2).int()]), TypeError),
         (lambda s, m: s.capture("a", [torch.ones(1, 3)], accumulate=True), ValueError),
-        (lambda s, m: s.capture("a", [torch.ones(1, 2)], average=True), ValueError),
         (lambda s, m: s.load_state_dict({"guides": {"a": {"weight": torch.ones(2)}}}), ValueError),
     ],
 )
@@ -508,6 +507,25 @@ def test_two_ranks(tmp_path: Path, average: bool | None, use_scaler: bool) -> No
         mean["guides"]["x"]["weight"].unique().tolist() == [0.5]
         and mean["guides"]["x"]["bias"].tolist() == [0.0] * 3
     )
+
+
+def test_one_process_has_nothing_to_average() -> None:
+    surgery = GradientSurgery(head())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        surgery.capture("a", [torch.ones(1, 2)])
+    surgery.capture("b", [torch.ones(1, 2)], average=True)
+    assert surgery.state_dict()["guides"]["b"]["weight"].tolist() == [[1.0, 1.0]]
+    with pytest.raises(ValueError, match=r"^grads: no shared parameter has a gradient"):
+        surgery.capture("b", [None], average=True)
+
+
+def test_parameters_of_fully_sharded_data_parallel_are_refused() -> None:
+    module = head()
+    surgery = GradientSurgery(module)
+    module.weight._fsdp_flattened = True  # as FSDP marks the views of its flat parameters
+    with pytest.raises(TypeError, match=r"^shared: parameter weight belongs to FullySharded"):
+        surgery.capture("a", [torch.ones(1, 2)])
 
 
 def test_sharded_parameters_are_refused() -> None:

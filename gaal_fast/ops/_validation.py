@@ -172,7 +172,8 @@ def _scalar(name: str, tensor: Tensor, device: torch.device, values: bool) -> Sc
     if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
         raise TypeError(f"{name} must be a number or a 0-d tensor of real numbers, got {tensor.dtype}")
     if not tensor.is_cpu and tensor.device.type != device.type:
-        raise ValueError(f"{name} must be on the CPU or on {device}, got {tensor.device}")
+        places = "the CPU" if device.type == "cpu" else f"the CPU or {device}"
+        raise ValueError(f"{name} must be on {places}, got {tensor.device}")
     if not values:
         return tensor
     if tensor.is_cpu:

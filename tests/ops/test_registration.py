@@ -164,7 +164,7 @@ def test_options_in_tensors_of_every_real_dtype(dtype: torch.dtype) -> None:
         ({"epsilon": "0.3"}, TypeError, "epsilon must be a number or a 0-d tensor, got str"),
         ({"margin": None}, TypeError, "margin must be a number or a 0-d tensor, got NoneType"),
         ({"ridge": 1j}, TypeError, "ridge must be a number or a 0-d tensor, got complex"),
-        ({"epsilon": torch.tensor(0.1, device="meta")}, ValueError, "epsilon must be on the CPU or on cpu, got meta"),
+        ({"epsilon": torch.tensor(0.1, device="meta")}, ValueError, "epsilon must be on the CPU, got meta"),
         ({"max_correction": torch.tensor(0.1, device="meta")}, TypeError, "max_correction must be a number, got a tensor on meta"),
     ],
     ids=str,
