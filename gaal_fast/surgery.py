@@ -7,16 +7,34 @@ gradient and g_p the guide, the whole of each seen as one vector, g becomes g + 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gaal_fast.ops import Projection, project_
+from gaal_fast._gradients import (
+    averaged,
+    check_dense,
+    check_gradient,
+    kept_copy,
+    loss_scale,
+    other_shape,
+    ranks,
+    scaled_options,
+    total,
+    true_projection,
+    unscaled,
+    widened,
+)
+from gaal_fast.ops import Projection, project_, selected_backend
+from gaal_fast.ops import _validation as check
+from gaal_fast.ops._registration import sharded
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
+    from torch.distributed import ProcessGroup
 
 __all__ = ["GradientSurgery", "align_"]
 
@@ -26,9 +44,9 @@ def align_(
     guides: Tensor | Sequence[Tensor | None],
     *,
     rule: str = "paper",
-    epsilon: float = 0.0,
+    epsilon: float | Tensor = 0.0,
     relative: bool = False,
-    margin: float = 0.75,
+    margin: float | Tensor = 0.75,
     ridge: float = 1e-3,
     max_correction: float | None = None,
 ) -> Projection:
@@ -69,8 +87,8 @@ def align_(
         raise ValueError("grads must hold at least one gradient: all are None")
     for i in moving:
         for name, tensor in ((f"grads[{i}]", grads[i]), (f"guides[{i}]", guides[i])):
-            if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
-                raise TypeError(f"{name} is sparse: only dense gradients can be projected")
+            if tensor is not None:
+                check_dense(name, tensor)
     return project_(
         [grads[i] for i in moving],
         [torch.zeros_like(grads[i]) if guides[i] is None else guides[i] for i in moving],
@@ -124,50 +142,59 @@ class GradientSurgery:
         scaler.step(optimizer)
         scaler.update()
 
-    Guides are kept unscaled, so the scale may change between two steps, and ε, margin and ridge refer to true gradients. An overflow of
-    either gradient makes the repaired one NaN before the scaler looks for infinities, so the step is skipped as usual. Forget a guide
-    that overflowed (:meth:`forget`), or let the next :meth:`capture` replace it.
+    Guides are kept unscaled, in float32 where gradients are in half precision, so the scale may change between two steps. The scaled
+    gradient is projected as it is, with ε and margin scaled instead: ε, margin and ridge refer to true gradients, nothing is unscaled
+    in half precision, and where v = 0 every bit stays. An overflow of either gradient makes the repaired one NaN before the scaler
+    looks for infinities, so the step is skipped as usual. Forget a guide that overflowed (:meth:`forget`), or let the next
+    :meth:`capture` replace it.
 
     **Gradient accumulation.** ``.grad`` adds up by itself: capture and repair once, after the last ``backward()`` before the step. If
-    ``.grad`` is cleared in between, collect the parts with ``capture(..., accumulate=True)``.
+    ``.grad`` is cleared in between, collect the parts with ``capture(..., accumulate=True)``. Parts in half precision are summed in
+    float32.
 
-    **Distributed training.** Under ``DistributedDataParallel`` the gradients are averaged when ``backward()`` returns, so every rank
-    computes the same repair. Sharded gradients are not supported.
+    **Schedules.** ε and margin may be 0-d tensors, on the CPU or on the gradients' device. They are read at each repair, so
+    ``epsilon.fill_(0.2)`` changes the next one.
+
+    **Distributed training.** Under ``DistributedDataParallel`` the gradients are averaged when ``backward()`` returns (outside
+    ``no_sync()``), so every rank captures the same guides from ``.grad`` and computes the same repair. Gradients from
+    ``torch.autograd.grad`` are those of one rank: pass ``capture(grads=..., average=True)`` on every rank to average them, otherwise
+    the ranks drift apart. Sharded gradients (FSDP, ``DTensor``) are refused.
+
+    **Changes of the module.** The parameters of a module are looked up by name at each call: they may be frozen, unfrozen, moved, or
+    replaced by ``load_state_dict(assign=True)``. A frozen parameter takes no part. Parameters given one by one are these very
+    objects, whatever becomes of the module that they came from.
 
     Args:
-        shared: the shared module, or its parameters. Parameters that need no gradient are left out.
+        shared: the shared module, one parameter, or several of both. Parameters that need no gradient are left out.
         rule, epsilon, relative, margin, ridge, max_correction: as ``gaal_fast.ops.project_``.
 
-    Attributes:
-        parameters: the shared parameters, in the order that ``capture(grads=...)`` takes.
-
     Raises:
-        TypeError: ``shared`` holds something other than parameters.
+        TypeError: ``shared`` holds something other than modules and parameters, or a sharded parameter.
         ValueError: ``shared`` has no parameter that needs a gradient, or an option is bad.
     """
 
     def __init__(
         self,
-        shared: torch.nn.Module | Iterable[Tensor],
+        shared: torch.nn.Module | Tensor | Iterable[torch.nn.Module | Tensor],
         *,
         rule: str = "paper",
-        epsilon: float = 0.0,
+        epsilon: float | Tensor = 0.0,
         relative: bool = False,
-        margin: float = 0.75,
+        margin: float | Tensor = 0.75,
         ridge: float = 1e-3,
         max_correction: float | None = None,
     ) -> None:
-        named = shared.named_parameters() if isinstance(shared, torch.nn.Module) else ((f"[{i}]", p) for i, p in enumerate(shared))
-        unique: dict[int, tuple[str, Tensor]] = {}
-        for name, parameter in named:
-            if not isinstance(parameter, Tensor):
-                raise TypeError(f"shared must be a module or tensors, {name} is a {type(parameter).__name__}")
-            if parameter.requires_grad:
-                unique.setdefault(id(parameter), (name, parameter))
-        if not unique:
+        single = isinstance(shared, (torch.nn.Module, Tensor))
+        if not single and not isinstance(shared, Iterable):
+            raise TypeError(f"shared must be a module or tensors, got {type(shared).__name__}")
+        self._shared = {"": shared} if single else {f"[{i}]": part for i, part in enumerate(shared)}
+        for name, part in self._shared.items():
+            if not isinstance(part, (torch.nn.Module, Tensor)):
+                raise TypeError(f"shared must be a module or tensors, {name} is a {type(part).__name__}")
+            if isinstance(part, Tensor) and not part.is_leaf:
+                raise TypeError(f"shared must hold parameters, {name or 'it'} is the result of an operation and gets no gradient")
+        if not self._named():
             raise ValueError("shared has no parameter that requires a gradient")
-        self._names = tuple(name for name, _ in unique.values())
-        self.parameters: tuple[Tensor, ...] = tuple(parameter for _, parameter in unique.values())
         self._options = {
             "rule": rule,
             "epsilon": epsilon,
@@ -176,19 +203,24 @@ class GradientSurgery:
             "ridge": ridge,
             "max_correction": max_correction,
         }
-        align_(torch.zeros(1), torch.zeros(1), **self._options)  # refuses a bad option now rather than in the first step
-        self._guides: dict[str, list[Tensor | None]] = {}
+        self._check_options()  # refuses a bad option now rather than in the first step
+        self._guides: dict[str, dict[str, Tensor]] = {}
+        self._warned = False
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
         return f"GradientSurgery({len(self.parameters)} parameters, {options}, captured={self.captured})"
 
     @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The shared parameters that need a gradient now, in the order that ``capture(grads=...)`` takes."""
+        return tuple(self._named().values())
+
+    @property
     def captured(self) -> tuple[str, ...]:
         """The modalities with a captured gradient, in the order in which each was captured first."""
         return tuple(self._guides)
 
-    @torch.no_grad()
     def capture(
         self,
         modality: str,
@@ -196,6 +228,8 @@ class GradientSurgery:
         *,
         accumulate: bool = False,
         scaler: GradScaler | None = None,
+        average: bool | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         """Copy a modality's gradient of the shared parameters, to guide the others. It replaces the one captured before.
 
@@ -206,25 +240,38 @@ class GradientSurgery:
                 features are detached; ``None`` to take the parameters' ``.grad``.
             accumulate: add to the captured gradient instead of replacing it.
             scaler: the ``GradScaler`` that scaled the loss.
+            average: take the mean over the ranks of ``process_group``, each of which has to make this call; a missing gradient
+                counts as zero. One process alone has nothing to average. By default nothing is averaged, with a warning where
+                ``grads`` are given and there are several ranks: unlike ``.grad`` under ``DistributedDataParallel`` these are of one
+                rank only. ``False`` says that they are equal already.
+            process_group: the ranks; by default all.
 
         Raises:
-            TypeError: a sparse gradient, or one that is no tensor.
-            ValueError: ``grads`` of another number or shape than the parameters, or no gradient at all.
+            TypeError: a sparse, sharded or freed gradient, or one that is no floating tensor.
+            ValueError: ``grads`` of another number or shape than the parameters, or no gradient at all. Whatever is raised, the guides
+                stay as they were.
         """
-        grads = self._current(grads)
-        factor = _unscale_factor(grads, scaler)
-        kept = self._guides.get(modality) or [None] * len(grads)
-        guide: list[Tensor | None] = []
-        for grad, old in zip(grads, kept, strict=True):
-            if grad is None:
-                guide.append(old if accumulate else None)
-                continue
-            part = grad.detach() if factor is None else grad.detach() * factor.to(grad.dtype)
-            if old is None or old.device != grad.device or old.dtype != grad.dtype:
-                guide.append(part.clone() if factor is None else part)
-            else:
-                guide.append(old.add_(part) if accumulate else old.copy_(part))
-        self._guides[modality] = guide
+        several = ranks(process_group) > 1
+        if average is None and grads is not None and several and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "capture(grads=...): these gradients are of this rank only, and ranks with different guides drift apart. Pass "
+                "average=True on every rank to average them, or average=False if they are equal on all ranks.",
+                stacklevel=2,
+            )
+        current = self._current(grads, empty=several and bool(average))
+        # A guide made in inference mode could not be replaced outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            parts = unscaled(current, loss_scale(current, scaler))
+            if several and average:
+                parts = averaged({name: (parts.get(name), p) for name, p in self._named().items()}, process_group)
+            kept = self._guides.get(modality, {})
+            if accumulate:
+                for name in kept.keys() & parts.keys():
+                    if kept[name].shape != parts[name].shape:
+                        raise ValueError(other_shape(modality, name, kept[name], parts[name]))
+                parts = kept | {name: total(kept[name], part) if name in kept else part for name, part in parts.items()}
+            self._guides[modality] = {name: kept_copy(part, current.get(name), kept.get(name)) for name, part in parts.items()}
 
     @torch.no_grad()
     def repair(
@@ -243,26 +290,29 @@ class GradientSurgery:
             of g as the earlier guides left it.
 
         Raises:
-            TypeError: a sparse gradient.
-            ValueError: no shared parameter has a gradient, or ``against`` names a modality without a captured gradient.
+            TypeError: a sparse, sharded or freed gradient.
+            ValueError: no shared parameter has a gradient, ``against`` names a modality without a captured gradient, a parameter has
+                another shape than its captured gradient, or a tensor option holds a bad value.
+            RuntimeError: the backend that was asked for cannot take the gradients.
+            Whatever is raised, the gradients stay as they were.
         """
         grads = self._current(None)
-        if against is None:
-            names = [name for name in self._guides if name != modality]
-        else:
-            names = [against] if isinstance(against, str) else list(against)
-            for name in names:
-                if name == modality:
-                    raise ValueError(f"against: {name!r} is the modality that is being repaired")
-                if name not in self._guides:
-                    known = ", ".join(map(repr, self._guides)) or "none"
-                    raise ValueError(f"against: no gradient of {name!r} was captured (captured: {known})")
+        names = self._against(modality, against)
         if not names:
             return {}
-        factor = _unscale_factor(grads, scaler)
-        _multiply_(grads, factor)
-        report = {name: align_(grads, self._guides[name], **self._options) for name in names}
-        _multiply_(grads, None if factor is None else factor.reciprocal())
+        self._check_options()
+        guides = {name: self._matching(name, grads) for name in names}
+        # A gradient takes part in the precision of the finest of its guides.
+        work = {key: widened(grad, [guide[key] for guide in guides.values()]) for key, grad in grads.items()}
+        pairs = {name: [guide[key].to(part.device, part.dtype) for key, part in work.items()] for name, guide in guides.items()}
+        for guide in pairs.values():
+            selected_backend("project_", *work.values(), *guide)
+        scale = loss_scale(grads, scaler)
+        options = scaled_options(self._options, scale)
+        report = {name: true_projection(project_(list(work.values()), guide, **options), scale) for name, guide in pairs.items()}
+        for key, grad in grads.items():
+            if work[key] is not grad:
+                grad.copy_(work[key])  # exact where v = 0
         return report
 
     def forget(self, modality: str | None = None) -> None:
@@ -276,39 +326,100 @@ class GradientSurgery:
         elif self._guides.pop(modality, None) is None:
             raise ValueError(f"modality: no gradient of {modality!r} was captured")
 
-    def _current(self, grads: Sequence[Tensor | None] | None) -> list[Tensor | None]:
-        """The gradients, given or from the parameters, checked one by one."""
+    def state_dict(self) -> dict[str, Any]:
+        """The captured gradients, as copies by modality and name of the parameter, for ``torch.save``. The options are no part."""
+        return {"guides": {m: {name: part.clone() for name, part in guide.items()} for m, guide in self._guides.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace all captured gradients by those of :meth:`state_dict`, moved to the parameters' device.
+
+        Raises:
+            TypeError: ``state`` is no such dictionary of dense tensors.
+            ValueError: a parameter that is not shared here, or of another shape. Then the guides stay as they were.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"guides"} or not isinstance(state["guides"], Mapping):
+            raise TypeError("state must be what state_dict() returns: a dictionary with the key 'guides'")
+        known = self._named(frozen=True)
+        loaded: dict[str, dict[str, Tensor]] = {}
+        for modality, guide in state["guides"].items():
+            if not isinstance(guide, Mapping):
+                raise TypeError(f"state: the guide {modality!r} must be a dictionary of tensors, got {type(guide).__name__}")
+            for name, part in guide.items():
+                if name not in known:
+                    raise ValueError(f"state: the guide {modality!r} has a gradient of {name!r}, which is no shared parameter")
+                check_gradient(f"state: the guide {modality!r} of parameter {name}", part, known[name])
+            with torch.inference_mode(False):
+                loaded[modality] = {name: part.detach().to(known[name].device, copy=True) for name, part in guide.items()}
+        self._guides = loaded
+
+    def _named(self, frozen: bool = False) -> dict[str, Tensor]:
+        """The shared parameters by name, each once; also the frozen ones if asked for.
+
+        Raises:
+            TypeError: a sharded parameter.
+        """
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, parameter in self._all():
+            if frozen or parameter.requires_grad:
+                if sharded(parameter):
+                    raise TypeError(f"shared: parameter {name} is a {type(parameter).__name__}: sharded gradients are not supported")
+                if getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_flat_param", False):
+                    raise TypeError(f"shared: parameter {name} belongs to FullyShardedDataParallel: sharded gradients are not supported")
+                found.setdefault(id(parameter), (name, parameter))
+        return dict(found.values())
+
+    def _all(self) -> Iterator[tuple[str, Tensor]]:
+        for prefix, part in self._shared.items():
+            if isinstance(part, Tensor):
+                yield prefix or "shared", part
+            else:
+                yield from ((f"{prefix}.{name}" if prefix else name, parameter) for name, parameter in part.named_parameters())
+
+    def _check_options(self) -> None:
+        """Raise ValueError or TypeError where an option is bad, without running an op."""
+        tensors = [value for value in self._options.values() if isinstance(value, Tensor)]
+        device = next((tensor.device for tensor in tensors if not tensor.is_cpu), torch.device("cpu"))
+        check.in_memory(**self._options)
+        check.projection_arguments(**self._options, device=device, values=not any(tensor.is_meta for tensor in tensors))
+
+    def _against(self, modality: str, against: str | Sequence[str] | None) -> list[str]:
+        """The guides to project on."""
+        if against is None:
+            return [name for name in self._guides if name != modality]
+        names = [against] if isinstance(against, str) else list(against)
+        for name in names:
+            if name == modality:
+                raise ValueError(f"against: {name!r} is the modality that is being repaired")
+            if name not in self._guides:
+                known = ", ".join(map(repr, self._guides)) or "none"
+                raise ValueError(f"against: no gradient of {name!r} was captured (captured: {known})")
+        return names
+
+    def _matching(self, modality: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The guide's part for each gradient, zeros where it has none."""
+        guide = self._guides[modality]
+        for name in guide.keys() - self._named(frozen=True).keys():
+            raise ValueError(f"the captured gradient of {modality!r} is of parameter {name}, which is shared no more: forget() it")
+        for name, grad in grads.items():
+            if name in guide and guide[name].shape != grad.shape:
+                raise ValueError(other_shape(modality, name, guide[name], grad))
+        return {name: guide[name] if name in guide else torch.zeros_like(grad) for name, grad in grads.items()}
+
+    def _current(self, grads: Sequence[Tensor | None] | None, empty: bool = False) -> dict[str, Tensor]:
+        """The gradients by name, given or from the parameters, checked one by one; missing ones are left out.
+
+        None at all is an error unless ``empty`` allows it.
+        """
+        named = self._named()
         if grads is None:
-            grads, source = [parameter.grad for parameter in self.parameters], ".grad"
+            given, source = [parameter.grad for parameter in named.values()], ".grad"
         else:
-            grads, source = list(grads), "grads"
-            if len(grads) != len(self.parameters):
-                raise ValueError(f"grads must hold one gradient per shared parameter: got {len(grads)} for {len(self.parameters)}")
-        for name, grad, parameter in zip(self._names, grads, self.parameters, strict=True):
-            if grad is None:
-                continue
-            if not isinstance(grad, Tensor):
-                raise TypeError(f"{source} of parameter {name} must be a tensor or None, got {type(grad).__name__}")
-            if grad.layout is not torch.strided:
-                raise TypeError(f"{source} of parameter {name} is sparse: only dense gradients can be projected")
-            if grad.shape != parameter.shape:
-                raise ValueError(f"{source} of parameter {name} must have shape {tuple(parameter.shape)}, got {tuple(grad.shape)}")
-        if all(grad is None for grad in grads):
+            given, source = list(grads), "grads"
+            if len(given) != len(named):
+                raise ValueError(f"grads must hold one gradient per shared parameter: got {len(given)} for {len(named)}")
+        found = {name: grad for name, grad in zip(named, given, strict=True) if grad is not None}
+        for name, grad in found.items():
+            check_gradient(f"{source} of parameter {name}", grad, named[name])
+        if not found and not empty:
             raise ValueError(f"{source}: no shared parameter has a gradient; call backward() before")
-        return grads
-
-
-def _unscale_factor(grads: Sequence[Tensor | None], scaler: GradScaler | None) -> Tensor | None:
-    """1 / the scale of the loss as a device scalar: asking the scaler to scale a 1 needs no synchronisation, ``get_scale`` does."""
-    if scaler is None or not scaler.is_enabled():
-        return None
-    device = next(grad.device for grad in grads if grad is not None)
-    return scaler.scale(torch.ones((), device=device)).reciprocal()
-
-
-def _multiply_(grads: Sequence[Tensor | None], factor: Tensor | None) -> None:
-    """Exact, as a scaler's factors are powers of two."""
-    if factor is not None:
-        for grad in grads:
-            if grad is not None:
-                grad.mul_(factor.to(grad.dtype))
+        return found

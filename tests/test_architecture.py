@@ -16,7 +16,8 @@ LAYERS = {
     "gaal_fast/ops": {"gaal_fast.ops", "gaal_fast.kernels", "gaal_fast._native_cpu", "gaal_fast._native_cuda"},
     "gaal_fast/models": {"gaal_fast.models", "gaal_fast.config", "gaal_fast.errors"},
     "gaal_fast/methods": {"gaal_fast.methods", "gaal_fast.models", "gaal_fast.ops", "gaal_fast.config", "gaal_fast.errors"},
-    "gaal_fast/surgery.py": {"gaal_fast.ops"},
+    "gaal_fast/_gradients.py": {"gaal_fast.ops"},
+    "gaal_fast/surgery.py": {"gaal_fast._gradients", "gaal_fast.ops"},
     "gaal_fast/config.py": {"gaal_fast.errors"},
 }
 KERNEL_DEPENDENCIES = {"triton", "torch"}

@@ -148,12 +148,16 @@ def selected_backend(op: str, *tensors: Tensor) -> str:
 
     Raises:
         ValueError: ``op`` is no public op, or no tensor is given.
+        TypeError: ``tensors`` holds something other than tensors.
         RuntimeError: the backend that was asked for cannot take the call.
     """
     if op not in OPS:
         raise ValueError(f"op: unknown op {op!r}, did you mean {nearest(op, OPS)!r}?")
     if not tensors:
         raise ValueError("tensors: give the floating tensors of the call")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensors must be tensors, got {type(tensor).__name__}")
     return resolve(op, tensors)[0]
 
 

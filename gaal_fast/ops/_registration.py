@@ -1,38 +1,60 @@
-"""Registration of an op with PyTorch: schema, kernel, fake kernel and the rule for autograd, in one call.
+"""Registration of an op with PyTorch, and which calls have to go through the registered op.
 
-In eager mode the public functions call a backend directly, because the dispatcher costs several microseconds per call and the ops are
-launch-bound at the sizes they are made for. The registered op is what ``torch.compile``, ``torch.export`` and fake tensors see.
+In eager mode the public functions call a backend directly, because the dispatcher costs several
+microseconds per call and the ops are launch-bound at the sizes they are made for. A backend takes
+pointers, so that is right only for tensors that are plain memory. All others go through the
+registered op, where PyTorch does what each kind of tensor needs: ``torch.compile``,
+``torch.export``, ``make_fx`` and ``torch.jit.trace`` record the op, fake and meta tensors take its
+fake kernel, lazily negated tensors and the zero tensors of forward-mode AD are resolved into
+copies, ``torch.vmap`` calls it slice by slice, and subclasses decide for themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.nn import Parameter
+from torch.nn.parameter import UninitializedTensorMixin
+
+from gaal_fast.ops._memory import missing
 
 NAMESPACE = "gaal_fast"
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_PLAIN = (Tensor, torch.nn.Parameter)
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
+_jit_tracing = torch._C._get_tracing_state
 
 
-def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
+def register(
+    schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]
+) -> torch._ops.OpOverload:
     """Define ``gaal_fast::<schema>`` and return the callable overload.
 
-    ``kernel`` runs on every device (the choice of a backend happens inside it), ``fake`` gives the shapes of its results.
+    ``kernel`` runs on every device (the choice of a backend happens inside it), ``fake`` gives the
+    shapes of its results.
 
-    The ops are not differentiable: their results are constants to autograd. This is registered explicitly, so that an input that
-    requires a gradient neither warns nor leaves a graph behind.
+    The ops are not differentiable: their results are constants to autograd. This is registered
+    explicitly, so that an input that requires a gradient neither warns nor leaves a graph behind.
+    Where PyTorch would then give a derivative of 0 without a word (``torch.func.grad``,
+    forward-mode AD) the op refuses an input that is differentiated.
     """
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    packet, _, overload = name.partition(".")
+    op = getattr(getattr(getattr(torch.ops, NAMESPACE), packet), overload or "default")
 
     def below_autograd(*args: Any, **kwargs: Any) -> Any:
+        _refuse_derivatives(op, args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args, **kwargs)
 
@@ -40,6 +62,159 @@ def register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) 
     return op
 
 
-def traced(tensor: object) -> bool:
-    """True where a call has to go through the registered op: while compiling, and for meta, fake and other special tensors."""
-    return torch.compiler.is_compiling() or (isinstance(tensor, Tensor) and (type(tensor) not in _PLAIN or tensor.is_meta))
+def traced(*arguments: object) -> bool:
+    """Whether a call has to go through the registered op.
+
+    So it is while calls are recorded, and for tensors that are not plain memory. Takes every tensor
+    argument of the call; what is no tensor is left to the checks of the arguments.
+    """
+    if (
+        is_compiling()
+        or _dispatch_modes()
+        or _jit_tracing() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return True
+    for argument in arguments:
+        kind = type(argument)
+        if kind is Tensor or kind is Parameter:
+            if _special(argument):
+                return True
+        elif isinstance(argument, Tensor):
+            return True
+    return False
+
+
+def _special(tensor: Tensor) -> bool:
+    """Whether the memory of a tensor, which is no subclass, is not its value.
+
+    Half a microsecond for an ordinary tensor. The wrappers of functionalization, zero, meta and
+    freed tensors have no address; other wrappers, sparse tensors and the layout of MKL-DNN raise
+    where they are asked for it.
+    """
+    try:
+        if not tensor.data_ptr() or tensor.is_neg() or tensor.is_nested:
+            return True
+        # Most tensors fill their storage; only the others need a closer look.
+        return (
+            tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.storage_offset() != 0
+        ) and missing(tensor)
+    except (RuntimeError, NotImplementedError):
+        return True
+
+
+def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
+    """Call the registered op. Where PyTorch refuses a tensor, name the argument.
+
+    Raises:
+        TypeError: a sparse, nested or sharded tensor, an uninitialized parameter, or a fake tensor
+            among real ones.
+    """
+    if is_compiling():
+        return op(*arguments)
+    for name, tensor in _named_tensors(op, arguments):
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise TypeError(f"{name} is an uninitialized parameter")
+        if sharded(tensor):
+            raise TypeError(
+                f"{name} is a {type(tensor).__name__}: sharded tensors are not supported"
+            )
+        check_dense(name, tensor)
+    try:
+        return op(*arguments)
+    except AssertionError as error:  # the way of fake tensors
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        named = list(_named_tensors(op, arguments))
+        name, kind = next(
+            ((n, "fake") for n, t in named if isinstance(t, FakeTensor)), (named[0][0], "real")
+        )
+        if kind == "real" and torch._C._get_dispatch_mode(_FAKE) is None:
+            raise
+        raise TypeError(
+            f"{name} is a {kind} tensor; real and fake ones cannot be mixed here ({error})"
+        ) from error
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a ``DTensor``, without importing what makes them."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise TypeError where ``tensor`` is nested, sparse or in a layout of MKL-DNN."""
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+
+
+def _named_tensors(
+    op: torch._ops.OpOverload, arguments: Iterable[object]
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a call with their names, such as ``logits`` or ``grads[1]``."""
+    for parameter, argument in zip(op._schema.arguments, arguments, strict=False):
+        if isinstance(argument, Tensor):
+            yield parameter.name, argument
+        elif isinstance(argument, list):
+            yield from (
+                (f"{parameter.name}[{i}]", value)
+                for i, value in enumerate(argument)
+                if isinstance(value, Tensor)
+            )
+
+
+def overload(
+    plain: torch._ops.OpOverload, scheduled: torch._ops.OpOverload, options: tuple[Any, ...]
+) -> tuple[torch._ops.OpOverload, tuple[Any, ...]]:
+    """The overload for the arguments of a projection, and these as it takes them.
+
+    That is as floats, or as 0-d tensors. A float that changes from call to call is a symbol to
+    ``torch.compile``. As a float argument of an op it would have to become a constant again, with a
+    compilation for each value, or with one from a cache that holds another value. As a tensor it is
+    an input of the graph. Adding it to 0 is what Inductor takes such a symbol in; ``torch.full``
+    would make a constant of it.
+    """
+    rule, epsilon, relative, margin, ridge, max_correction = options
+    if all(map(_constant, (epsilon, margin, ridge, max_correction))):
+        return plain, options
+    return scheduled, (
+        rule,
+        _as_tensor(epsilon),
+        relative,
+        _as_tensor(margin),
+        _as_tensor(ridge),
+        _as_tensor(max_correction),
+    )
+
+
+def _constant(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return False
+    if not isinstance(value, (float, int, torch.SymFloat, torch.SymInt)):
+        return True
+    # Imported late: it loads SymPy.
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return has_static_value(value)
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
+        return value
+    return torch.zeros((), dtype=torch.float64, device="cpu") + value
+
+
+def _refuse_derivatives(op: torch._ops.OpOverload, arguments: Iterable[object]) -> None:
+    """Raise where ``torch.func.grad`` or forward-mode AD differentiates an argument.
+
+    It would get a derivative of 0 without a word.
+    """
+    interpreter = peek_interpreter_stack()
+    reverse = interpreter is not None and interpreter.key() == TransformType.Grad
+    if not reverse and forward_ad._current_level < 0:
+        return
+    for name, tensor in _named_tensors(op, arguments):
+        if (reverse and tensor.requires_grad) or forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(f"{op.name()} is not differentiable: detach() {name} first")

@@ -10,16 +10,22 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from gaal_fast.ops import _memory as memory
+from gaal_fast.ops._registration import check_dense
 
 FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 RULES = ("paper", "official")
 
-ProjectionArguments = tuple[str, float, bool, float, float, float | None]
+_HOST = torch.device("cpu")
+
+Scalar = float | Tensor
+ProjectionArguments = tuple[str, Scalar, bool, Scalar, float, float | None]
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -30,6 +36,26 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def dense(**arguments: object) -> None:
+    """Every tensor is strided: not sparse, nested or in a layout of MKL-DNN."""
+    for name, tensor in arguments.items():
+        if isinstance(tensor, Tensor):
+            check_dense(name, tensor)
+
+
+def in_memory(**arguments: object) -> None:
+    """Every tensor is dense, and its storage holds all its elements. Before any pointer of them is taken."""
+    dense(**arguments)
+    for name, tensor in arguments.items():
+        if isinstance(tensor, Tensor) and memory.missing(tensor):
+            raise TypeError(f"{name} has no memory for its elements: its storage was freed or made smaller")
+
+
+def numbered(**sequences: object) -> dict[str, object]:
+    """The elements of sequences by name, for ``dense`` and ``in_memory``: ``grads[0]``, ``grads[1]``, ..."""
+    return {f"{name}[{i}]": value for name, values in sequences.items() for i, value in enumerate(values)}
 
 
 def floating(name: str, tensor: Tensor) -> None:
@@ -126,37 +152,94 @@ def count(name: str, value: int, most: int, of: str) -> int:
     return value
 
 
+def _number(name: str, value: Scalar, device: torch.device, values: bool) -> Scalar:
+    """``value`` as a float, or, where it is on another device than the CPU, as a 0-d float64 tensor on ``device``."""
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        return _scalar(name, value, device, values)
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number or a 0-d tensor, got {type(value).__name__}") from None
+
+
+def _scalar(name: str, tensor: Tensor, device: torch.device, values: bool) -> Scalar:
+    if tensor.dim() != 0:
+        raise ValueError(f"{name} must be a number or a 0-d tensor, got shape {tuple(tensor.shape)}")
+    if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
+        raise TypeError(f"{name} must be a number or a 0-d tensor of real numbers, got {tensor.dtype}")
+    if not tensor.is_cpu and tensor.device.type != device.type:
+        places = "the CPU" if device.type == "cpu" else f"the CPU or {device}"
+        raise ValueError(f"{name} must be on {places}, got {tensor.device}")
+    if not values:
+        return tensor
+    if tensor.is_cpu:
+        return float(tensor.item())
+    # Apple's GPUs have no float64.
+    return tensor.detach().to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+
+def _host_number(name: str, value: Scalar, values: bool) -> Scalar:
+    """``value`` as a float; without ``values`` a 0-d tensor on the CPU stays one."""
+    if isinstance(value, Tensor) and not value.is_cpu:
+        raise TypeError(f"{name} must be a number, got a tensor on {value.device}")
+    return _number(name, value, _HOST, values)
+
+
 def projection_arguments(
-    rule: str, epsilon: float, relative: bool, margin: float, ridge: float, max_correction: float | None
+    rule: str,
+    epsilon: Scalar,
+    relative: bool,
+    margin: Scalar,
+    ridge: Scalar,
+    max_correction: Scalar | None,
+    device: torch.device = _HOST,
+    values: bool = True,
 ) -> ProjectionArguments:
-    """The arguments of the projection, as a backend takes them."""
+    """The arguments of the projection, as a backend takes them for gradients on ``device``.
+
+    Values on the host are checked. One on another device is not looked at, which would wait for the device.
+    """
     if rule not in RULES:
         raise ValueError(f"rule must be 'paper' or 'official', got {rule!r}")
-    epsilon, margin, ridge = float(epsilon), float(margin), float(ridge)
-    if not math.isfinite(epsilon):
+    epsilon, margin = _number("epsilon", epsilon, device, values), _number("margin", margin, device, values)
+    ridge = _host_number("ridge", ridge, values)
+    if type(epsilon) is float and not math.isfinite(epsilon):
         raise ValueError(f"epsilon must be finite, got {epsilon}")
-    if not 0.0 <= margin < math.inf:
+    if type(margin) is float and not 0.0 <= margin < math.inf:
         raise ValueError(f"margin must be finite and not negative, got {margin}")
-    if not 0.0 <= ridge < math.inf:
+    if type(ridge) is float and not 0.0 <= ridge < math.inf:
         raise ValueError(f"ridge must be finite and not negative, got {ridge}")
     if max_correction is not None:
-        max_correction = float(max_correction)
-        if not 0.0 <= max_correction < math.inf:
+        max_correction = _host_number("max_correction", max_correction, values)
+        if type(max_correction) is float and not 0.0 <= max_correction < math.inf:
             raise ValueError(f"max_correction must be finite and not negative, or None, got {max_correction}")
     return rule, epsilon, bool(relative), margin, ridge, max_correction
 
 
-def _writable(tensor: Tensor) -> bool:
-    """False where several elements share one place in memory, as after ``expand``."""
-    return tensor.is_contiguous() or all(stride != 0 or size <= 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+def _in_place(name: str, grad: Tensor, values: bool) -> None:
+    """The elements of ``grad``, which is not contiguous, have places of their own."""
+    if any(stride == 0 and size > 1 for size, stride in zip(grad.shape, grad.stride(), strict=True)):
+        raise ValueError(f"{name} is an expanded tensor, whose elements share memory: it cannot be changed in place")
+    if values and memory.overlaps_itself(grad):
+        raise ValueError(f"{name} has elements that share memory: it cannot be changed in place")
 
 
-def gradient_lists(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """``grads`` and ``guides`` as lists of matching tensors, the former safe to write to."""
-    for name, value in (("grads", grads), ("guides", guides)):
-        if isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a sequence of tensors, got one tensor; put it in a list")
-    grads, guides = list(grads), list(guides)
+def sequence(name: str, value: object) -> list[object]:
+    """``value`` as a list."""
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a sequence of tensors, got one tensor; put it in a list")
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of tensors, got {type(value).__name__}") from None
+
+
+def gradient_lists(grads: list[Tensor], guides: list[Tensor], values: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """``grads`` and ``guides`` as lists of matching tensors, the former safe to write to and apart from the latter."""
     if not grads:
         raise ValueError("grads must hold at least one tensor")
     if len(grads) != len(guides):
@@ -174,6 +257,27 @@ def gradient_lists(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[l
             raise TypeError(f"guides[{i}] must have the dtype of grads[{i}]: got {guide.dtype} and {grad.dtype}")
         if grad.device != device or guide.device != device:
             raise ValueError(f"grads and guides must be on one device: number {i} is on {grad.device} and {guide.device}, not {device}")
-        if not _writable(grad):
-            raise ValueError(f"grads[{i}] is an expanded tensor, whose elements share memory: it cannot be changed in place")
-    return grads, guides
+        if not grad.is_contiguous():
+            _in_place(f"grads[{i}]", grad, values)
+    return grads, _apart(grads, guides) if values else guides
+
+
+def _apart(grads: list[Tensor], guides: list[Tensor]) -> list[Tensor]:
+    """The guides, as copies where the change of another gradient than their own would change them too.
+
+    Raises:
+        ValueError: two gradients share memory, so that no result could be right for both.
+    """
+    if memory.disjoint(grads + guides):
+        return guides
+    others = [guide for grad, guide in zip(grads, guides, strict=True) if not memory.same_memory(grad, guide)]
+    if memory.disjoint(grads + others):
+        return guides
+    for i, grad in enumerate(grads):
+        for j in range(i):
+            if memory.overlap(grads[j], grad):
+                raise ValueError(f"grads[{i}] shares memory with grads[{j}]: they cannot both be changed in place")
+    return [
+        guide.clone() if any(memory.overlap(g, guide) for g in grads if g is not grad or not memory.same_memory(g, guide)) else guide
+        for grad, guide in zip(grads, guides, strict=True)
+    ]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, register, traced
 
 
 def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -28,16 +28,22 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ValueError: a wrong shape, or k out of range.
     """
     if traced(logits):
-        return _op(logits, k)
-    return _kernel(logits, k)
+        return call(_op, logits, k)
+    return _eager(logits, k)
 
 
-def _kernel(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _eager(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     check.logits_matrix(logits)
     return run("entropy_topk", (logits,), logits, check.count("k", k, logits.shape[0], "logits"))
 
 
+def _kernel(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    check.in_memory(logits=logits)
+    return _eager(logits, k)
+
+
 def _fake(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    check.dense(logits=logits)
     check.logits_matrix(logits)
     return logits.new_empty(k, dtype=check.accumulator(logits.dtype)), logits.new_empty(k, dtype=torch.int64)
 

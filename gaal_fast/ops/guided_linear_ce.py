@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, overload, register, traced
 from gaal_fast.ops.project import Projection
 
 
@@ -43,9 +43,9 @@ def guided_linear_ce(
     *,
     top_k: int,
     rule: str = "paper",
-    epsilon: float = 0.0,
+    epsilon: float | Tensor = 0.0,
     relative: bool = False,
-    margin: float = 0.75,
+    margin: float | Tensor = 0.75,
     ridge: float = 1e-3,
     max_correction: float | None = None,
     class_weights: Tensor | None = None,
@@ -80,14 +80,12 @@ def guided_linear_ce(
         ValueError: a wrong shape or device, a bad option, or, on the CPU, a label out of range (elsewhere it makes the results NaN).
     """
     options = (rule, epsilon, relative, margin, ridge, max_correction)
-    if traced(features):
-        loss, grad_features, grad_weight, grad_bias, *scalars, index = _op(
-            features, target, guide_features, guide_target, weight, bias, class_weights, top_k, *options
-        )
+    tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
+    if traced(*tensors, epsilon, margin, ridge, max_correction):
+        op, options = overload(_op, _op_scheduled, options)
+        loss, grad_features, grad_weight, grad_bias, *scalars, index = call(op, *tensors, top_k, *options)
         return GuidedStep(loss, grad_features, grad_weight, None if bias is None else grad_bias, Projection(*scalars), index)
-    loss, grad_features, grad_weight, grad_bias, *scalars, index = _eager(
-        features, target, guide_features, guide_target, weight, bias, class_weights, top_k, *options
-    )
+    loss, grad_features, grad_weight, grad_bias, *scalars, index = _eager(*tensors, top_k, *options)
     return GuidedStep(loss, grad_features, grad_weight, grad_bias, Projection(*scalars), index)
 
 
@@ -135,7 +133,7 @@ def _eager(
         features, target, guide_features, guide_target, weight, bias, class_weights, values=True
     )
     top_k = check.count("top_k", top_k, guide_features.shape[0], "guide_features")
-    arguments = check.projection_arguments(*options)
+    arguments = check.projection_arguments(*options, device=features.device)
     return run(
         "guided_linear_ce",
         (features, guide_features, weight),
@@ -143,7 +141,13 @@ def _eager(
     )
 
 
+_NAMES = ("features", "target", "guide_features", "guide_target", "weight", "bias", "class_weights")
+_NUMBERS = ("epsilon", "margin", "ridge", "max_correction")
+
+
 def _kernel(*args: object) -> tuple[Tensor, ...]:
+    _, epsilon, _, *numbers = args[8:]
+    check.in_memory(**dict(zip(_NAMES, args, strict=False)), **dict(zip(_NUMBERS, (epsilon, *numbers), strict=True)))
     loss, grad_features, grad_weight, grad_bias, *others = _eager(*args)
     return loss, grad_features, grad_weight, grad_weight.new_empty(0) if grad_bias is None else grad_bias, *others
 
@@ -159,7 +163,10 @@ def _fake(
     top_k: int,
     *options: object,
 ) -> tuple[Tensor, ...]:
-    _check(features, target, guide_features, guide_target, weight, bias, class_weights, values=False)
+    tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
+    check.dense(**dict(zip(_NAMES, tensors, strict=True)))
+    _check(*tensors, values=False)
+    check.projection_arguments(*options, device=features.device, values=False)
     classes, dtype = weight.shape[0], check.accumulator(features.dtype)
     loss, *scalars = (features.new_empty((), dtype=dtype) for _ in range(5))
     return (
@@ -172,11 +179,14 @@ def _fake(
     )
 
 
+def _schema(name: str, number: str) -> str:
+    return (
+        f"{name}(Tensor features, Tensor target, Tensor guide_features, Tensor guide_target, Tensor weight, Tensor? bias, "
+        f"Tensor? class_weights, SymInt top_k, str rule, {number} epsilon, bool relative, {number} margin, {number} ridge, "
+        f"{number}? max_correction) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    )
+
+
 # A schema has no optional results: the missing bias gradient is an empty tensor here and None in the public function.
-_op: torch._ops.OpOverload = register(
-    "guided_linear_ce(Tensor features, Tensor target, Tensor guide_features, Tensor guide_target, Tensor weight, Tensor? bias, "
-    "Tensor? class_weights, SymInt top_k, str rule, float epsilon, bool relative, float margin, float ridge, float? max_correction) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _kernel,
-    _fake,
-)
+_op: torch._ops.OpOverload = register(_schema("guided_linear_ce", "float"), _kernel, _fake)
+_op_scheduled: torch._ops.OpOverload = register(_schema("guided_linear_ce.scheduled", "Tensor"), _kernel, _fake)

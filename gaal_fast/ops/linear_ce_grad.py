@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, register, traced
 
 
 def linear_ce_grad(
@@ -35,9 +35,9 @@ def linear_ce_grad(
         ValueError: a wrong shape or device, or, on the CPU, a label or an index out of range. Elsewhere a label out of range
             makes the gradients NaN, and an index out of range is an error of the caller that is not looked for.
     """
-    if traced(features):
-        return _op(features, logits, target, index, class_weights)
-    return _kernel(features, logits, target, index, class_weights)
+    if traced(features, logits, target, index, class_weights):
+        return call(_op, features, logits, target, index, class_weights)
+    return _eager(features, logits, target, index, class_weights)
 
 
 def _check(
@@ -55,16 +55,22 @@ def _check(
     return target, index, check.class_weight_vector(class_weights, classes, features)
 
 
+def _eager(features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    target, index, class_weights = _check(features, logits, target, index, class_weights, values=True)
+    return run("linear_ce_grad", (features, logits), features, logits, target, index, class_weights)
+
+
 def _kernel(
     features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    target, index, class_weights = _check(features, logits, target, index, class_weights, values=True)
-    return run("linear_ce_grad", (features, logits), features, logits, target, index, class_weights)
+    check.in_memory(features=features, logits=logits, target=target, index=index, class_weights=class_weights)
+    return _eager(features, logits, target, index, class_weights)
 
 
 def _fake(
     features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
+    check.dense(features=features, logits=logits, target=target, index=index, class_weights=class_weights)
     _check(features, logits, target, index, class_weights, values=False)
     classes = logits.shape[1]
     return features.new_empty(classes, features.shape[1]), features.new_empty(classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, overload, register, traced
 
 
 class Projection(NamedTuple):
@@ -39,9 +39,9 @@ def project_(
     guides: Sequence[Tensor],
     *,
     rule: str = "paper",
-    epsilon: float = 0.0,
+    epsilon: float | Tensor = 0.0,
     relative: bool = False,
-    margin: float = 0.75,
+    margin: float | Tensor = 0.75,
     ridge: float = 1e-3,
     max_correction: float | None = None,
 ) -> Projection:
@@ -55,12 +55,12 @@ def project_(
 
     Args:
         grads: tensors of float32, bfloat16, float16 or float64, any shapes and strides; changed in place.
-        guides: as many tensors, of the same shape and dtype one by one; left alone. They must not overlap ``grads`` in memory,
-            unless they are the very same tensors.
+        guides: as many tensors, of the same shape and dtype one by one; left alone. One that shares memory with a gradient counts
+            as it was before the call.
         rule: ``"paper"`` or ``"official"``.
-        epsilon: ε of rule "paper", finite.
+        epsilon: ε of rule "paper", finite: a number, or a 0-d tensor on the CPU or on the gradients' device, for a schedule.
         relative: with rule "paper", take ε as a cosine: ε ‖g‖ ‖g_p‖ stands in its place.
-        margin: least v of rule "official" where it acts, not negative.
+        margin: least v of rule "official" where it acts, not negative; a number or such a tensor.
         ridge: added to ‖g_p‖² by rule "official", not negative.
         max_correction: bound on ‖v g_p‖ / ‖g‖, not negative; None for none. The plain formula grows without bound as g_p -> 0.
 
@@ -68,51 +68,94 @@ def project_(
         v, <g, g_p>, ‖g_p‖² and ‖g‖² as 0-d tensors; nothing waits for the device.
 
     Raises:
-        TypeError: an argument that is no sequence of tensors, or a wrong dtype.
-        ValueError: lists that do not match, several devices, a gradient that cannot be written to, or a bad option.
+        TypeError: an argument that is no sequence of tensors, a wrong dtype, a sparse or freed tensor, or outside inference mode a
+            gradient that is an inference tensor.
+        ValueError: lists that do not match, several devices, gradients whose elements share memory, or a bad option. An option in
+            a tensor on a GPU is not looked at, as that would wait for the GPU.
     """
-    if traced(grads[0] if isinstance(grads, (list, tuple)) and grads else None):
-        return Projection(*_op(grads, guides, rule, epsilon, relative, margin, ridge, max_correction))
-    return Projection(*_kernel(grads, guides, rule, epsilon, relative, margin, ridge, max_correction))
+    grads, guides = check.sequence("grads", grads), check.sequence("guides", guides)
+    options = (rule, epsilon, relative, margin, ridge, max_correction)
+    if traced(*grads, *guides, epsilon, margin, ridge, max_correction):
+        return Projection(*_registered(grads, guides, options))
+    return Projection(*_eager(grads, guides, *options))
 
 
-def _kernel(
-    grads: Sequence[Tensor],
-    guides: Sequence[Tensor],
-    rule: str = "paper",
-    epsilon: float = 0.0,
-    relative: bool = False,
-    margin: float = 0.75,
-    ridge: float = 1e-3,
-    max_correction: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads, guides = check.gradient_lists(grads, guides)
-    arguments = check.projection_arguments(rule, epsilon, relative, margin, ridge, max_correction)
+def _eager(grads: list[Tensor], guides: list[Tensor], *options: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads, guides = check.gradient_lists(grads, guides, values=True)
+    arguments = check.projection_arguments(*options, device=grads[0].device)
     scalars = run("project_", (*grads, *guides), grads, guides, *arguments)
     # A kernel that writes through a pointer is unseen by autograd, which may have saved one of these tensors.
     torch.autograd.graph.increment_version(grads)
     return scalars
 
 
-def _fake(
-    grads: Sequence[Tensor],
-    guides: Sequence[Tensor],
+def _registered(grads: list[Tensor], guides: list[Tensor], options: tuple[object, ...]) -> tuple[Tensor, ...]:
+    op, options = overload(_op, _op_scheduled, options)
+    if torch.compiler.is_compiling():
+        return op(grads, guides, *options)
+    written = [_materialized(f"grads[{i}]", grad) for i, grad in enumerate(grads)]
+    scalars = call(op, written, guides, *options)
+    with torch.no_grad():
+        for grad, new in zip(grads, written, strict=True):
+            if new is not grad:
+                grad.copy_(new)
+    return scalars
+
+
+def _materialized(name: str, grad: Tensor) -> Tensor:
+    """``grad``, or a copy where it is lazily negated: PyTorch resolves such tensors by itself, but none in a list that changes."""
+    if type(grad) not in (Tensor, torch.nn.Parameter):
+        return grad
+    check.floating(name, grad)
+    if grad._is_zerotensor():
+        raise TypeError(f"{name} is a zero tensor without memory, which cannot be changed in place: clone() it first")
+    return grad.resolve_neg() if grad.is_neg() else grad
+
+
+def _kernel(
+    grads: list[Tensor],
+    guides: list[Tensor],
     rule: str = "paper",
-    epsilon: float = 0.0,
+    epsilon: float | Tensor = 0.0,
     relative: bool = False,
-    margin: float = 0.75,
-    ridge: float = 1e-3,
-    max_correction: float | None = None,
+    margin: float | Tensor = 0.75,
+    ridge: float | Tensor = 1e-3,
+    max_correction: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads, guides = check.gradient_lists(grads, guides)
+    check.in_memory(
+        **check.numbered(grads=grads, guides=guides), epsilon=epsilon, margin=margin, ridge=ridge, max_correction=max_correction
+    )
+    return _eager(grads, guides, rule, epsilon, relative, margin, ridge, max_correction)
+
+
+def _fake(
+    grads: list[Tensor],
+    guides: list[Tensor],
+    rule: str = "paper",
+    epsilon: float | Tensor = 0.0,
+    relative: bool = False,
+    margin: float | Tensor = 0.75,
+    ridge: float | Tensor = 1e-3,
+    max_correction: float | Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check.dense(**check.numbered(grads=grads, guides=guides))
+    grads, guides = check.gradient_lists(grads, guides, values=False)
+    check.projection_arguments(rule, epsilon, relative, margin, ridge, max_correction, device=grads[0].device, values=False)
     dtype = torch.float64 if any(grad.dtype is torch.float64 for grad in grads) else torch.float32
     v, dot, guide_norm2, grad_norm2 = (grads[0].new_empty((), dtype=dtype) for _ in range(4))
     return v, dot, guide_norm2, grad_norm2
 
 
+_RESULTS = "(Tensor, Tensor, Tensor, Tensor)"
 _op: torch._ops.OpOverload = register(
     'project_(Tensor(a!)[] grads, Tensor[] guides, str rule="paper", float epsilon=0.0, bool relative=False, float margin=0.75, '
-    "float ridge=0.001, float? max_correction=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"float ridge=0.001, float? max_correction=None) -> {_RESULTS}",
+    _kernel,
+    _fake,
+)
+_op_scheduled: torch._ops.OpOverload = register(
+    "project_.scheduled(Tensor(a!)[] grads, Tensor[] guides, str rule, Tensor epsilon, bool relative, Tensor margin, Tensor ridge, "
+    f"Tensor? max_correction) -> {_RESULTS}",
     _kernel,
     _fake,
 )

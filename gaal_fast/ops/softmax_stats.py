@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gaal_fast.ops import _validation as check
 from gaal_fast.ops._dispatch import run
-from gaal_fast.ops._registration import register, traced
+from gaal_fast.ops._registration import call, register, traced
 
 
 def softmax_stats(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -28,8 +28,8 @@ def softmax_stats(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor,
         TypeError: an argument that is no tensor or has a wrong dtype.
         ValueError: a wrong shape or device, or, on the CPU, a label out of range (elsewhere its nll is NaN).
     """
-    if traced(logits):
-        entropy, lse, nll = _op(logits, target)
+    if traced(logits, target):
+        entropy, lse, nll = call(_op, logits, target)
         return entropy, lse, None if target is None else nll
     return _eager(logits, target)
 
@@ -48,11 +48,13 @@ def _eager(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tenso
 
 
 def _kernel(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    check.in_memory(logits=logits, target=target)
     entropy, lse, nll = _eager(logits, target)
     return entropy, lse, entropy.new_empty(0) if nll is None else nll
 
 
 def _fake(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    check.dense(logits=logits, target=target)
     _check(logits, target, values=False)
     rows, dtype = logits.shape[0], check.accumulator(logits.dtype)
     entropy, lse = (logits.new_empty(rows, dtype=dtype) for _ in range(2))

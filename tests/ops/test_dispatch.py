@@ -194,6 +194,19 @@ def test_selected_backend_refuses_what_is_no_op() -> None:
         ops.selected_backend("project", LOGITS)
     with pytest.raises(ValueError, match=r"^tensors: give the floating tensors"):
         ops.selected_backend("project_")
+    with pytest.raises(TypeError, match=r"^tensors must be tensors, got list"):
+        ops.selected_backend("project_", [LOGITS])
+
+
+def test_backend_torch_takes_epsilon_and_margin_as_tensors() -> None:
+    """As a GPU has them: there they stay on the device."""
+    for rule, relative in (("paper", False), ("paper", True), ("official", False)):
+        results = []
+        for convert in (float, lambda value: torch.tensor(value, dtype=torch.float64)):
+            g = torch.tensor([1.0, -1.0])
+            options = (rule, convert(0.5), relative, convert(0.75), 1e-3, None)
+            results.append((*torch_backend.project_([g], [torch.tensor([0.0, 2.0])], *options), g))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_availability_tells_every_backend_and_device(install) -> None:

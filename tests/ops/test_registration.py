@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
@@ -66,6 +68,129 @@ def test_opcheck(backend: Backend, op: str, strided: bool, requires_grad: bool) 
     for dtype in (torch.float32, torch.float16):
         for args in arguments(dtype, backend.device, strided, requires_grad)[op]:
             opcheck(getattr(torch.ops.gaal_fast, op).default, args)
+
+
+def scheduled(*options: Any) -> tuple[Any, ...]:
+    """The arguments of a projection as the overload for schedules takes them."""
+    return tuple(torch.tensor(value, dtype=torch.float64) if type(value) is float else value for value in options)
+
+
+@pytest.mark.parametrize("op", ["project_", "guided_linear_ce"])
+def test_opcheck_of_the_overload_for_schedules(backend: Backend, op: str) -> None:
+    plain, overload = (getattr(getattr(torch.ops.gaal_fast, op), name) for name in ("default", "scheduled"))
+    for args in arguments(torch.float32, backend.device, strided=True, requires_grad=op != "project_")[op]:
+        if len(args) < 6:
+            args = (*args, *OPTIONS)
+        with_tensors = (*args[:-6], *scheduled(*args[-6:]))
+        opcheck(overload, with_tensors)
+
+        def copied(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple([t.clone() for t in value] if isinstance(value, list) else value for value in values)
+
+        assert helpers.bits(overload(*copied(with_tensors))) == helpers.bits(plain(*copied(args)))
+
+
+def schedule_project(g: Tensor, p: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    g = g.clone()
+    return g, *ops.project_([g], [p], **options)
+
+
+def schedule_guided(g: Tensor, p: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    target = torch.arange(5)
+    step = ops.guided_linear_ce(g, target, p, target, torch.eye(5, 4), None, top_k=3, **options)
+    return step.grad_weight, *step.projection
+
+
+@pytest.mark.parametrize("compiler", ["eager", *COMPILERS])
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("step", [schedule_project, schedule_guided])
+@pytest.mark.parametrize(
+    ("option", "others"),
+    [
+        ("epsilon", {"relative": True}),
+        ("margin", {"rule": "official"}),
+        ("ridge", {"rule": "official", "margin": 0.0}),
+        ("max_correction", {"epsilon": 50.0}),
+    ],
+)
+def test_a_schedule_is_compiled_once_and_never_stale(
+    option: str, others: dict[str, Any], step: Callable[..., Any], dynamic: bool | None, compiler: str
+) -> None:
+    """A float that changes, also one computed in the program, and a tensor."""
+    if compiler == "inductor" and (option, dynamic) not in {("epsilon", None), ("margin", None)}:
+        pytest.skip("the same graph as with aot_eager, which takes seconds to compile")
+    g, p = helpers.random_logits(5, 4, torch.float32), -helpers.random_logits(5, 4, torch.float32)
+    for convert, most in ((float, 2), (torch.tensor, 1)):
+        torch._dynamo.reset()
+        count = CompileCounterWithBackend(compiler)
+        program = torch.compile(
+            lambda g, p, value: step(g, p, **{option: value * 2 + 0.125}, **others), fullgraph=True, dynamic=dynamic, backend=count
+        )
+        for i in range(12):
+            value = 0.5 + i / 16
+            want = step(g, p, **{option: value * 2 + 0.125}, **others)
+            torch.testing.assert_close(program(g, p, convert(value)), want, rtol=1e-5, atol=1e-6)
+        assert count.frame_count <= most
+
+
+def test_a_schedule_is_an_input_of_an_exported_program() -> None:
+    class Step(torch.nn.Module):
+        def forward(self, g: Tensor, p: Tensor, epsilon: Tensor) -> tuple[Tensor, ...]:
+            return schedule_project(g, p, epsilon=epsilon)
+
+    g, p = torch.ones(2), torch.tensor([0.0, 2.0])
+    exported = torch.export.export(Step(), (g, p, torch.tensor(1.0)))
+    assert [exported.module()(g, p, torch.tensor(e))[1].item() for e in (3.0, 4.0, 6.0)] == [0.25, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8])
+def test_options_in_tensors_of_every_real_dtype(dtype: torch.dtype) -> None:
+    g, p = torch.ones(2), torch.tensor([0.0, 2.0])
+    epsilon = torch.tensor(6, dtype=dtype)
+    if dtype.is_floating_point:
+        epsilon.requires_grad_()
+    v = ops.project_([g], [p], epsilon=epsilon).v
+    assert v.item() == 1.0 and not v.requires_grad and g.tolist() == [1.0, 3.0]
+    assert ops.project_([-g], [p], rule="official", margin=epsilon).v.item() == 6.0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epsilon": torch.tensor(math.nan)}, ValueError, "epsilon must be finite, got nan"),
+        ({"margin": torch.tensor(-1.0)}, ValueError, r"margin must be finite and not negative, got -1\.0"),
+        ({"epsilon": torch.ones(1)}, ValueError, r"epsilon must be a number or a 0-d tensor, got shape \(1,\)"),
+        ({"margin": torch.tensor(True)}, TypeError, r"margin must be a number or a 0-d tensor of real numbers, got torch\.bool"),
+        ({"epsilon": "0.3"}, TypeError, "epsilon must be a number or a 0-d tensor, got str"),
+        ({"margin": None}, TypeError, "margin must be a number or a 0-d tensor, got NoneType"),
+        ({"ridge": 1j}, TypeError, "ridge must be a number or a 0-d tensor, got complex"),
+        ({"epsilon": torch.tensor(0.1, device="meta")}, ValueError, "epsilon must be on the CPU, got meta"),
+        ({"max_correction": torch.tensor(0.1, device="meta")}, TypeError, "max_correction must be a number, got a tensor on meta"),
+    ],
+    ids=str,
+)
+def test_bad_options_in_tensors(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    g = torch.ones(3)
+    with pytest.raises(error, match=f"^{message}"):
+        ops.project_([g], [-g], **options)
+    with pytest.raises(error, match=f"^{message}"):
+        ops.guided_linear_ce(g[:, None], g.long(), g[:, None], g.long(), torch.ones(2, 1), None, top_k=1, **options)
+    assert g.tolist() == [1.0] * 3
+
+
+def test_a_bad_option_is_refused_for_tensors_without_data() -> None:
+    g = torch.ones(3, device="meta")
+    for options in ({"rule": "gem"}, {"epsilon": math.inf}, {"margin": -1.0}, {"ridge": -1.0}, {"max_correction": math.nan}):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))} must be"):
+            ops.project_([g], [g], **options)
+
+
+def test_a_compiled_schedule_still_looks_at_its_values() -> None:
+    torch._dynamo.reset()
+    program = torch.compile(lambda g, p, e: ops.project_([g], [p], epsilon=e).v, fullgraph=True, dynamic=True, backend="aot_eager")
+    assert program(torch.ones(2), torch.ones(2), 4.0).item() == 1.0
+    with pytest.raises(ValueError, match=r"^epsilon must be finite, got nan"):
+        program(torch.ones(2), torch.ones(2), math.nan)
 
 
 @pytest.mark.parametrize("op", ["softmax_stats", "entropy_topk", "linear_ce_grad", "guided_linear_ce"])
