@@ -230,8 +230,8 @@ def _near_one(matrix: Tensor) -> tuple[Tensor, Tensor]:
     The residual of a confident row is e^-gap, and the square of that is no number of float32 any more.
     """
     largest = matrix.abs().max() if matrix.numel() else matrix.new_ones(())
-    exponent = largest.to(_scalar_dtype(matrix.device)).log2().floor()
-    scale = torch.exp2(-exponent.clamp(-_MOST_SCALE, _MOST_SCALE))
+    exponent = largest.to(_scalar_dtype(matrix.device)).log2().floor().clamp(-_MOST_SCALE, _MOST_SCALE)
+    scale = torch.exp2(-exponent.nan_to_num())  # a NaN stays in its own row
     return matrix * scale.to(matrix.dtype), scale
 
 
