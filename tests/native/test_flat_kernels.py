@@ -72,9 +72,7 @@ def test_update_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize(("size_of_guide", "epsilon"), [(1e-38, 1e3), (1e-38, 1.0), (1e22, 1e-3)])
-def test_update_by_a_factor_that_float32_does_not_have(
-    kernels: Kernels, dtype: torch.dtype, size_of_guide: float, epsilon: float
-) -> None:
+def test_update_by_a_factor_that_float32_does_not_have(kernels: Kernels, dtype: torch.dtype, size_of_guide: float, epsilon: float) -> None:
     """v is far beyond float32, or among its subnormal numbers and below, where v h is an ordinary number."""
     for size in [*range(1, 40), 1000]:
         guide = guarded((vector(size, dtype, size) * size_of_guide)[None], 0, 1)

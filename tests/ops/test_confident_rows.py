@@ -97,7 +97,10 @@ def test_the_least_certain_of_confident_rows_are_selected(backend: Backend) -> N
 def test_gradient_of_every_row(backend: Backend, classes: int, shift: float, weighted: bool) -> None:
     """The features are unit vectors, so that every column of the gradient is the residual of one row."""
     logits, largest, following = confident_rows(GAPS, classes, shift, seed=classes)
-    features, logits = torch.eye(len(GAPS), device=backend.device), logits.float().to(backend.device)
+    features, logits = (
+        torch.eye(len(GAPS), device=backend.device),
+        logits.float().to(backend.device),
+    )
     backend.require("linear_ce_grad", features, logits)
     weights = torch.linspace(0.5, 2.0, classes, device=backend.device) if weighted else None
     plain = helpers.array(features), helpers.array(logits)
@@ -131,7 +134,15 @@ SIZES = [(4, 20, 16), (24, 5, 24), (3, 1030, 6), (3, 20011, 4)]
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(
     ("gap", "guide_gap", "shift"),
-    [(0.5, 0.5, 0.0), (0.5, 20.0, 0.0), (0.5, 50.0, -100.0), (0.5, 80.0, 2.0**20), (80.0, 0.5, 0.0), (35.0, 45.0, 0.0), (80.0, 80.0, 0.0)],
+    [
+        (0.5, 0.5, 0.0),
+        (0.5, 20.0, 0.0),
+        (0.5, 50.0, -100.0),
+        (0.5, 80.0, 2.0**20),
+        (80.0, 0.5, 0.0),
+        (35.0, 45.0, 0.0),
+        (80.0, 80.0, 0.0),
+    ],
 )
 def test_corrected_gradient(
     backend: Backend,
@@ -156,7 +167,14 @@ def test_corrected_gradient(
     if everything.shape[0] > width:  # no unit vector is left for the last ones
         guide_features = guide_features + everything[rows // 2] * (guide_features.sum(dim=1, keepdim=True) == 0)
     bias = torch.arange(classes).remainder(3).sub(1.0) / 8 if biased else None
-    arguments = [features.contiguous(), target, guide_features.contiguous(), guide_target, weight.float(), bias]
+    arguments = [
+        features.contiguous(),
+        target,
+        guide_features.contiguous(),
+        guide_target,
+        weight.float(),
+        bias,
+    ]
     arguments = [None if a is None else a.to(backend.device) for a in arguments]
     backend.require("guided_linear_ce", arguments[0], arguments[2], arguments[4])
     weights = torch.linspace(0.5, 2.0, classes, device=backend.device) if weighted else None

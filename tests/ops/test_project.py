@@ -122,7 +122,10 @@ def test_a_v_beyond_float32(backend: Backend, rule: Rule, dtype: torch.dtype) ->
     """The guide is subnormal. v is 1e40 and its float32 infinite, but v g_p is of the size of g."""
     if dtype is torch.bfloat16 and helpers.INTERPRETED:
         pytest.skip("Triton's interpreter reads subnormal bfloat16 numbers as 0")
-    grads, guides = [torch.ones(2, dtype=dtype), torch.ones(3, 2, dtype=dtype)], [torch.zeros(2, dtype=dtype), torch.zeros(3, 2, dtype=dtype)]
+    grads, guides = (
+        [torch.ones(2, dtype=dtype), torch.ones(3, 2, dtype=dtype)],
+        [torch.zeros(2, dtype=dtype), torch.zeros(3, 2, dtype=dtype)],
+    )
     guides[0][1], guides[1][2, 0] = 1e-40, 2e-40
     grads, guides = ([t.to(backend.device) for t in tensors] for tensors in (grads, guides))
     backend.require("project_", *grads, *guides)
