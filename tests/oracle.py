@@ -20,14 +20,26 @@ def _wide(values: object) -> Array:
     return np.asarray(values, dtype=np.float64)
 
 
+def _relative_to_largest(logits: Array) -> tuple[Array, Array, Array]:
+    """The largest logit m of each row, z - m, and log Σ e^(z-m), of which the largest class alone would make 0.
+
+    The others are summed apart from it: 1 + e^-40 is 1, but log1p(e^-40) is not 0. Rows of nothing but -inf, with +inf or with NaN
+    become NaN.
+    """
+    z = _wide(logits)
+    top = z.max(axis=1, keepdims=True)
+    with np.errstate(all="ignore"):
+        shifted = np.where(np.isfinite(top), z - top, np.nan)
+        others = np.exp(shifted)
+        others[np.arange(len(z)), z.argmax(axis=1)] *= 0.0  # NaN stays
+        log_sum = np.log1p(others.sum(axis=1, keepdims=True))
+    return top, shifted, log_sum
+
+
 def log_softmax(logits: Array) -> Array:
     """log p, with log 0 = -inf. Rows of nothing but -inf, with +inf or with NaN become NaN."""
-    z = _wide(logits)
-    with np.errstate(all="ignore"):
-        shifted = z - z.max(axis=1, keepdims=True)  # inf - inf and -inf - -inf are NaN
-        out = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    out[~np.isfinite(z.max(axis=1))] = np.nan
-    return out
+    _, shifted, log_sum = _relative_to_largest(logits)
+    return shifted - log_sum
 
 
 def softmax(logits: Array) -> Array:
@@ -42,16 +54,14 @@ class Stats(NamedTuple):
 
 def softmax_stats(logits: Array, target: Array | None = None) -> Stats:
     """H(p) = -Σ_c p_c log p_c (equation 6) with 0 log 0 = 0, log Σ_c e^{z_c}, and -log p_y (equation 1, one row)."""
-    z = _wide(logits)
-    log_p = log_softmax(z)
-    p = np.exp(log_p)
+    top, shifted, log_sum = _relative_to_largest(logits)
+    p = np.exp(shifted - log_sum)
     with np.errstate(invalid="ignore"):
-        terms = np.where(p == 0.0, 0.0, p * log_p)
-        top = z.max(axis=1)
-        lse = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
-    lse[np.isnan(log_p).any(axis=1)] = np.nan
-    nll = None if target is None else -log_p[np.arange(len(z)), np.asarray(target)]
-    return Stats(-terms.sum(axis=1), lse, nll)
+        # Σ p (log Σ e^(z-m) - (z - m)): no term is negative.
+        terms = np.where(p == 0.0, 0.0, p * (log_sum - shifted))
+        lse = (top + log_sum)[:, 0]
+    nll = None if target is None else (log_sum - shifted)[np.arange(len(shifted)), np.asarray(target)]
+    return Stats(terms.sum(axis=1), lse, nll)
 
 
 def topk(entropy: Array, k: int) -> Array:
@@ -75,8 +85,12 @@ def row_weights(target: Array, class_weights: Array | None) -> Array:
 
 
 def residual(logits: Array, target: Array, class_weights: Array | None = None) -> Array:
-    """Gradient of the mean cross-entropy to the logits: w_i (p_i - onehot(y_i))."""
-    return row_weights(target, class_weights)[:, None] * (softmax(logits) - _onehot(logits, target))
+    """Gradient of the mean cross-entropy to the logits: w_i (p_i - onehot(y_i)), with p_y - 1 as minus the sum of the other p."""
+    p = softmax(logits)
+    rows = np.arange(len(p))
+    p[rows, np.asarray(target)] *= 0.0  # NaN stays
+    p[rows, np.asarray(target)] -= p.sum(axis=1)
+    return row_weights(target, class_weights)[:, None] * p
 
 
 def residual_scale(logits: Array, target: Array, class_weights: Array | None = None) -> Array:

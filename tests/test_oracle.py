@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import decimal
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -53,6 +55,22 @@ def test_ties_nan_and_infinity_in_the_selection() -> None:
     assert np.isnan(stats.entropy).tolist() == [True, True, True, False, False]
     assert np.isnan(stats.nll).tolist() == [True, True, True, False, False]
     assert stats.entropy[3:].tolist() == [0.0, 0.0] and stats.nll[3] == inf and stats.lse[4] == 1e4
+
+
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("gap", [0, 1, 20, 40, 80])
+def test_confident_rows_keep_all_digits(gap: int, target: int) -> None:
+    """Against 60 decimal digits. 1 + e^-40 is 1 in float64, so log s and p_y - 1 would be 0."""
+    row = [-5, -5 - gap, -5 - gap - 3]
+    with decimal.localcontext(prec=60):
+        parts = [Decimal(x).exp() for x in row]
+        p = [part / sum(parts) for part in parts]
+        entropy, nll = -sum(q * q.ln() for q in p), -p[target].ln()
+        residual = [q - (c == target) for c, q in enumerate(p)]
+    stats = oracle.softmax_stats([row], [target])
+    assert stats.entropy[0] == pytest.approx(float(entropy), rel=1e-14, abs=0.0)
+    assert stats.nll[0] == pytest.approx(float(nll), rel=1e-14, abs=0.0)
+    np.testing.assert_allclose(oracle.residual([row], [target])[0], [float(a) for a in residual], rtol=1e-13, atol=0.0)
 
 
 @pytest.mark.parametrize("with_weights", [False, True])

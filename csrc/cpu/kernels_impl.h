@@ -19,6 +19,9 @@ namespace {
 // Elements of a row that stay in the first-level cache between the pass for the maximum and the pass for the sums: the
 // logits are read from memory once, and the sums need no rescaling inside a block.
 constexpr int64_t kBlock = 4096;
+// Terms that a lane adds up in float32 before its sum goes on in double: a longer sum of like terms loses a bit each
+// time it doubles.
+constexpr int64_t kTerms = 32;
 
 template <bool kBias, class T>
 inline vf load_logits(const T* x, const T* bias, int64_t j) {
@@ -36,6 +39,29 @@ struct Sums {
   vf rest = {};
   vf shifted = {};
   vi ties = {};
+};
+
+// Takes over what the float32 sums have come to, and leaves them at zero.
+struct WideSums {
+  vd rest = {};
+  vd shifted = {};
+
+  inline void take(Sums (&sums)[kTogether]) {
+    for (int i = 1; i < kTogether; ++i) {
+      sums[0].rest += sums[i].rest;
+      sums[0].shifted += sums[i].shifted;
+    }
+    add(rest, sums[0].rest);
+    add(shifted, sums[0].shifted);
+    for (int i = 0; i < kTogether; ++i) sums[i].rest = sums[i].shifted = vf{};
+  }
+
+ private:
+  static inline void add(vd& total, vf sum) {
+    vd low, high;
+    widen(sum, low, high);
+    total += low + high;
+  }
 };
 
 // Adds N vectors of logits to as many sums, from the i-th on.
@@ -73,24 +99,28 @@ inline RowStats block_stats(const T* x, const T* bias, int64_t n) {
   // -inf - -inf would make a block of -inf look like one with a NaN.
   const float origin = max == lowest ? 0.0f : max;
 
-  // Meanwhile the next block (or, rows being mostly contiguous, the next row) comes from memory.
+  constexpr int64_t kStep = kTogether * kLanes;
   Sums sums[kTogether];
+  WideSums total;
   vf v[kTogether];
-  for (j = 0; j + kTogether * kLanes <= n; j += kTogether * kLanes) {
-    prefetch<kTogether>(x + n + j);
-    for (int i = 0; i < kTogether; ++i) v[i] = load_logits<kBias>(x, bias, j + i * kLanes);
-    add_logits(sums, v, origin);
+  for (j = 0;;) {
+    const int64_t end = n - j > kTerms * kStep ? j + kTerms * kStep : n;
+    // Meanwhile the next block (or, rows being mostly contiguous, the next row) comes from memory.
+    for (; j + kStep <= end; j += kStep) {
+      prefetch<kTogether>(x + n + j);
+      for (int i = 0; i < kTogether; ++i) v[i] = load_logits<kBias>(x, bias, j + i * kLanes);
+      add_logits(sums, v, origin);
+    }
+    if (end == n) break;
+    total.take(sums);
   }
   for (; j + kLanes <= n; j += kLanes) add_logits(sums, {load_logits<kBias>(x, bias, j)}, origin);
   if (tail) add_logits(sums, {last}, origin);
+  total.take(sums);
 
-  for (int i = 1; i < kTogether; ++i) {
-    sums[0].ties += sums[i].ties;
-    sums[0].rest += sums[i].rest;
-    sums[0].shifted += sums[i].shifted;
-  }
+  for (int i = 1; i < kTogether; ++i) sums[0].ties += sums[i].ties;
   const vf ties = __builtin_convertvector(sums[0].ties, vf);
-  return {max, sum_lanes(ties), sum_lanes(sums[0].rest), sum_lanes(sums[0].shifted)};
+  return {max, sum_lanes(ties), sum_lanes(total.rest), sum_lanes(total.shifted)};
 }
 
 template <bool kBias, class T>
@@ -187,10 +217,6 @@ void column_sums(const void* a, int64_t stride, int64_t n_rows, int64_t n, void*
     low += l;
     high += h;
   };
-  const auto join = [](vd low, vd high) {
-    const vf_half halves[2] = {__builtin_convertvector(low, vf_half), __builtin_convertvector(high, vf_half)};
-    return bit_cast<vf>(halves);
-  };
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
     vd s0 = {}, s1 = {}, s2 = {}, s3 = {};
@@ -199,14 +225,14 @@ void column_sums(const void* a, int64_t stride, int64_t n_rows, int64_t n, void*
       add(p, s0, s1);
       add(p + kLanes, s2, s3);
     }
-    store(o + j, join(s0, s1));
-    store(o + j + kLanes, join(s2, s3));
+    store(o + j, narrow(s0, s1));
+    store(o + j + kLanes, narrow(s2, s3));
   }
   for (; j + kLanes <= n; j += kLanes) {
     vd s0 = {}, s1 = {};
     const T* p = first + j;
     for (int64_t r = 0; r < n_rows; ++r, p += stride) add(p, s0, s1);
-    store(o + j, join(s0, s1));
+    store(o + j, narrow(s0, s1));
   }
   const int tail = (int)(n - j);
   if (tail) {
@@ -217,7 +243,7 @@ void column_sums(const void* a, int64_t stride, int64_t n_rows, int64_t n, void*
       s0 += low;
       s1 += high;
     }
-    store_tail(o + j, join(s0, s1), tail);
+    store_tail(o + j, narrow(s0, s1), tail);
   }
 }
 
@@ -256,14 +282,26 @@ void dot_norms(const void* g_, const void* h_, int64_t n, double* sums) {
   sums[2] = sum_lanes(a.gg + b.gg);
 }
 
-template <class T>
-void axpy(void* g_, const void* h_, int64_t n, float v) {
-  T* g = static_cast<T*>(g_);
-  const T* h = static_cast<const T*>(h_);
+inline vf add_product(vf g, vf h, float v) { return g + h * v; }
+inline vf add_product(vf g, vf h, double v) {
+  vd g0, g1, h0, h1;
+  widen(g, g0, g1);
+  widen(h, h0, h1);
+  return narrow(g0 + h0 * v, g1 + h1 * v);
+}
+
+template <class T, class Factor>
+void axpy_impl(T* g, const T* h, int64_t n, Factor v) {
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) store(g + j, load(g + j) + load(h + j) * v);
+  for (; j + kLanes <= n; j += kLanes) store(g + j, add_product(load(g + j), load(h + j), v));
   const int tail = (int)(n - j);
-  if (tail) store_tail(g + j, load_tail(g + j, tail, 0.0f) + load_tail(h + j, tail, 0.0f) * v, tail);
+  if (tail) store_tail(g + j, add_product(load_tail(g + j, tail, 0.0f), load_tail(h + j, tail, 0.0f), v), tail);
+}
+template <class T>
+void axpy(void* g, const void* h, int64_t n, double v) {
+  // v h may be an ordinary number where v is none of float32.
+  if (v >= __FLT_MIN__ && v <= __FLT_MAX__) return axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, (float)v);
+  axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, v);
 }
 
 template <int kInner>

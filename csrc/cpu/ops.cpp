@@ -433,7 +433,7 @@ double correction(const InnerProducts& products, const Rule& rule) {
 void add_scaled(const Run& run, const std::vector<Pair>& pairs, double v) {
   if (v == 0.0) return;
   for_each_piece(run, pairs, pieces_of(pairs), [&](size_t, int d, void* g, const void* h, int64_t n) {
-    run.kernels->axpy[d](g, h, n, static_cast<float>(v));
+    run.kernels->axpy[d](g, h, n, v);
   });
 }
 

@@ -44,8 +44,8 @@ struct Kernels {
   void (*column_sums[kDTypes])(const void* a, int64_t stride, int64_t n_rows, int64_t n, void* out);
   // sums = {<g, h>, <h, h>, <g, g>}; every product and sum in double.
   void (*dot_norms[kDTypes])(const void* g, const void* h, int64_t n, double* sums);
-  // g += v h, rounded once.
-  void (*axpy[kDTypes])(void* g, const void* h, int64_t n, float v);
+  // g += v h, in double where v is no normal number of float32.
+  void (*axpy[kDTypes])(void* g, const void* h, int64_t n, double v);
   // out[r, j] = sum_y a[r, y] w[y, j] for n_inner <= 8, float32.
   void (*small_matmul)(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows,
                        int64_t n_inner, int64_t n, float* out, int64_t out_stride);

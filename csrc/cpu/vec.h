@@ -227,7 +227,11 @@ inline void widen(vf v, vd& low, vd& high) {
   high = __builtin_convertvector(halves[1], vd);
 #endif
 }
-// The same from memory; for float32 the conversion takes its operand from there and needs no shuffle.
+inline vf narrow(vd low, vd high) {
+  const vf_half halves[2] = {__builtin_convertvector(low, vf_half), __builtin_convertvector(high, vf_half)};
+  return bit_cast<vf>(halves);
+}
+// widen() from memory; for float32 the conversion takes its operand from there and needs no shuffle.
 inline void load_wide(const float* p, vd& low, vd& high) {
 #if defined(GAAL_AVX512)
   low = (vd)_mm512_cvtps_pd(_mm256_loadu_ps(p));

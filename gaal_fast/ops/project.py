@@ -50,6 +50,10 @@ def project_(
     ``rule="paper"``: v = max(0, (ε - <g, g_p>) / ‖g_p‖²), the nearest gradient with <g, g_p> >= ε (equation 4).
     ``rule="official"``, what the authors' released code does: v = max(margin, -<g, g_p> / (‖g_p‖² + ridge)) if <g, g_p> < 0, else 0.
 
+    v is computed and bounded in float64 and applied so that g + v g_p is right wherever v g_p fits the dtype, even if v itself is beyond
+    float32: the guide of a saturated head is that small. The v returned is then an honest inf, and without ``max_correction`` so
+    may be elements of the gradient that are truly too large.
+
     g_p = 0 gives v = 0, and v = 0 leaves every bit of ``grads`` as it was. If <g, g_p> or ‖g_p‖² is NaN or infinite then v is NaN and
     so is the whole result: a broken gradient stays visible. Autograd does not record the change.
 

@@ -120,6 +120,28 @@ def test_cancellation_is_noticed_and_goes_the_direct_way(monkeypatch: pytest.Mon
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("gap", "options"),
+    [
+        (60.0, {"epsilon": 0.3, "relative": True}),  # the products of two residuals are no numbers of float32
+        (10.0, {"epsilon": 1e33}),  # v is none
+    ],
+)
+def test_what_leaves_float32_goes_the_direct_way(monkeypatch: pytest.MonkeyPatch, gap: float, options: dict[str, object]) -> None:
+    arguments = problem(5, 40, 30)
+    arguments["weight"] = torch.eye(40, 30) * gap
+    arguments["guide_features"], arguments["guide_target"] = torch.eye(8, 30), torch.arange(8)
+    want = step(arguments, 6, **options)
+    monkeypatch.setattr(native, "_sample_space_is_cheaper", lambda *shape: True)
+    seen = []
+    inner = native._project_in_sample_space
+    monkeypatch.setattr(native, "_project_in_sample_space", lambda *args: seen.append(inner(*args)))
+    got = step(arguments, 6, **options)
+    assert seen == [None]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert got[2].isfinite().all() and got[4] > 1e24
+
+
 def test_which_way_is_decided_from_shapes() -> None:
     assert native._sample_space_is_cheaper(64, 32, 10_000, 2048)
     assert native._sample_space_is_cheaper(256, 128, 10_000, 2048)

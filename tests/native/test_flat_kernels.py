@@ -70,6 +70,23 @@ def test_update_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
         guide.assert_intact()
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize(("size_of_guide", "epsilon"), [(1e-38, 1e3), (1e-38, 1.0), (1e22, 1e-3)])
+def test_update_by_a_factor_that_float32_does_not_have(kernels: Kernels, dtype: torch.dtype, size_of_guide: float, epsilon: float) -> None:
+    """v is far beyond float32, or among its subnormal numbers and below, where v h is an ordinary number."""
+    for size in [*range(1, 40), 1000]:
+        guide = guarded((vector(size, dtype, size) * size_of_guide)[None], 0, 1)
+        before = vector(size, dtype, size + 1) * (1.0 if size_of_guide < 1.0 else 1e-22)
+        grad = guarded(before[None], 0, 3)
+        v = kernels.project([grad.matrix[0]], [guide.matrix[0]], False, epsilon, True, 0.75, 1e-3, -1.0)[0]
+        want = oracle.project([wide(before)], [wide(guide.matrix[0])], oracle.Rule(epsilon=epsilon, relative=True))
+        assert v == pytest.approx(want.v, rel=1e-9, abs=1e-50)
+        terms = np.abs(wide(before)) + np.abs(v * wide(guide.matrix[0]))
+        assert (np.abs(wide(grad.matrix[0]) - want.grads[0]) <= torch.finfo(dtype).eps * terms).all()
+        grad.assert_intact()
+        guide.assert_intact()
+
+
 def test_the_pairs_are_one_vector(kernels: Kernels) -> None:
     """Tensors of several sizes and dtypes, an empty one among them."""
     sizes = (3, 0, 40_000, 17, 1)

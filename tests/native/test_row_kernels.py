@@ -59,6 +59,34 @@ def test_stats_across_blocks_and_segments(kernels: Kernels, dtype: torch.dtype, 
     logits.assert_intact()
 
 
+@pytest.mark.parametrize("columns", [100, 1023, 2000, BLOCK - 1, 10007, SEGMENT - 1, 70001])
+@pytest.mark.parametrize("scale", [0.0, 1e-7, 1e-6, 1e-3])
+def test_sums_of_nearly_equal_terms(kernels: Kernels, columns: int, scale: float) -> None:
+    """Every addition rounds the same way: one float32 sum per lane would lose three units in the last place of lse."""
+    for seed in range(3):
+        logits = logits_of(4, columns, torch.float32, seed, scale)
+        lse = wide(kernels.softmax_stats(logits))[1]
+        np.testing.assert_allclose(lse, oracle.softmax_stats(wide(logits)).lse, rtol=0.0, atol=0.75 * np.spacing(np.float32(lse.max())))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [2, 3, 5, 7, 8, 16, 20, 33, 100, 286, 717, 10007, 70001])
+def test_equal_rows_have_equal_bits(kernels: Kernels, columns: int, dtype: torch.dtype) -> None:
+    """Several to a vector or alone, off any boundary, with gaps between rows, and whatever the number of rows."""
+    row = logits_of(1, columns, dtype, columns)
+    target = torch.full((40,), columns // 2)
+    stats, residuals = set(), set()
+    for rows in (1, 2, 3, 17, 40) if columns < 70001 else (1, 3):
+        for gap, shift in LAYOUTS:
+            logits = guarded(row.expand(rows, columns), gap, shift).matrix
+            stats |= {tuple(column) for column in kernels.softmax_stats(logits, target[:rows]).t().tolist()}
+            out = torch.empty(rows, columns, dtype=torch.float32)
+            kernels.residual(logits, target[:rows], out, torch.empty(columns), torch.zeros(rows, dtype=torch.int64))
+            residuals |= {(rows, one.numpy().tobytes()) for one in out}
+    assert len(stats) == 1
+    assert len(residuals) == len({rows for rows, _ in residuals})
+
+
 def test_entropy_of_confident_rows_keeps_its_relative_precision(kernels: Kernels) -> None:
     margins = torch.linspace(0.0, 100.0, 2001)
     logits = torch.stack([margins, torch.zeros_like(margins), torch.full_like(margins, -1.5)], dim=1)

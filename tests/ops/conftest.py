@@ -30,6 +30,10 @@ else:  # one line in the report stands for the three
 if INTERPRETED:
     _CASES = [pytest.param(Backend("triton", "cpu", most_elements=40_000), id="triton-interpreted")]
 
+# The same, and the native kernels in the instruction sets that this machine has beside the widest.
+_NARROW_CASES = [pytest.param(Backend("native", "cpu", isa=isa), id=f"native-{isa}") for isa in ("portable", "avx2")]
+CASES_OF_EVERY_SET = [*_CASES, *([] if INTERPRETED else _NARROW_CASES)]
+
 
 @pytest.fixture(params=_CASES)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:

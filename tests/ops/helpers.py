@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaal_fast import ops
+from gaal_fast.ops.backends import native
 
 # Has to be set before triton is imported, and then no kernel of that process is compiled. Every operation takes a thousand times as long,
 # so that tests make fewer repetitions of the same.
@@ -34,6 +35,7 @@ class Backend:
     name: str
     device: str
     most_elements: int | None = None  # beyond which a test would take too long, under the interpreter
+    isa: str | None = None  # instruction set of the native kernels on the CPU; the widest if None
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
@@ -41,7 +43,11 @@ class Backend:
         missing = ops.availability()[self.name].get(f"{device.type}:0" if device.type == "cuda" else "cpu")
         if missing is not None:
             pytest.skip(f"backend {self.name!r} cannot be used on {self.device}: {missing}")
-        with ops.backend(self.name):
+        with ops.backend(self.name), pytest.MonkeyPatch.context() as patch:
+            if self.isa is not None:
+                if self.isa not in native._cpu().isas():
+                    pytest.skip(f"no {self.isa} kernels on this machine")
+                patch.setattr(native, "_isa", lambda: native._ISAS.index(self.isa))
             yield
 
     def require(self, op: str, *tensors: Tensor) -> None:

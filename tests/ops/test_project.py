@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaal_fast import ops
+from gaal_fast.ops.backends import torch as torch_backend
 from tests import oracle
 from tests.ops import helpers
 from tests.ops.helpers import Backend
@@ -113,6 +114,63 @@ def test_every_list_of_shapes(backend: Backend, shapes: list[tuple[int, ...]]) -
         grads, guides = make(shapes, torch.float32, backend.device, cosine=-0.5)
         backend.require("project_", *grads, *guides)
         check(grads, guides, rule)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rule", [Rule(epsilon=1.0, max_correction=1.0), Rule(epsilon=0.9, relative=True)], ids=str)
+def test_a_v_beyond_float32(backend: Backend, rule: Rule, dtype: torch.dtype) -> None:
+    """The guide is subnormal. v is 1e40 and its float32 infinite, but v g_p is of the size of g."""
+    if dtype is torch.bfloat16 and helpers.INTERPRETED:
+        pytest.skip("Triton's interpreter reads subnormal bfloat16 numbers as 0")
+    grads, guides = (
+        [torch.ones(2, dtype=dtype), torch.ones(3, 2, dtype=dtype)],
+        [torch.zeros(2, dtype=dtype), torch.zeros(3, 2, dtype=dtype)],
+    )
+    guides[0][1], guides[1][2, 0] = 1e-40, 2e-40
+    grads, guides = ([t.to(backend.device) for t in tensors] for tensors in (grads, guides))
+    backend.require("project_", *grads, *guides)
+    want = oracle.project([helpers.array(g) for g in grads], [helpers.array(p) for p in guides], rule)
+    assert want.v > torch.finfo(torch.float32).max
+    result = ops.project_(grads, guides, **helpers.options(rule))
+    assert result.v.item() == math.inf
+    for got, truth in zip(grads, want.grads, strict=True):
+        np.testing.assert_allclose(helpers.array(got), truth, rtol=1e-4 if dtype is torch.float32 else 0.01)
+
+
+def test_a_subnormal_guide_by_hand(backend: Backend) -> None:
+    grad, guide = torch.ones(2, device=backend.device), torch.tensor([0.0, 1e-40], device=backend.device)
+    backend.require("project_", grad, guide)
+    ops.project_([grad], [guide], epsilon=1.0, max_correction=1.0)
+    assert grad.tolist() == pytest.approx([1.0, 1.0 + math.sqrt(2.0)], rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "long"])
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_v_out_of_range_in_every_layout(name: str, layout: str) -> None:
+    """Far beyond float32 and far below it, for the gradients of the CPU."""
+    with Backend(name, "cpu").in_force():
+        for of_grad, of_guide in ((1.0, 1e-43), (1e20, 1e-40), (1e-22, 1e22), (1e-30, 1e10)):
+            grad, guide = (helpers.random_logits(*((500, 120) if layout == "long" else (7, 5)), torch.float32, seed) for seed in (1, 2))
+            grad, guide = grad * of_grad, guide * of_guide
+            if layout == "transposed":
+                grad, guide = grad.t(), guide.t()
+            rule = Rule(epsilon=1.5, relative=True)
+            want = oracle.project([helpers.array(grad)], [helpers.array(guide)], rule)
+            ops.project_([grad], [guide], **helpers.options(rule))
+            assert np.linalg.norm(helpers.array(grad) - want.grads[0]) < 1e-5 * np.linalg.norm(want.grads[0])
+
+
+@pytest.mark.parametrize("rule", [Rule(epsilon=0.7, relative=True), Rule(epsilon=3.0), Rule("official", margin=2.0)], ids=str)
+def test_the_torch_backend_takes_epsilon_and_margin_as_tensors(rule: Rule) -> None:
+    """0-d, float64, as they come from a schedule on the device."""
+    options = tuple(vars(rule).values())
+    name, epsilon, relative, margin, *others = options
+    as_tensors = (name, torch.tensor(epsilon, dtype=torch.float64), relative, torch.tensor(margin, dtype=torch.float64), *others)
+    results = []
+    for arguments in (options, as_tensors):
+        grads, guides = make(SHAPES, torch.float32, "cpu", cosine=-0.5)
+        results.append(helpers.bits((torch_backend.project_(grads, guides, *arguments), grads)))
+    assert results[0] == results[1]
 
 
 def test_a_million_elements(backend: Backend) -> None:

@@ -2,7 +2,7 @@
 ``gaal_fast._native_cuda``.
 
 On the CPU the matrix products are torch's; everything between them is one pass over rows or flat vectors in C++, vectorised for what the
-processor has (AVX-512, AVX2, or 16-byte vectors) and run by the threads torch uses. Sums are kept in float32 within a few thousand terms
+processor has (AVX-512, AVX2, or 16-byte vectors) and run by the threads torch uses. Sums are kept in float32 within a few hundred terms
 and in float64 beyond, the scalars of the projection in float64 throughout. Work is cut into pieces that depend on shapes alone, so results
 are equal bit for bit from run to run and for any number of threads, as far as torch's products are.
 """
@@ -27,6 +27,9 @@ _BREAK_EVEN = 10
 _BREAK_EVEN_NEW_MEMORY = 100
 # How many times larger than the result the sum of absolute values may be, see `_project_in_sample_space`.
 _MOST_CANCELLATION = 16.0
+# Sum of squares of a matrix of inner products below which its elements may have lost digits to the smallest numbers of float32.
+_LEAST_NORM2 = 2.0**-200
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 # MKL takes up to a quarter longer for thousands of rows times a transposed matrix than for the same rows a thousand at a time.
 _ROWS_OF_A_PRODUCT = 1024
@@ -332,8 +335,8 @@ def _project_in_sample_space(
 ) -> tuple[float, float, float, float] | None:
     """The projection for G = Aᵀ U and G_p = A_pᵀ U_p: <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij, and G + v G_p = G + (v A_p)ᵀ U_p.
 
-    None, with nothing changed, where these sums cancel so far that the rounding of the two factors would show: the direct way squares sums
-    that are formed already, and has no such trouble.
+    None, with nothing changed, where these sums cancel so far that the rounding of the two factors would show, and where the factors or v
+    leave the range of float32: the direct way squares sums that are formed already, in float64, and has no such trouble.
     """
     cross = torch.mm(residual, guide_residual.t()), torch.mm(features, guide_features.t())
     own = torch.mm(guide_residual, guide_residual.t()), torch.mm(guide_features, guide_features.t())
@@ -343,6 +346,9 @@ def _project_in_sample_space(
     if biases:
         products = _inner_products(*biases)
         dot, guide_norm2, grad_norm2 = dot + products[0], guide_norm2 + products[1], grad_norm2 + products[2]
+    # What is broken goes on as it is. The residuals of confident rows are e^-gap, and their products soon nothing.
+    if math.isfinite(grad_norm2 + own_norms2[1]) and not all(_LEAST_NORM2 < n < math.inf for n in (*own_norms2, *cross_norms2)):
+        return None
     # By Cauchy and Schwarz the left sides bound the sums of absolute values, and rounding is relative to those. NaN goes on as it is.
     if (
         math.prod(own_norms2) > (_MOST_CANCELLATION * guide_norm2) ** 2
@@ -350,6 +356,8 @@ def _project_in_sample_space(
     ):
         return None
     v = _cpu().correction(dot, guide_norm2, grad_norm2, *options)
+    if 0.0 < v < _SMALLEST or v > _LARGEST:
+        return None
     if v != 0.0:
         grad_weight.addmm_(guide_residual.t(), guide_features, alpha=v)
         for grad, guide in biases:

@@ -21,6 +21,10 @@ _DEVICE_BLOCK = 1 << 22
 # Columns of half-precision features or weights that are widened to float32 at a time.
 _COLUMNS = 1024
 
+# Largest exponents of the powers of two that bring numbers into the range of float32, far enough from its end.
+_MOST_SCALE = 96
+_MOST_POWER = 126
+
 # The sample-space path is taken where its extra multiply-adds number less than this for every element of the head's gradient: about what
 # one pass of the direct path's inner products and update over an element costs, in multiply-adds of a float32 matrix product.
 _GRAM_BREAK_EVEN = 100
@@ -37,17 +41,15 @@ def supports(op: str, *tensors: Tensor) -> bool:
 
 
 def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """With m the row's maximum, s = Σ e^(x-m) and t = Σ e^(x-m) (x-m): H = log s - t/s, lse = m + log s, nll = log s - (x_y - m)."""
-    x = logits.to(accumulator(logits.dtype))
-    top = x.amax(dim=1, keepdim=True)
-    shifted = x - top
-    exponential = shifted.exp()
-    s = exponential.sum(dim=1)
+    """With m the row's maximum, r = Σ e^(x-m) without one copy of m and t = Σ e^(x-m) (x-m):
+    H = log1p r - t / (1 + r), lse = m + log1p r, nll = log1p r - (x_y - m). Neither log1p r nor -t cancels anything, however small r is.
+    """
+    top, _, shifted, others, rest = _without_largest(logits)
     # 0 · -inf is NaN, but a class of probability 0 adds nothing to the entropy.
-    t = (exponential * shifted).masked_fill_(shifted == -torch.inf, 0.0).sum(dim=1)
-    log_s = s.log()
+    t = (others * shifted).masked_fill_(shifted == -torch.inf, 0.0).sum(dim=1)
+    log_s = rest.log1p()
     nll = None if target is None else log_s - _at_target(shifted, target)
-    return log_s - t / s, top.squeeze(1) + log_s, nll
+    return log_s - t / (1.0 + rest), top.squeeze(1) + log_s, nll
 
 
 def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -69,18 +71,17 @@ def project_(
     grads: Sequence[Tensor],
     guides: Sequence[Tensor],
     rule: str,
-    epsilon: float,
+    epsilon: float | Tensor,
     relative: bool,
-    margin: float,
+    margin: float | Tensor,
     ridge: float,
     max_correction: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dot, guide_norm2, grad_norm2 = _inner_products(grads, guides)
     v = _correction(dot, guide_norm2, grad_norm2, rule, epsilon, relative, margin, ridge, max_correction)
-    dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
-    v, dot, guide_norm2, grad_norm2 = (scalar.to(dtype) for scalar in (v, dot, guide_norm2, grad_norm2))
     _add_scaled(grads, guides, v)
-    return v, dot, guide_norm2, grad_norm2
+    dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
+    return tuple(scalar.to(dtype) for scalar in (v, dot, guide_norm2, grad_norm2))
 
 
 def guided_linear_ce(
@@ -122,21 +123,42 @@ def _at_target(rows: Tensor, target: Tensor) -> Tensor:
     return torch.where(legal, rows.gather(1, target.clamp(0, classes - 1)[:, None]).squeeze(1), torch.nan)
 
 
+def _without_largest(logits: Tensor) -> tuple[Tensor, ...]:
+    """m and the column of one class that has it, x - m, e^(x-m) with 0 in that column, and the sum of this over the row."""
+    # In one layout, so that equal rows get equal sums wherever they lie: the order of a sum depends on the strides.
+    x = logits.to(accumulator(logits.dtype)).contiguous()
+    top, column = x.max(dim=1, keepdim=True)
+    shifted = x - top
+    others = shifted.exp()
+    # e^0 - 1, so that a NaN stays one.
+    _add_at(others, column, -1.0)
+    return top, column, shifted, others, others.sum(dim=1)
+
+
+def _add_at(matrix: Tensor, column: Tensor, values: Tensor | float) -> None:
+    """matrix[i, column[i]] += values[i]."""
+    matrix.scatter_(1, column, matrix.gather(1, column) + values)
+
+
 def _loss_and_residual(logits: Tensor, target: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy and its gradient to the logits, A_i = w_i (p_i - onehot(y_i)), in the accumulator's dtype."""
-    log_p = torch.log_softmax(logits, dim=1, dtype=accumulator(logits.dtype))
-    nll = -_at_target(log_p, target)
+    """The mean cross-entropy and its gradient to the logits, A_i = w_i (p_i - onehot(y_i)), in the accumulator's dtype.
+
+    (1 + r) (p_y - 1) is -r for the largest class and e^(x_y-m) - (1 + r) for another one: nothing cancels in either.
+    """
+    _, column, shifted, residual, rest = _without_largest(logits)
+    nll = rest.log1p() - _at_target(shifted, target)
     legal = target.clamp(0, logits.shape[1] - 1)
     share = torch.ones_like(nll) if class_weights is None else class_weights[legal]
     share = share / share.sum()
     share = torch.where(legal == target, share, torch.nan)
-    residual = log_p.exp_()
     # The one-hot vector has one element per row: subtracted there, it is never formed.
-    column = legal[:, None]
-    residual.scatter_(1, column, residual.gather(1, column) - 1.0)
+    legal, rest = legal[:, None], rest[:, None]
+    other = (legal != column).to(rest.dtype)
+    _add_at(residual, legal, -(rest + other))
+    _add_at(residual, column, other)
     # The sum of no terms is 0, but the mean of no terms is NaN.
     loss = (share * nll).sum() if len(nll) else nll.mean()
-    return loss, residual.mul_(share[:, None])
+    return loss, residual.mul_(share[:, None] / (1.0 + rest))
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,33 +204,35 @@ def _head_gradient_gram(
     For G = Aᵀ U and G_p = A_pᵀ U_p, <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij. The bias is a feature that is always 1, so it adds 1 to every
     element of the second matrix. The result is Aᵀ U + (v A_p)ᵀ U_p, one sum over the stacked rows.
     """
-    bias_feature = 1.0 if has_bias else 0.0
+    (a, scale_a), (a_p, scale_a_p) = _near_one(residual), _near_one(guide_residual)
+    (u, scale_u), (u_p, scale_u_p) = _near_one(features.to(residual.dtype)), _near_one(guide_features.to(residual.dtype))
+    scale, scale_p = scale_a * scale_u, scale_a_p * scale_u_p
+    one, one_p = (scale_u, scale_u_p) if has_bias else (0.0, 0.0)
 
-    def inner(a: Tensor, u: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    def inner(a: Tensor, u: Tensor, b: Tensor, w: Tensor, ones: Tensor | float) -> Tensor:
         # Few terms, and they cancel where the gradients are nearly orthogonal: float64 costs nothing.
         wide = _scalar_dtype(a.device)
-        return torch.dot((a @ b.t()).to(wide).flatten(), _feature_gram(u, w, a.dtype).to(wide).add_(bias_feature).flatten())
+        return torch.dot((a @ b.t()).to(wide).flatten(), ((u @ w.t()).to(wide) + ones).flatten())
 
-    dot = inner(residual, features, guide_residual, guide_features)
-    guide_norm2 = inner(guide_residual, guide_features, guide_residual, guide_features)
-    grad_norm2 = inner(residual, features, residual, features)
+    dot = inner(a, u, a_p, u_p, one * one_p) / scale / scale_p
+    guide_norm2 = inner(a_p, u_p, a_p, u_p, one_p * one_p) / scale_p / scale_p
+    grad_norm2 = inner(a, u, a, u, one * one) / scale / scale
     v = _correction(dot, guide_norm2, grad_norm2, *options)
-    added = guide_residual * v.to(residual.dtype)
-    grad_weight = _product(residual.t(), features, residual.dtype)
-    for columns, block in zip(grad_weight.split(_COLUMNS, dim=1), guide_features.split(_COLUMNS, dim=1), strict=True):
-        columns.addmm_(added.t(), block.to(added.dtype))
-    grad_bias = residual.sum(dim=0) + added.sum(dim=0) if has_bias else None
+    added = a_p * (v / scale_p).to(a_p.dtype)
+    grad_weight = _product(residual.t(), features, residual.dtype).addmm_(added.t(), u_p)
+    grad_bias = residual.sum(dim=0) + (added * one_p).sum(dim=0) if has_bias else None
     return grad_weight, grad_bias, v, dot, guide_norm2, grad_norm2
 
 
-def _feature_gram(u: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
-    """u @ wᵀ with sums in ``dtype``, half-precision columns widened some at a time."""
-    if u.dtype == dtype:
-        return u @ w.t()
-    gram = torch.zeros(u.shape[0], w.shape[0], dtype=dtype, device=u.device)
-    for block, other in zip(u.split(_COLUMNS, dim=1), w.split(_COLUMNS, dim=1), strict=True):
-        gram.addmm_(block.to(dtype), other.to(dtype).t())
-    return gram
+def _near_one(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """``matrix`` times a power of two that brings its largest element near 1, and that power, 0-d in float64.
+
+    The residual of a confident row is e^-gap, and the square of that is no number of float32 any more.
+    """
+    largest = matrix.abs().max() if matrix.numel() else matrix.new_ones(())
+    exponent = largest.to(_scalar_dtype(matrix.device)).log2().floor().clamp(-_MOST_SCALE, _MOST_SCALE)
+    scale = torch.exp2(-exponent.nan_to_num())  # a NaN stays in its own row
+    return matrix * scale.to(matrix.dtype), scale
 
 
 def _scalar_dtype(device: torch.device) -> torch.dtype:
@@ -246,9 +270,9 @@ def _correction(
     guide_norm2: Tensor,
     grad_norm2: Tensor,
     rule: str,
-    epsilon: float,
+    epsilon: float | Tensor,
     relative: bool,
-    margin: float,
+    margin: float | Tensor,
     ridge: float,
     max_correction: float | None,
 ) -> Tensor:
@@ -265,16 +289,21 @@ def _correction(
 
 
 def _add_scaled(grads: Sequence[Tensor], guides: Sequence[Tensor], v: Tensor) -> None:
-    """g += v g_p, except that nothing at all happens for v = 0 (adding 0 would turn -0 into 0)."""
+    """g += v g_p, except that nothing at all happens for v = 0 (adding 0 would turn -0 into 0).
+
+    v may be beyond float32 although v g_p is not, so it is applied in two factors, of which the first is a power of two and mostly 1.
+    """
     still = v == 0
     on_host = still.is_cpu  # a look at v is then no synchronisation
     if on_host and still:
         return
+    exponent = v.log2().floor()
+    power = torch.exp2((exponent - exponent.clamp(-_MOST_SCALE, _MOST_SCALE)).clamp(-_MOST_POWER, _MOST_POWER))
     for grad, guide in zip(grads, guides, strict=True):
         dtype = accumulator(grad.dtype)
-        factor = v.to(dtype)
-        if on_host and grad.dtype == dtype:
-            grad.addcmul_(guide, factor)
+        coarse, fine = power.to(dtype), (v / power).to(dtype)
+        if on_host and grad.dtype == dtype and power == 1:
+            grad.addcmul_(guide, fine)
             continue
         for g, p in _blocks(grad, guide):
-            g.copy_(torch.where(still, g, torch.addcmul(g.to(dtype), p.to(dtype), factor).to(g.dtype)))
+            g.copy_(torch.where(still, g, torch.addcmul(g.to(dtype), p.to(dtype) * coarse, fine).to(g.dtype)))
