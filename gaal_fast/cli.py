@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaal_fast.config import DEVICE, DEVICE_WORDS
+from gaal_fast.config import DEVICE, DEVICE_WORDS, Parser
 from gaal_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +102,21 @@ def check_new_file(flag: str, path: Path | None) -> None:
         raise UserError(f"{flag}: no such folder: {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{flag}: cannot write into {folder}")
+
+
+def add_inference_flags(parser: Parser) -> None:
+    """Add ``--device`` and ``--workers``, which every command that reads with a trained run takes."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help=f"{DEVICE_WORDS} (default auto)")
+    parser.add_argument("--workers", metavar="N", help="loader processes (default: as in training)")
+
+
+def worker_count(text: str | None) -> int | None:
+    """The value of ``--workers``; raises ``UserError`` for what is no number of processes."""
+    if text is None:
+        return None
+    if not text.isdecimal() or not text.isascii():
+        raise UserError(f"must be a whole number, 0 or more, got {text}", key="data.workers")
+    return int(text)
 
 
 def pick_device(name: str) -> torch.device:

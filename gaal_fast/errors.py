@@ -27,7 +27,12 @@ class UserError(Exception):
         """The message of a command that spells the keys of ``flags`` in its own way."""
         if self.key is None:
             return self.message
-        return f"{flags.get(self.key, f'--{self.key}')} {self.message}"
+        between = "" if self.message.startswith(":") else " "
+        return f"{flags.get(self.key, f'--{self.key}')}{between}{self.message}"
+
+
+class AlreadyFinished(UserError):
+    """There is nothing to go on with: the run has come to the end that its configuration asks for."""
 
 
 class Interrupted(Exception):

@@ -24,7 +24,7 @@ from gaal_fast.data.schema import TableSchema, infer_schema, read_numbers
 from gaal_fast.data.split import PARTS, Split, make_split
 from gaal_fast.data.table import find_column, read_table, require_column
 from gaal_fast.data.target import NO_LABEL, Target, encode_labels, read_target
-from gaal_fast.errors import UserError
+from gaal_fast.errors import UserError, carried_by_errors
 
 # What the rows, their features and their parts depend on; how pictures are augmented, cached or weighed is not among it.
 _FINGERPRINT_FIELDS = (
@@ -120,9 +120,14 @@ def load_data(config: Any, *, seed: int = 0, decode: bool = True, progress: bool
 
     config: an object with the fields of `gaal_fast.config.DataConfig`. seed: of the augmentation. decode=False leaves the
     picture cache empty, and broken pictures undiscovered until they are read. progress: show a bar while decoding.
-    Raises UserError for anything wrong with the files or their contents.
+    Raises UserError for anything wrong with the files or their contents, with the warnings that were found before it.
     """
     warnings: list[str] = []
+    with carried_by_errors(warnings):
+        return _load_data(config, warnings, seed=seed, decode=decode, progress=progress)
+
+
+def _load_data(config: Any, warnings: list[str], *, seed: int, decode: bool, progress: bool) -> FusionData:
     frame = read_table(config.csv, warnings)
     folder = ImageFolder(config.images if config.images is not None else Path(config.csv).expanduser().absolute().parent)
     schema = infer_schema(
@@ -206,6 +211,25 @@ def load_for_prediction(
     Raises UserError: a column the model needs is not there, a text in a numeric column, not one picture found.
     """
     warnings: list[str] = []
+    with carried_by_errors(warnings):
+        return _load_for_prediction(
+            csv, Path(run_folder), warnings, images=images, image_size=image_size, labels=labels, cache=cache,
+            cache_dir=cache_dir, progress=progress,
+        )  # fmt: skip
+
+
+def _load_for_prediction(
+    csv: Path | str,
+    run_folder: Path,
+    warnings: list[str],
+    *,
+    images: Path | str | None,
+    image_size: int,
+    labels: bool,
+    cache: CacheMode,
+    cache_dir: Path | None,
+    progress: bool,
+) -> PredictionData:
     preprocessor = TablePreprocessor.load(Path(run_folder))
     reading = Reading.load(Path(run_folder))  # noqa: F841
     schema = preprocessor.schema

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gaal_fast.errors import UserError
+from gaal_fast.files import write_text
 
 READING_FILE = "reading.json"
 
@@ -40,7 +41,7 @@ class Reading:
 
     def save(self, folder: Path) -> None:
         """Write ``reading.json`` into a folder that exists."""
-        (Path(folder) / READING_FILE).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(Path(folder) / READING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Reading":

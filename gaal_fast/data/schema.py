@@ -71,7 +71,10 @@ class TableSchema:
             names = getattr(self, kind)
             if names:
                 lines.append(f"{kind}: {len(names)} ({some(names)})")
-        lines.extend(f'not used: "{name}": {reason}' for name, reason in self.dropped.items())
+        for reason in dict.fromkeys(self.dropped.values()):
+            names = [name for name, found in self.dropped.items() if found == reason]
+            alone = f'"{names[0]}": {reason}'
+            lines.append(f"not used: {alone if len(names) == 1 else f'{len(names)} columns {reason} ({some(names)})'}")
         return lines
 
 
