@@ -6,6 +6,7 @@ Nothing here imports torch before a device is asked for, so that a wrong flag is
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -28,6 +29,16 @@ Main = Callable[[Sequence[str]], int]
 Entry = Callable[..., int]
 
 
+class _Printed(logging.Handler):
+    """Prints what a library module says while it works."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+_PRINTED = _Printed(logging.WARNING)
+
+
 def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry]:
     """Turn ``main(argv) -> exit code`` into an entry point that answers bad input with one line.
 
@@ -41,6 +52,7 @@ def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry
     def decorate(main: Main) -> Entry:
         @wraps(main)
         def entry(argv: Sequence[str] | None = None) -> int:
+            logging.getLogger("gaal_fast.data.loader").addHandler(_PRINTED)  # one handler, however often
             try:
                 code = main(sys.argv[1:] if argv is None else argv)
                 sys.stdout.flush()

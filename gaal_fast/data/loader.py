@@ -1,6 +1,7 @@
 """The order in which rows are trained on, and the processes that read them."""
 
 import contextlib
+import logging
 import re
 import signal
 import time
@@ -14,8 +15,10 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from gaal_fast.data.dataset import Batch, FusionDataset
 from gaal_fast.data.image_store import available_cpus
-from gaal_fast.data.issues import logger
 from gaal_fast.errors import UserError
+
+# Apart from the warnings that `load_data` returns: what is said here comes later, and commands print it as it comes.
+logger = logging.getLogger("gaal_fast.data.loader")
 
 _MAX_WORKERS = 8
 _SMALL_DATASET = 256
@@ -134,9 +137,11 @@ class _Loader(DataLoader):
 
     def _start(self) -> Iterator[Batch]:
         try:
+            if self.num_workers:
+                # Where /dev/shm is full or not there the loader fails at this too, and half made complains once more at the end.
+                torch.multiprocessing.Queue()
             return super().__iter__()
         except OSError as error:
-            # No semaphores where /dev/shm is not there or full, or no processes left.
             logger.warning("reading without processes of its own, which cannot be started here: %s", error)
             self.num_workers, self.timeout = 0, 0
             return super().__iter__()
