@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gaal_fast.config import DEVICE, DEVICE_WORDS, Parser
 from gaal_fast.errors import UserError
+from gaal_fast.files import WriteError
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def _give_up_stdout() -> None:
 def os_error_words(error: OSError) -> str:
     """What the operating system refused, and for which file."""
     reason = error.strerror or str(error) or type(error).__name__
-    what = "cannot write" if error.errno in _NO_ROOM or error.filename is None else ""
+    what = "cannot write" if isinstance(error, WriteError) or error.errno in _NO_ROOM else ""
     return " ".join(str(part) for part in (what, error.filename) if part) + f": {reason}"
 
 

@@ -13,6 +13,10 @@ from typing import BinaryIO
 PARTIAL = ".*.part"
 
 
+class WriteError(OSError):
+    """A file could not be written; ``filename`` is the one that was asked for."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write ``path`` through a stream that takes its place only when it is complete and on the disk.
@@ -26,7 +30,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         A binary stream, open for writing and reading, with seek.
 
     Raises:
-        OSError: With ``filename`` set to ``path``, where the disk is full or cannot be written.
+        WriteError: Where the disk is full or cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}-{os.urandom(6).hex()}.part")
@@ -41,7 +45,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         # A failing write carries no name, and nobody knows the temporary one.
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 

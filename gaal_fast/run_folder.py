@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import gaal_fast
 from gaal_fast.config import Config, build, load_yaml, to_yaml
 from gaal_fast.errors import UserError
-from gaal_fast.files import remove_partial, replacing, write_bytes, write_text
+from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +170,7 @@ class RunFolder:
             with self.file(name).open("a", newline="", encoding="utf-8") as stream:
                 self._rows(stream, rows, columns, header=new)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.file(name))) from error
+            raise WriteError(error.errno, error.strerror, str(self.file(name))) from error
 
     @staticmethod
     def _rows(stream: Any, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool) -> None:

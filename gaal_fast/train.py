@@ -5,6 +5,7 @@ torch, and what needs it, is imported where it is used: a wrong flag is answered
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import sys
@@ -88,6 +89,10 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
             raise UserError(f"{flag}: no such {'folder' if flag == '--data.images' else 'file'}: {path}")
     if config.run.dir is not None and not resuming and config.run.dir.exists():
         raise run_folder.exists_error(config.run.dir)
+    if config.run.dir is not None and not resuming:
+        parent = next(p for p in config.run.dir.absolute().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"--run.dir: cannot create {config.run.dir}: cannot write into {parent}")
 
 
 def with_demo(config: Config) -> Config:

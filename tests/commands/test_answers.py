@@ -102,6 +102,14 @@ def test_a_full_disk_in_evaluation_and_in_the_report_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_folder_that_cannot_be_made_is_refused_before_the_data_is_read(trees: Path, tmp_path: Path, run_command: Run) -> None:
+    (tmp_path / "file").write_text("precious")
+    answer = run_command("train", *flags(trees, tmp_path / "file" / "run"))
+    assert_one_line(answer, rf"--run\.dir: cannot create {tmp_path}/file/run: cannot write into {tmp_path}/file$")
+    assert answer.out == ""
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_an_output_that_cannot_be_written_is_one_line() -> None:
     with open("/dev/full", "w") as full:
