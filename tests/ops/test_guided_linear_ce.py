@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaal_fast import ops
+from gaal_fast.ops.backends import native
 from gaal_fast.ops.backends import torch as torch_backend
 from tests import oracle
 from tests.ops import helpers
@@ -243,6 +244,30 @@ def test_both_paths_of_the_torch_backend(monkeypatch: pytest.MonkeyPatch, size: 
         check(case)
         case.bias, case.class_weights = None, torch.linspace(0.1, 2.0, size[2])
         check(case)
+
+
+@pytest.mark.parametrize("name", ["torch", "native"])
+@pytest.mark.parametrize(
+    ("of_features", "of_guide", "of_weight"), [(1e-25, 1e-25, 1.0), (1e22, 1e22, 1e-22), (1e-24, 1e18, 1e-18), (1e-3, 1e-38, 1.0)]
+)
+def test_features_whose_products_float32_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, of_features: float, of_guide: float, of_weight: float, name: str
+) -> None:
+    """In the sample space: inner products of 1e-50 and 1e44, and a v of 1e-42 and 1e35, though both gradients are ordinary numbers."""
+    monkeypatch.setattr(torch_backend, "_gram_is_cheaper", lambda *sizes: True)
+    monkeypatch.setattr(native, "_sample_space_is_cheaper", lambda *sizes: True)
+    case = make(4, 4, 20, 16, 4, torch.float32, "cpu", Rule(epsilon=1.5, relative=True))
+    case = replace(
+        case,
+        features=case.features * of_features,
+        guide_features=case.guide_features * of_guide,
+        weight=case.weight * of_weight,
+        bias=None,
+    )
+    with Backend(name, "cpu").in_force():
+        step = case.run()
+    truth = case.oracle(step.index.numpy())
+    assert np.linalg.norm(helpers.array(step.grad_weight) - truth.grad_weight) < 1e-5 * np.linalg.norm(truth.grad_weight)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
