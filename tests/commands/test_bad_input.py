@@ -129,7 +129,7 @@ def test_predict(trees: Path, data: Path, trained: Path, tmp_path: Path, run_com
     edit(data, lambda frame: frame.assign(height="tall"))
     assert_one_line(predict(data), r'"height".*"tall"')
     edit(data, lambda frame: frame[["photo", "species"]])
-    assert_one_line(run_command("predict", "--run", trained, "--csv", data, "--out", out), r"another data set")
+    assert_one_line(run_command("predict", "--run", trained, "--csv", data, "--out", out), r"--images: none of the 24 pictures")
     pd.DataFrame({"colour": ["red"], "size": [3]}).to_csv(data, index=False)
     assert_one_line(predict(data), r"another data set")
     assert_one_line(predict(tmp_path / "absent.csv"), r"no such file: .*absent\.csv")

@@ -40,7 +40,7 @@ def assert_same_bits(first: Path, second: Path) -> None:
 def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
     assert {
-        run_folder.CONFIG, run_folder.ENVIRONMENT, run_folder.DATA, "preprocessor.skops", "schema.json", run_folder.SPLIT,
+        run_folder.CONFIG, run_folder.ENVIRONMENT, run_folder.DATA, "preprocessor.skops", "schema.json", "reading.json", run_folder.SPLIT,
         run_folder.DATA_ISSUES,
         run_folder.METRICS, run_folder.STEPS, run_folder.SUMMARY, run_folder.WEIGHTS, run_folder.CHECKPOINT, run_folder.CURVES,
         run_folder.CONFLICT,
