@@ -652,7 +652,7 @@ def stacked_kernel(
     columns = (tl.program_id(0) // tiles_d) * BLOCK + tl.arange(0, BLOCK)
     dims = tile_d * BLOCK + tl.arange(0, BLOCK)
     total = tl.load(totals_ptr)
-    if OPERAND == tl.float16:
+    if OPERAND == tl.float16:  # noqa: SIM300 - OPERAND is a parameter
         power = tl.load(totals_ptr + 2)
     else:
         power = inverse((total.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True))

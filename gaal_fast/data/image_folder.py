@@ -160,10 +160,6 @@ class ImageFolder:
                 return found._replace(how=" and ".join(filter(None, (BY_END, found.how))))
         return Match(None)
 
-    def find(self, name: str) -> str | None:
-        """The path of what `match` finds."""
-        return self.match(name).path
-
     def split(self, name: str) -> tuple[str, str]:
         """The directory that a name points to, and the name in it."""
         # A wide table has hundreds of thousands of cells to try, nearly all without a folder.

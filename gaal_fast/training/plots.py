@@ -95,7 +95,10 @@ def confusion(matrix: Any, classes: list[str], path: Any) -> None:
 
 
 def comparison(rows: Any, path: Any, title: str = "test accuracy") -> None:
-    """Accuracy by method (title: of which rows), one bar a modality with the sample standard deviation over seeds (rows of ``comparison.csv``)."""
+    """Accuracy by method, one bar a modality with the sample standard deviation over seeds.
+
+    rows: those of ``comparison.csv``; title: of which rows of the data.
+    """
     figure, (axes,) = _figure(1)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure.set_size_inches(max(5.0, 1.5 * len(methods) + 1), 3.8)

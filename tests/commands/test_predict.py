@@ -111,7 +111,9 @@ def test_compare_tabulates_methods_on_one_split(trees: Path, tmp_path: Path, run
     assert (tmp_path / "both" / "comparison.png").stat().st_size > 2000
 
 
-def test_a_table_of_images_alone_is_predicted_from_them(trees: Path, trained: Path, tmp_path: Path, rows: pd.DataFrame, run_command: Run) -> None:
+def test_a_table_of_images_alone_is_predicted_from_them(
+    trees: Path, trained: Path, tmp_path: Path, rows: pd.DataFrame, run_command: Run
+) -> None:
     csv, images = tmp_path / "new.csv", trees.parent / "images"
     rows[["photo"]].to_csv(csv, index=False)
     answer = run_command("predict", "--run", trained, "--csv", csv, "--images", images, "--out", tmp_path / "p.csv")

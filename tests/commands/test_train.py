@@ -136,7 +136,10 @@ def test_every_method_trains(trees: Path, tmp_path: Path, run_command: Run, meth
     assert set(accuracy) == ({"multi", method} if method in ("image", "table") else {"multi", "image", "table"})
 
 
-@pytest.mark.parametrize(("select", "column", "best"), [("accuracy", "accuracy", max), ("balanced", "balanced_accuracy", max), ("loss", "nll", min)])
+@pytest.mark.parametrize(
+    ("select", "column", "best"),
+    [("accuracy", "accuracy", max), ("balanced", "balanced_accuracy", max), ("loss", "nll", min)],
+)
 def test_the_epoch_is_chosen_by_what_select_names(
     trees: Path, tmp_path: Path, run_command: Run, select: str, column: str, best: Callable[..., float]
 ) -> None:

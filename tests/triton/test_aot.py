@@ -46,7 +46,7 @@ def check_spills(row: aot.Resources, versions: tuple[str, str]) -> None:
 
 
 def test_spills_fail_where_they_were_measured_and_are_reported_elsewhere() -> None:
-    numbers = {name: 0 for name in ("num_warps", "registers", "shared", "stack", "spill_stores", "spill_loads")}
+    numbers = dict.fromkeys(("num_warps", "registers", "shared", "stack", "spill_stores", "spill_loads"), 0)
     clean = aot.Resources("a case", "a_kernel", 100, "fp32", "", **numbers)
     spilled = replace(clean, spill_stores=8, spill_loads=12)
     measured, unknown = ("3.8.0", "13.3"), ("99.0", "13.3")
