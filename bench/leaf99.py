@@ -68,7 +68,7 @@ def _one(root: str, columns: str, method: str, seed: int, options: dict[str, Any
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         config = _config(root, columns, method, seed, options)
-        summary = run_one(config, _data(root, columns), RunFolder.create(Path(folder) / "run"), device=torch.device("cpu"))
+        summary = run_one(config, _data(root, columns), RunFolder.create(Path(folder) / "run", config), device=torch.device("cpu"))
     return summary | {"columns": columns}
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from gaal_fast import run_folder
-from gaal_fast.cli import INTERRUPTED, command, pick_device, warn
+from gaal_fast.cli import INTERRUPTED, command, pick_device
 from gaal_fast.config import Config, MethodConfig, Parser, add_config_flags, nearest, resolve, to_yaml
-from gaal_fast.data import load_data
-from gaal_fast.errors import UserError
+from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.run_folder import RunFolder
-from gaal_fast.train import check_modalities, check_paths, clean_up_on_error, describe, run_seeds, scored_part, with_demo
-from gaal_fast.training import Interrupted, plots
+from gaal_fast.train import check_paths, load, resumed_config, run_seeds, scored_part, tidy_after_errors, with_demo
 
 METHODS = get_args(MethodConfig.model_fields["name"].annotation)
 PARTS = {"test": "test", "val": "validation"}
@@ -21,70 +20,117 @@ COMPARISON, PICTURE = "comparison.csv", "comparison.png"
 COLUMNS = ("method", "modality", "accuracy", "std", "seeds")
 
 
-@command
+@command()
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.compare",
         description="Train several methods on one split and tabulate their test accuracy. Takes the flags of train but method.name.",
         epilog="example: python -m gaal_fast.compare --methods gaal,concat --train.seeds 5",
     )
-    parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=f"comma-separated (default {','.join(METHODS)})")
+    parser.add_argument("--methods", metavar="NAMES", help=f"comma-separated (default {','.join(METHODS)})")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the comparison in this folder")
     add_config_flags(parser)
     arguments = parser.parse(argv)
-    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
-    for name in methods:
-        if name not in METHODS:
-            raise UserError(f"--methods: no method {name}{nearest(name, METHODS)}")
-    config = resolve(arguments)
+    if arguments.resume:
+        config = resumed_config(arguments, "compare")
+        if arguments.methods is not None:
+            raise UserError("--methods cannot change when a comparison is resumed")
+        methods = [folder.path.name for folder in RunFolder(arguments.resume).compared()]
+    else:
+        config, methods = resolve(arguments), wanted_methods(arguments.methods)
     if arguments.print_config:
         print(to_yaml(config), end="")
         return 0
-    check_paths(config)
+    if arguments.resume:
+        check_paths(RunFolder(arguments.resume).located(config), resuming=True)
+    else:
+        check_paths(config)
     try:
-        compare(config, methods)
+        compare(config, methods, resume=arguments.resume)
     except Interrupted as stopped:
-        print(f"interrupted; what has been trained lies in {stopped}", file=sys.stderr)
+        print(f"interrupted and saved; {RunFolder(stopped.args[0]).how_to_go_on('compare')}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
-def compare(config: Config, methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Train every method with every seed into one folder; returns the rows of its ``comparison.csv``."""
+def wanted_methods(text: str | None) -> list[str]:
+    """The methods of a flag, all of them where it is not given."""
+    if text is None:
+        return list(METHODS)
+    methods = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"--methods: no method {name}{nearest(name, METHODS)}")
+    if not methods:
+        raise UserError(f"--methods must name one or more of {', '.join(METHODS)}")
+    return methods
+
+
+def compare(config: Config, methods: Sequence[str], *, resume: Path | None = None) -> list[dict[str, Any]]:
+    """Train every method with every seed into one folder; returns the rows of its ``comparison.csv``.
+
+    ``resume`` is the folder of a comparison that was stopped. Raises ``AlreadyFinished`` where nothing is left to do in it.
+    """
+    from gaal_fast.training import plots
+
     config = with_demo(config)
     device = pick_device(config.train.device)
-    data = load_data(config.data, progress=config.train.progress)
-    for name in methods:
-        check_modalities(config.model_copy(update={"method": config.method.model_copy(update={"name": name})}), data)
-    for message in data.warnings:
-        warn(message)
-    print(describe(config, data, device))
-    folder = RunFolder.create(config.run.dir or run_folder.default_path(config.data.csv.stem, "compare"))
+    data = load(RunFolder(resume).located(config) if resume else config, device, methods=methods)
+    folder = RunFolder(resume or config.run.dir or run_folder.default_path(config.data.csv.stem, "compare"))
+    if not resume:
+        RunFolder.create(folder.path, config, {run_folder.COMPARISON: {"methods": list(methods)}})
     rows: list[dict[str, Any]] = []
-    part = "test"
-    with clean_up_on_error(folder):
-        folder.write_config(config)
+    trained, part = 0, "test"
+    with tidy_after_errors(folder, new=not resume, module="compare"):
         for name in methods:
             print(f"method {name}")
             own = config.model_copy(update={"method": config.method.model_copy(update={"name": name})})
-            summary = run_seeds(own, data, RunFolder.create(folder.path / name), device=device)
+            own_folder = RunFolder(folder.path / name)
+            if not own_folder.path.exists():
+                RunFolder.create(own_folder.path, own)
+            try:
+                summary = run_seeds(own, data, own_folder, device=device)
+                trained += 1
+            except AlreadyFinished:
+                summary = own_folder.read_json(run_folder.SUMMARY)
+            except Interrupted:
+                raise Interrupted(folder.path) from None
             part = scored_part(summary)
-            rows += [
-                {
-                    "method": name,
-                    "modality": modality,
-                    "accuracy": value,
-                    "std": summary["std"][part]["accuracy"][modality] if "std" in summary else None,
-                    "seeds": config.train.seeds,
-                }
-                for modality, value in summary[part]["accuracy"].items()
-            ]
-            folder.write_rows(COMPARISON, rows, COLUMNS)
-            plots.comparison(rows, folder.file(PICTURE), f"{PARTS[part]} accuracy")
+            rows += rows_of(name, summary)
+            if trained:
+                folder.write_rows(COMPARISON, rows, COLUMNS)
+                plots.comparison(rows, folder.file(PICTURE), f"{PARTS[part]} accuracy")
+        if not trained and folder.file(PICTURE).exists() and is_complete(folder.file(COMPARISON), methods):
+            raise AlreadyFinished(f"--resume: {folder.path} is finished: all of its {len(methods)} methods are")
+        folder.remove_partial()
+        folder.write_config(config)
+        folder.write_rows(COMPARISON, rows, COLUMNS)
+        plots.comparison(rows, folder.file(PICTURE), f"{PARTS[part]} accuracy")
     if part == "val":
         print("there is no test part: the accuracies are those of the validation rows, which also chose each method's epoch")
     print(table(rows, f"{PARTS[part]} accuracy"))
     print(f"run folder: {folder.path}")
     return rows
+
+
+def is_complete(file: Path, methods: Sequence[str]) -> bool:
+    """Whether a ``comparison.csv`` has rows for every method; it grows while they are trained."""
+    return file.exists() and set(methods) <= {line.split(",")[0] for line in file.read_text(encoding="utf-8").splitlines()}
+
+
+def rows_of(method: str, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of ``comparison.csv`` for one method, one a modality; of the validation rows where there is no test part."""
+    part = scored_part(summary)
+    return [
+        {
+            "method": method,
+            "modality": modality,
+            "accuracy": value,
+            "std": summary["std"][part]["accuracy"][modality] if "std" in summary else None,
+            "seeds": len(summary.get("seeds", [0])),
+        }
+        for modality, value in summary[part]["accuracy"].items()
+    ]
 
 
 def table(rows: Sequence[dict[str, Any]], title: str = "test accuracy") -> str:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -34,9 +34,32 @@ def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+# One name of a list and the comma or the end after it. A name in double quotes may hold commas, and a quote twice is one.
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",][^,]*)|)\s*(?:,|\Z)', re.DOTALL)
+
+
 def _split_commas(value: Any) -> Any:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+    """The names in a text, by the rules of a line of CSV. A list, as YAML may hold, is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    names, place = [], 0
+    while place < len(value):
+        found = _NAME.match(value, place)
+        if found is None:
+            raise ValueError('must be names with commas between them; a name that holds a comma is written as "a,b"')
+        place = found.end()
+        quoted, plain = found.groups()
+        if quoted is not None:
+            names.append(quoted.replace('""', '"'))
+        elif plain and plain.strip():
+            names.append(plain.strip())
+    return names
+
+
+def _not_empty(value: Any) -> Any:
+    # An empty path would be the working directory, and comes of a shell variable that is not set.
+    if value == "":
+        raise ValueError("must not be empty")
     return value
 
 
@@ -95,19 +118,26 @@ def _two_numbers(value: Any) -> Any:
 
 Names = Annotated[list[str], BeforeValidator(_split_commas), AfterValidator(_each_once)]
 Texts = Annotated[list[str], BeforeValidator(_texts), BeforeValidator(_split_commas), AfterValidator(_each_once)]
+Place = Annotated[Path, BeforeValidator(_not_empty)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Limits = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
+# The largest seed that torch, NumPy and scikit-learn all take.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+DEVICE = r"auto|cpu|cuda|cuda:(0|[1-9]\d*)"
+DEVICE_WORDS = "auto, cpu, cuda or cuda:N"
 
 
 class Section(BaseModel):
     """One group of keys. Unknown keys and impossible values are refused."""
 
-    model_config = ConfigDict(extra="forbid", alias_generator=_kebab, populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", alias_generator=_kebab, populate_by_name=True, allow_inf_nan=False, str_min_length=1
+    )
 
 
 class DataConfig(Section):
-    csv: Path | None = Field(None, description="table with one row per example: CSV, TSV or Parquet; none: the demo set")
-    images: Path | None = Field(None, description="folder of the pictures; none: the folder of the table")
+    csv: Place | None = Field(None, description="table with one row per example: CSV, TSV or Parquet; none: the demo set")
+    images: Place | None = Field(None, description="folder of the pictures; none: the folder of the table")
     image_column: str | None = Field(None, description="column with the picture's file name; none: found by itself")
     target: str | None = Field(None, description="column with the class label")
     encoding: Annotated[str, AfterValidator(_known_encoding)] | None = Field(
@@ -130,7 +160,7 @@ class DataConfig(Section):
     group_column: str | None = Field(None, description="column whose equal values stay in one part of the split")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows for validation")
     test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the rows for the test; 0: no test part")
-    split_seed: int = Field(0, ge=0, description="seed of the random split")
+    split_seed: Seed = Field(0, description="seed of the random split")
     image_size: int = Field(128, ge=8, le=2048, description="pictures are resized to this many pixels square")
     image_range: Limits | None = Field(
         None,
@@ -147,7 +177,7 @@ class DataConfig(Section):
     class_weights: Literal["none", "balanced"] = Field("none", description="weigh classes by inverse frequency")
     min_category_count: int = Field(1, ge=1, description="rarer levels of a category are folded into one")
     cache: Literal["auto", "none", "ram", "disk"] = Field("auto", description="where decoded pictures are kept")
-    cache_dir: Path | None = Field(None, description="folder of the disk cache")
+    cache_dir: Place | None = Field(None, description="folder of the disk cache")
     workers: int | None = Field(None, ge=0, description="loader processes; none: as many as help")
 
     @field_validator("thousands")
@@ -167,7 +197,7 @@ class DataConfig(Section):
 
 class ModelConfig(Section):
     image: str = Field("resnet18", description="image encoder: small, resnet18, resnet50 or timm:NAME")
-    weights: Path | None = Field(None, description="file with pretrained weights of the image encoder")
+    weights: Place | None = Field(None, description="file with pretrained weights of the image encoder")
     width: int | None = Field(None, ge=1, description="features of both encoders; none: the image encoder's own")
     hidden: int | None = Field(None, ge=1, description="hidden width of the table encoder; none: the features' width")
 
@@ -212,20 +242,20 @@ class TrainConfig(Section):
     epochs: int = Field(50, ge=1, description="largest number of passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many batches in all")
     batch_size: int = Field(256, ge=2, description="rows a batch")
-    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    seed: Seed = Field(0, description="seed of weights, order and augmentation")
     seeds: int = Field(1, ge=1, description="train this many times, seeds counted up from train.seed")
     patience: int = Field(10, ge=1, description="epochs without improvement before stopping early")
     min_delta: float = Field(2e-4, ge=0, description="smallest gain of what select measures that counts")
     select: Literal["accuracy", "balanced", "loss"] = Field(
         "accuracy", description="what chooses the best epoch and stops early: fused validation accuracy, balanced accuracy or loss"
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=f"^({DEVICE})$", description=DEVICE_WORDS)
     precision: Literal["fp32", "bf16"] = Field("fp32", description="number format of the encoders' forward pass")
     progress: bool = Field(True, description="show progress bars")
 
 
 class RunConfig(Section):
-    dir: Path | None = Field(None, description="new folder for the run; none: runs/NAME-METHOD-TIME")
+    dir: Place | None = Field(None, description="new folder for the run; none: runs/NAME-METHOD-TIME")
 
 
 class Config(Section):
@@ -239,6 +269,8 @@ class Config(Section):
 
 # How the text of a table is read, which may differ between the tables of training and prediction.
 TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands")
+# How the commands that read with a trained run spell the keys that training knows under a longer name.
+INFERENCE_FLAGS = {"train.device": "--device", "data.workers": "--workers"} | {f"data.{name}": f"--{name}" for name in TABLE_KEYS}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small enough for two CPU cores in under two minutes; used when no table is given.
     "demo": {
@@ -278,7 +310,7 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _reason(error: dict[str, Any]) -> str:
+def _reason(error: dict[str, Any], field: FieldInfo | None) -> str:
     """What pydantic found wrong, in the words of a command line."""
     context, kind = error.get("ctx", {}), error["type"]
     words = {
@@ -288,10 +320,15 @@ def _reason(error: dict[str, Any]) -> str:
         "less_than_equal": "must be {le:g} or less",
         "literal_error": "must be one of {expected}",
         "value_error": "{error}",
-        "string_pattern_mismatch": "must look like {pattern}",
+        "string_type": "must be text",
+        "string_too_short": "must not be empty",
+        "path_type": "must be a path",
+        "list_type": "must be a list of names",
     }
     if kind in words:
         return words[kind].format(**context)
+    if kind == "string_pattern_mismatch" and field:
+        return f"must be {field.description}"
     if kind.startswith(("int", "float", "bool", "finite")):
         return {"int": "must be a whole number", "boo": "must be true or false"}.get(kind[:3], "must be a finite number")
     return error["msg"].lower()
@@ -302,66 +339,131 @@ def _bounds(field: FieldInfo) -> str:
     low = high = None
     for rule in _metadata(field):
         if hasattr(rule, "gt") and rule.gt is not None:
-            low = f"({rule.gt:g}"
+            low = f"({_number(rule.gt)}"
         if hasattr(rule, "ge") and rule.ge is not None:
-            low = f"[{rule.ge:g}"
+            low = f"[{_number(rule.ge)}"
         if hasattr(rule, "lt") and rule.lt is not None:
-            high = f"{rule.lt:g})"
+            high = f"{_number(rule.lt)})"
         if hasattr(rule, "le") and rule.le is not None:
-            high = f"{rule.le:g}]"
+            high = f"{_number(rule.le)}]"
     return f"must lie in {low}, {high}" if low and high else ""
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _metadata(field: FieldInfo) -> list[Any]:
     return list(field.metadata) + [m for arg in get_args(field.annotation) for m in getattr(arg, "__metadata__", ())]
 
 
-def build(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
-    """Merge nested dictionaries, weakest first, into a validated ``Config``.
+def _flat(origin: str, layer: dict[str, Any]) -> dict[str, Any]:
+    """``{"data.csv": value}`` of nested keys, of dotted ones and of a mixture of both.
 
-    ``layers`` holds (where it came from, ``{section: {key: value}}``). Raises ``UserError`` naming the key.
+    A text ``none`` or ``null`` stands for no value where a key may have none. Raises ``UserError`` for a key that is unknown or
+    given twice.
     """
-    known = dict(keys())
+    known, found = dict(keys()), {}
+
+    def add(key: str, value: Any) -> None:
+        if key not in known:
+            raise UserError(f"unknown key {key} in {origin}{nearest(key, [*Config.model_fields, *known])}")
+        if key in found:
+            raise UserError(f"{origin} gives {key} twice")
+        clears = isinstance(value, str) and value.lower() in ("none", "null") and _optional(known[key])
+        found[key] = None if clears else value
+
+    for name, values in layer.items():
+        section = _key(name, origin)
+        if section not in Config.model_fields:
+            add(section, values)
+        elif isinstance(values, dict):
+            for inner, value in values.items():
+                add(f"{section}.{_key(inner, origin)}", value)
+        elif values is not None:
+            raise UserError(f"{origin}: {section} must hold keys such as {next(k for k in known if k.startswith(section))}")
+    return found
+
+
+def _key(name: Any, origin: str) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"{origin}: a key must be text, got {_plain(name)}")
+    return _kebab(name)
+
+
+def _optional(field: FieldInfo) -> bool:
+    return type(None) in get_args(field.annotation)
+
+
+def build(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
+    """Merge dictionaries of nested or dotted keys, weakest first, into a validated ``Config``.
+
+    ``layers`` holds (where it came from, ``{section: {key: value}}`` or ``{"section.key": value}``). Raises ``UserError`` naming
+    the key.
+    """
     merged: dict[str, dict[str, Any]] = {}
     for origin, layer in layers:
-        for section, values in layer.items():
-            section = _kebab(str(section))
-            if section not in Config.model_fields:
-                raise UserError(f"unknown key {section} in {origin}{nearest(section, [*Config.model_fields, *known])}")
-            if values is None:
-                continue
-            if not isinstance(values, dict):
-                raise UserError(f"{origin}: {section} must hold keys such as {next(k for k in known if k.startswith(section))}")
-            for name, value in values.items():
-                key = f"{section}.{_kebab(str(name))}"
-                if key not in known:
-                    raise UserError(f"unknown key {key} in {origin}{nearest(key, list(known))}")
-                merged.setdefault(section, {})[_kebab(str(name))] = value
+        for key, value in _flat(origin, layer).items():
+            section, name = key.split(".", 1)
+            merged.setdefault(section, {})[name] = value
     try:
         return Config.model_validate(merged)
     except ValidationError as caught:
         error = caught.errors()[0]
         key = ".".join(_kebab(str(part)) for part in error["loc"][:2])
-        field = known.get(key)
-        reason = (_bounds(field) if field and error["type"].startswith(("greater", "less")) else "") or _reason(error)
-        raise UserError(f"--{key} {reason}, got {_plain(error['input'])!s}") from None
+        field = dict(keys()).get(key)
+        reason = (_bounds(field) if field and error["type"].startswith(("greater", "less")) else "") or _reason(error, field)
+        given = _plain(error["input"])
+        shown = given if len(given) <= 60 else f"{given[:60]}..."
+        raise UserError(f"{reason}, got {shown}" if shown else reason, key=key) from None
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file as a nested dictionary; raises ``UserError`` naming the file."""
+class _YamlLoader(yaml.SafeLoader):
+    """YAML whose words are read as flags are: text, for the key to say whether it is a number.
+
+    Else a column 007 would be 7, one named no would be false, and a seed of 010 would be 8. A key given twice, of which YAML
+    readers keep the last, is an error.
+    """
+
+    # The resolvers of YAML 1.1 but for nothing (null) and for the merging of an anchor (<<).
+    yaml_implicit_resolvers: ClassVar = {
+        letter: [(tag, pattern) for tag, pattern in rules if tag.endswith((":null", ":merge"))]
+        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = _kebab(key.value), key.start_mark.line + 1
+                if name in lines:
+                    problem = f"{key.value} is given twice (lines {lines[name]} and {line})"
+                    raise yaml.constructor.ConstructorError(problem=problem)
+                lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path, flag: str | None = "--config") -> dict[str, Any]:
+    """A configuration file as a dictionary; raises ``UserError`` naming the file, and the ``flag`` it was given with."""
+    where = f"{flag}: " if flag else ""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_bytes(), _YamlLoader)
     except FileNotFoundError:
-        raise UserError(f"--config: no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"--config: {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}") from None
+        raise UserError(f"{where}no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"{where}cannot read {path}: {error.strerror}") from None
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{where}{path} is not YAML: {error.reason} at character {error.position + 1}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        if mark is None and problem:
+            raise UserError(f"{where}{path}: {problem}") from None
+        line = f"line {mark.line + 1}" if mark else "too deep"
+        raise UserError(f"{where}{path} is not YAML ({line}{f': {problem}' if problem else ''})") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"--config: {path} must hold sections such as data, model and train")
+        raise UserError(f"{where}{path} must hold sections such as data, model and train")
     return content
 
 
@@ -427,34 +529,42 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
 
 def table_settings(namespace: argparse.Namespace) -> dict[str, str | None]:
     """The values of ``add_table_flags``, checked as their ``--data`` counterparts are; None where nothing is said."""
-    given = {name: value for name in TABLE_KEYS if (value := getattr(namespace, name)) is not None}
-    try:
-        config = build([("the command line", {"data": given})])
-    except UserError as error:
-        raise UserError(str(error).replace("--data.", "--")) from None
+    given = {f"data.{name}": value for name in TABLE_KEYS if (value := getattr(namespace, name)) is not None}
+    config = build([("the command line", given)])
     return {name: getattr(config.data, name) for name in TABLE_KEYS}
 
 
-def flag_values(namespace: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The keys given as flags, nested by section; ``none`` and ``null`` stand for no value."""
-    layer: dict[str, dict[str, Any]] = {}
-    for key, value in vars(namespace).items():
-        if "." in key:
-            section, name = key.split(".", 1)
-            layer.setdefault(section, {})[name] = None if value.lower() in ("none", "null") and _optional(key) else value
-    return layer
+def flag_values(namespace: argparse.Namespace) -> dict[str, Any]:
+    """The keys given as flags, dotted."""
+    return {key: value for key, value in vars(namespace).items() if "." in key}
 
 
-def _optional(key: str) -> bool:
-    return type(None) in get_args(dict(keys())[key].annotation)
+# What makes sense for the demo set too; every other key of this section describes a table that the user has.
+_FOR_ANY_DATA = frozenset(
+    {"val-fraction", "test-fraction", "split-seed", "image-size", "image-range", "augment", "class-weights", "min-category-count"}
+    | {"cache", "cache-dir", "workers"}
+)
 
 
 def resolve(namespace: argparse.Namespace) -> Config:
-    """The configuration a command line asks for. Without a table it is the demo preset."""
+    """The configuration a command line asks for. Without a table it is the demo preset.
+
+    Raises:
+        UserError: For keys that describe a table where none is named, beside all that ``build`` refuses.
+    """
     layers = [("--config", load_yaml(namespace.config))] if namespace.config else []
     layers.append(("the command line", flag_values(namespace)))
-    has_table = any((layer.get("data") or {}).get("csv") for _, layer in layers if isinstance(layer.get("data") or {}, dict))
-    preset = namespace.preset or (None if has_table else "demo")
-    if preset:
-        layers.insert(0, (f"preset {preset}", PRESETS[preset]))
-    return build(layers)
+    config = build(layers)
+    if config.data.csv is None:
+        _check_that_no_table_is_meant(config.data)
+    preset = namespace.preset or ("demo" if config.data.csv is None else None)
+    return build([(f"preset {preset}", PRESETS[preset]), *layers]) if preset else config
+
+
+def _check_that_no_table_is_meant(data: DataConfig) -> None:
+    fields = DataConfig.model_fields
+    given = [_kebab(name) for name in fields if getattr(data, name) != fields[name].default]
+    about_a_table = [f"--data.{name}" for name in given if name not in _FOR_ANY_DATA]
+    if about_a_table:
+        names = ", ".join(about_a_table)
+        raise UserError(f"is needed with {names}: which table? Without any of these the demo set is used", key="data.csv")

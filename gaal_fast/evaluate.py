@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from sklearn.metrics import confusion_matrix
+from typing import TYPE_CHECKING, Any
 
 from gaal_fast import run_folder
-from gaal_fast.cli import command, pick_device, warn
-from gaal_fast.config import Parser, add_table_flags, table_settings
-from gaal_fast.data import load_data
-from gaal_fast.data.reading import Reading
+from gaal_fast.cli import add_inference_flags, check_new_file, command, pick_device, warn, worker_count
+from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
-from gaal_fast.inference import TrainedRun
-from gaal_fast.training import Predictions, plots, scores
+from gaal_fast.files import write_text
+
+if TYPE_CHECKING:
+    from gaal_fast.inference import TrainedRun
+    from gaal_fast.training import Predictions
 
 WORDS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "nll": "NLL (nats)", "rows": "rows"}
 
 
-@command
+@command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.evaluate",
@@ -36,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--split", choices=["train", "val", "test"], help="part of the run's own data (default test)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="new JSON file for the scores")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="new PNG file for the confusion matrix of the fused prediction")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    add_inference_flags(parser)
     add_table_flags(parser)
     arguments = parser.parse(argv)
     table = table_settings(arguments)
@@ -47,28 +45,48 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{said[0]} goes with --csv")
     if arguments.csv is not None and arguments.split is not None:
         raise UserError("--split is about the run's own data: leave out --csv or --split")
-    for flag, path in (("--out", arguments.out), ("--picture", arguments.picture)):
-        if path is not None and path.exists():
-            raise UserError(f"{flag}: {path} exists and is not overwritten")
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f"{flag}: no such folder: {path.absolute().parent}")
+    check_new_file("--out", arguments.out)
+    check_new_file("--picture", arguments.picture)
+    if arguments.picture is not None:
+        check_image_format(arguments.picture)
+        if arguments.out is not None and arguments.out.absolute() == arguments.picture.absolute():
+            raise UserError(f"--out and --picture name the same file: {arguments.out}")
+    arguments.workers = worker_count(arguments.workers)
+    return evaluate(arguments, table)
 
-    run = TrainedRun.load(arguments.run, device=pick_device(arguments.device))
+
+def check_image_format(path: Path) -> None:
+    """Refuse a file that matplotlib cannot draw, before any work is done."""
+    from gaal_fast.training.plots import formats
+
+    if path.suffix[1:].lower() not in formats():
+        raise UserError(f"--picture: {path} must end in .png, or another of {', '.join(f'.{name}' for name in formats())}")
+
+
+def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
+    """Read, predict, score and write what the command line says; table: how the text of its table is read."""
+    device = pick_device(arguments.device)
+    import numpy as np
+    from sklearn.metrics import confusion_matrix
+
+    from gaal_fast.inference import TrainedRun
+    from gaal_fast.training import plots, scores
+
+    run = TrainedRun.load(arguments.run, device=device)
+    run.warn_if_unfinished(warn)
     if arguments.csv is None:
-        predictions = _on_own_data(run, arguments.split or "test")
+        predictions = _on_own_data(run, arguments.split or "test", arguments.workers)
     else:
         data = run.read(arguments.csv, arguments.images, labelled=True, **table)
         for message in data.warnings:
             warn(message)
-        predictions = run.predict(data)
+        predictions = run.predict(data, workers=arguments.workers)
     found = scores(predictions)
     if not found["rows"]["multi"]:
         raise UserError(f"--csv: {arguments.csv} has no row whose label the model knows")
     print(_table(found))
     if arguments.out is not None:
-        temporary = arguments.out.with_name(f".{arguments.out.name}.part")
-        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, arguments.out)
+        write_text(arguments.out, json.dumps(found, indent=2) + "\n")
     if arguments.picture is not None:
         known = predictions.target >= 0
         guess = predictions.logits["multi"].argmax(axis=1)
@@ -77,14 +95,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _on_own_data(run: TrainedRun, part: str) -> Predictions:
-    data = load_data(run.config.data, reading=Reading.load(run.folder.path))
-    if data.fingerprint != run.folder.read_json(run_folder.DATA)["fingerprint"]:
-        raise UserError(f"--run: {run.config.data.csv} is no longer what {run.folder.path} was trained on; give a table with --csv")
+def _on_own_data(run: TrainedRun, part: str, workers: int | None) -> Predictions:
+    from gaal_fast.data import load_data
+    from gaal_fast.data.reading import Reading
+
+    config, folder = run.folder.located(run.config).data, run.folder
+    if not Path(config.csv).expanduser().exists():
+        raise UserError(f"--run: {config.csv}, which {folder.path} was trained on, is not there; give a table with --csv")
+    data = load_data(config, progress=run.config.train.progress, reading=Reading.load(folder.path))
+    if data.fingerprint != folder.read_json(run_folder.DATA)["fingerprint"]:
+        raise UserError(f"--run: {config.csv} is no longer what {folder.path} was trained on; give a table with --csv")
     rows = getattr(data.split, part)
     if not len(rows):
         raise UserError(f"--split: the run has no {part} part; name another one, or give a table with --csv")
-    return run.predict_dataset(data.dataset(rows))
+    return run.predict_dataset(data.dataset(rows), workers=workers)
 
 
 def _table(found: dict[str, dict[str, Any]]) -> str:

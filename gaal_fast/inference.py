@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from gaal_fast import run_folder
 from gaal_fast.config import Config
-from gaal_fast.data import FusionDataset, PredictionData, load_for_prediction, make_loader
+from gaal_fast.data import FusionDataset, PredictionData, dead_readers_as_user_errors, load_for_prediction, make_loader
 from gaal_fast.errors import UserError
 from gaal_fast.methods import build_method
 from gaal_fast.models import FusionModel
@@ -33,6 +34,8 @@ class TrainedRun:
     def load(cls, path: Path, *, device: torch.device) -> TrainedRun:
         """Open a run folder. Raises ``UserError`` when it is none, is not finished, or holds several seeds."""
         folder = RunFolder.open(path)
+        if compared := folder.compared():
+            raise UserError(f"--run: {path} holds a comparison; name one of its runs, such as {compared[0].path}")
         if seeds := folder.seeds():
             raise UserError(f"--run: {path} holds {len(seeds)} seeds; name one of them, such as {seeds[0].path}")
         config, facts, preprocessor = folder.config(), folder.read_json(run_folder.DATA), folder.preprocessor()
@@ -48,9 +51,12 @@ class TrainedRun:
         counts = np.asarray(facts["class_counts"], dtype=np.float64)
         return cls(folder, config, model.to(device).eval(), classes, counts / counts.sum(), device)
 
-    def read(
-        self, csv: Path, images: Path | None, *, labelled: bool = False, **table: str | None
-    ) -> PredictionData:
+    def warn_if_unfinished(self, warn: Callable[[str], None]) -> None:
+        """Say that these are the best weights so far, where training was stopped before its end."""
+        if not self.folder.finished:
+            warn(f"the training of {self.folder.path} has not finished; its best weights so far are used; {self.folder.how_to_go_on()}")
+
+    def read(self, csv: Path, images: Path | None, *, labelled: bool = False, **table: str | None) -> PredictionData:
         """A table to predict, in any column order and with any further columns; ``labelled`` reads the target too.
 
         table: ``encoding``, ``delimiter``, ``decimal`` and ``thousands`` of its text, where they are not to be found out.
@@ -63,12 +69,19 @@ class TrainedRun:
             modalities=tuple(self.model.modalities), progress=self.config.train.progress, **table,
         )  # fmt: skip
 
-    def predict(self, data: PredictionData, *, batch_size: int | None = None) -> Predictions:
+    def predict(self, data: PredictionData, *, batch_size: int | None = None, workers: int | None = None) -> Predictions:
         """Logits for every row of ``data``, in its order."""
-        return self.predict_dataset(data.dataset, batch_size=batch_size)
+        return self.predict_dataset(data.dataset, batch_size=batch_size, workers=workers)
 
-    def predict_dataset(self, dataset: FusionDataset, *, batch_size: int | None = None) -> Predictions:
-        """Logits for every row of a dataset, in its order. Modalities that the model does not know are not read."""
+    def predict_dataset(
+        self, dataset: FusionDataset, *, batch_size: int | None = None, workers: int | None = None
+    ) -> Predictions:
+        """Logits for every row of a dataset, in its order. Modalities that the model does not know are not read.
+
+        ``workers`` is the number of reader processes; None: as in training. Raises ``UserError`` when one of them fails.
+        """
         dataset.modalities = [m for m in dataset.modalities if m.name in self.model.modalities]
-        loader = make_loader(dataset, batch_size or 2 * self.config.train.batch_size, workers=self.config.data.workers)
-        return predict(self.model, loader, device=self.device, prior=self.prior)
+        workers = self.config.data.workers if workers is None else workers
+        loader = make_loader(dataset, batch_size or 2 * self.config.train.batch_size, workers=workers)
+        with dead_readers_as_user_errors():
+            return predict(self.model, loader, device=self.device, prior=self.prior)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import gzip
 import sys
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
-import pandas as pd
-
-from gaal_fast.cli import command, pick_device, warn
-from gaal_fast.config import Parser, add_table_flags, table_settings
+from gaal_fast.cli import add_inference_flags, check_new_file, command, pick_device, warn, worker_count
+from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
-from gaal_fast.inference import TrainedRun
+from gaal_fast.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREDICTION, USED = "prediction", "used_modalities"
+SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
 
 
-@command
+@command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.predict",
@@ -28,21 +32,30 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of a training")
     parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="table with the columns of the training, in any order")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures; none: the folder of the table")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file for the predictions")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=f"new file for the predictions: {', '.join(SUFFIXES)}"
+    )
+    add_inference_flags(parser)
     add_table_flags(parser)
     arguments = parser.parse(argv)
     table = table_settings(arguments)
-    if arguments.out.exists():
-        raise UserError(f"--out: {arguments.out} exists and is not overwritten")
-    if not arguments.out.absolute().parent.is_dir():
-        raise UserError(f"--out: no such folder: {arguments.out.absolute().parent}")
+    check_new_file("--out", arguments.out)
+    suffix(arguments.out)
+    arguments.workers = worker_count(arguments.workers)
+    return predict(arguments, table)
 
-    run = TrainedRun.load(arguments.run, device=pick_device(arguments.device))
+
+def predict(arguments: Namespace, table: Mapping[str, str | None]) -> int:
+    """Read, predict and write what the command line says; table: how the text of its table is read."""
+    device = pick_device(arguments.device)
+    from gaal_fast.inference import TrainedRun
+
+    run = TrainedRun.load(arguments.run, device=device)
+    run.warn_if_unfinished(warn)
     data = run.read(arguments.csv, arguments.images, **table)
     for message in data.warnings:
         warn(message)
-    predictions = run.predict(data)
+    predictions = run.predict(data, workers=arguments.workers)
     used = predictions.used_modalities()
     write(data.frame, predictions.probabilities, run.classes, used, arguments.out)
 
@@ -56,8 +69,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def suffix(out: Path) -> str:
+    """The kind of file that ``out`` names. Raises ``UserError`` for one that cannot be written."""
+    for known in reversed(SUFFIXES):
+        if out.name.lower().endswith(known):
+            return known
+    raise UserError(f"--out: {out} must end in one of {', '.join(SUFFIXES)}")
+
+
 def write(frame: pd.DataFrame, probabilities: object, classes: Sequence[object], used: Sequence[str], out: Path) -> None:
     """The input's columns in their order, then the prediction, one probability for each class, and what each row was predicted from."""
+    import pandas as pd
+
     table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
     table.insert(0, PREDICTION, [classes[best] for best in table.to_numpy().argmax(axis=1)])
     table[USED] = list(used)
@@ -65,9 +88,22 @@ def write(frame: pd.DataFrame, probabilities: object, classes: Sequence[object],
     if replaced:
         warn(f"column {replaced[0]} of the input is left out: the predictions have one of that name")
     result = pd.concat([frame.drop(columns=replaced).reset_index(drop=True), table], axis=1)
-    temporary = out.with_name(f".{out.name}.part")
-    result.to_csv(temporary, index=False)
-    os.replace(temporary, out)
+    with replacing(out) as stream:
+        _write_table(result, stream, suffix(out), out)
+
+
+def _write_table(table: pd.DataFrame, stream: BinaryIO, kind: str, out: Path) -> None:
+    if kind == ".parquet":
+        try:
+            table.to_parquet(stream, index=False)
+        except OSError:
+            raise
+        except (ValueError, TypeError) as error:  # a column of cells of several types
+            raise UserError(f"--out: {out} cannot be Parquet: {error}; write .csv") from error
+        return
+    text = table.to_csv(index=False, sep="\t" if kind.startswith(".tsv") else ",").encode("utf-8")
+    # Without a time of its own, the same predictions are the same bytes.
+    stream.write(gzip.compress(text, mtime=0) if kind.endswith(".gz") else text)
 
 
 if __name__ == "__main__":

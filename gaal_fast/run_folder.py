@@ -1,24 +1,31 @@
-"""What a run leaves on disk, and the only code that knows the file names."""
+"""What a run leaves on disk, and the only code that knows the file names.
+
+torch, and what needs it, is imported where it is used: a command that only looks for a run folder is to answer at once.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 import gaal_fast
 from gaal_fast.config import Config, build, load_yaml, to_yaml
-from gaal_fast.data import FusionData, TablePreprocessor
 from gaal_fast.errors import UserError
+from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from gaal_fast.data import FusionData, TablePreprocessor
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -32,6 +39,10 @@ WEIGHTS = "best.safetensors"
 CHECKPOINT = "checkpoint.pt"
 CURVES = "learning_curves.png"
 CONFLICT = "conflict.png"
+COMPARISON = "comparison.json"  # only where the folder holds one run for each of several methods
+
+# Paths of a configuration. Relative ones are about the folder that training was started in.
+_PATHS = (("data", "csv"), ("data", "images"), ("data", "cache_dir"), ("model", "weights"))
 
 
 class RunFolder:
@@ -41,14 +52,30 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """A new folder; raises ``UserError`` when something is there, which is then left as it was."""
+    def create(cls, path: Path, config: Config, contents: Mapping[str, Any] | None = None) -> RunFolder:
+        """A new folder with its configuration, so that a run killed at any later moment can go on.
+
+        It appears with these files at once or not at all. ``contents`` maps further files to what they hold, as JSON. Raises
+        ``UserError`` when something is there, which is then left as it was.
+        """
+        if os.path.lexists(path):
+            raise exists_error(path)
+        new = cls(path.with_name(f".{os.getpid()}-{os.urandom(6).hex()}.part"))
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise exists_error(path) from None
-        except OSError as error:
-            raise UserError(f"--run.dir: cannot create {path}: {error.strerror}") from None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.path.mkdir()
+            new.write_config(config)
+            new.write_environment({"directory": cls(path)._relative(Path.cwd())})
+            for name, content in (contents or {}).items():
+                new.write_json(name, content)
+            os.rename(new.path, path)
+        except BaseException as error:
+            shutil.rmtree(new.path, ignore_errors=True)
+            if path.exists() and isinstance(error, OSError) and any(path.iterdir()):  # another run was first
+                raise exists_error(path) from None
+            if isinstance(error, OSError):
+                raise UserError(f"--run.dir: cannot create {path}: {error.strerror}") from None
+            raise
         return cls(path)
 
     @classmethod
@@ -63,6 +90,11 @@ class RunFolder:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end, at least once if it was made to go on."""
+        return self.file(SUMMARY).is_file()
+
     def seeds(self) -> list[RunFolder]:
         """The runs of a folder that holds several seeds, in order; empty for a single run."""
         found = [p for p in self.path.glob("seed-*") if (p / CONFIG).is_file() and p.name[5:].isdigit()]
@@ -71,12 +103,48 @@ class RunFolder:
     def seed(self, seed: int) -> Path:
         return self.path / f"seed-{seed}"
 
+    def compared(self) -> list[RunFolder]:
+        """The runs of a folder that ``compare`` wrote, one a method and in its order; empty for any other."""
+        if not self.file(COMPARISON).is_file():
+            return []
+        return [RunFolder(self.path / name) for name in self.read_json(COMPARISON)["methods"]]
+
+    # -- where the data lies ---------------------------------------------------------------------------------------
+
+    def located(self, config: Config) -> Config:
+        """The configuration of this run with paths that are found from any directory.
+
+        The run folder notes, relative to itself, where training was started. A path that is not there from that place stays
+        as it is, relative to the working directory: so a run folder that was moved alone still works beside its data.
+        """
+        if not self.file(ENVIRONMENT).is_file():
+            return config
+        start = self.read_json(ENVIRONMENT).get("directory")
+        if start is None:
+            return config
+        start = Path(os.path.normpath(Path(os.path.realpath(self.path)) / start))
+        update: dict[str, dict[str, Path]] = {}
+        for section, name in _PATHS:
+            path = getattr(getattr(config, section), name)
+            if path is not None and (start / path.expanduser()).exists():
+                update.setdefault(section, {})[name] = start / path.expanduser()
+        return config.model_copy(update={s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()})
+
+    def _relative(self, place: Path) -> str:
+        """``place`` seen from this folder: a tree moved as a whole keeps its links, and no home folder is written down."""
+        try:
+            return os.path.relpath(os.path.realpath(place), os.path.realpath(self.path))
+        except ValueError:  # another drive, on Windows
+            return os.path.realpath(place)
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
+    def remove_partial(self) -> None:
+        """Remove the unfinished files of a killed process."""
+        remove_partial(self.path)
+
     def write_text(self, name: str, text: str) -> None:
-        temporary = self.file(f".{name}.part")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.file(name))
+        write_text(self.file(name), text)
 
     def write_json(self, name: str, content: Any) -> None:
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -84,18 +152,25 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         self.write_text(CONFIG, to_yaml(config))
 
+    def write_environment(self, more: Mapping[str, Any]) -> None:
+        """Versions and hardware, with ``more`` entries; those of an earlier call that are not given again stay."""
+        former = self.read_json(ENVIRONMENT) if self.file(ENVIRONMENT).exists() else {}
+        self.write_json(ENVIRONMENT, former | environment() | dict(more))
+
     def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """A CSV file from dictionaries; None becomes an empty cell."""
-        temporary = self.file(f".{name}.part")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            self._rows(stream, rows, columns, header=True)
-        os.replace(temporary, self.file(name))
+        stream = io.StringIO(newline="")
+        self._rows(stream, rows, columns, header=True)
+        self.write_text(name, stream.getvalue())
 
     def append_rows(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """Add to a CSV file, with its header when it is new."""
         new = not self.file(name).exists()
-        with self.file(name).open("a", newline="", encoding="utf-8") as stream:
-            self._rows(stream, rows, columns, header=new)
+        try:
+            with self.file(name).open("a", newline="", encoding="utf-8") as stream:
+                self._rows(stream, rows, columns, header=new)
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror, str(self.file(name))) from error
 
     @staticmethod
     def _rows(stream: Any, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool) -> None:
@@ -105,29 +180,40 @@ class RunFolder:
         writer.writerows(rows)
 
     def keep_rows(self, name: str, column: str, largest: int) -> None:
-        """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``."""
+        """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``, and one that was not written to its
+        end. A file with no row left is removed.
+        """
         if not self.file(name).exists():
             return
         with self.file(name).open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            rows, columns = [row for row in reader if int(row[column]) <= largest], reader.fieldnames or []
-        self.write_rows(name, rows, columns)
+            rows = [row for row in reader if None not in row.values() and int(row[column]) <= largest]
+            columns = reader.fieldnames or []
+        if rows:
+            self.write_rows(name, rows, columns)
+        else:
+            self.file(name).unlink()
 
     def save_weights(self, state: Mapping[str, torch.Tensor]) -> None:
-        temporary = self.file(f".{WEIGHTS}.part")
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
-        os.replace(temporary, self.file(WEIGHTS))
+        from safetensors.torch import save
+
+        content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+        write_bytes(self.file(WEIGHTS), content)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        temporary = self.file(f".{CHECKPOINT}.part")
-        torch.save(dict(state), temporary)
-        os.replace(temporary, self.file(CHECKPOINT))
+        import torch
+
+        # Through memory: what torch says of a full disk is no OSError.
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        with replacing(self.file(CHECKPOINT)) as stream:
+            stream.write(content.getbuffer())
 
     def write_data(self, data: FusionData) -> None:
         """What predicting needs to know of the data, and what says that it is the same data: preprocessor, classes, split."""
         data.preprocessor.save(self.path)
         data.reading.save(self.path)
-        data.split.to_frame().to_csv(self.file(SPLIT), index=False)
+        self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
         facts = {
             "fingerprint": data.fingerprint,
             "split": data.split.hash,
@@ -139,28 +225,44 @@ class RunFolder:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def config(self) -> Config:
-        return build([(str(self.file(CONFIG)), load_yaml(self.file(CONFIG)))])
+        return build([(str(self.file(CONFIG)), load_yaml(self.file(CONFIG), flag=None))])
 
     def read_json(self, name: str) -> Any:
         try:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.path} has no {name}: the run has not finished") from None
-        except json.JSONDecodeError as error:
+            raise UserError(f"{self.path} has no {name}: the run has not finished; {self.how_to_go_on()}") from None
+        except ValueError as error:
             raise UserError(f"{self.file(name)} is damaged: {error}") from None
 
+    def how_to_go_on(self, module: str = "train") -> str:
+        return f"go on with: python -m gaal_fast.{module} --resume {self.path}"
+
     def weights(self) -> dict[str, torch.Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         if not self.file(WEIGHTS).is_file():
-            raise UserError(f"{self.path} has no {WEIGHTS}: the run has not finished an epoch")
-        return load_file(self.file(WEIGHTS))
+            raise UserError(f"{self.path} has no {WEIGHTS}: the run has not finished an epoch; {self.how_to_go_on()}")
+        try:
+            return load_file(self.file(WEIGHTS))
+        except SafetensorError as error:
+            raise UserError(f"{self.file(WEIGHTS)} is damaged: {error}") from None
 
     def checkpoint(self) -> dict[str, Any]:
-        if not self.file(CHECKPOINT).is_file():
-            raise UserError(f"--resume: {self.path} has no {CHECKPOINT}: there is nothing to go on from")
+        import torch
+
         # `weights_only` unpickles tensors and plain containers and runs no code.
-        return torch.load(self.file(CHECKPOINT), map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self.file(CHECKPOINT), map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged archive fails in zip, in pickle or in torch
+            raise UserError(f"--resume: {self.file(CHECKPOINT)} is damaged: {str(error).splitlines()[0]}") from error
 
     def preprocessor(self) -> TablePreprocessor:
+        from gaal_fast.data import TablePreprocessor
+
         return TablePreprocessor.load(self.path)
 
 
@@ -181,6 +283,8 @@ def default_path(name: str, method: str) -> Path:
 def environment() -> dict[str, Any]:
     """Versions and hardware a number depends on."""
     from importlib.metadata import PackageNotFoundError, version
+
+    import torch
 
     packages = {}
     for package in ("torch", "torchvision", "triton", "numpy", "pandas", "scikit-learn", "pillow", "skops", "timm"):

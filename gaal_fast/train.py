@@ -1,24 +1,27 @@
-"""``python -m gaal_fast.train``: a table and a folder of pictures to a trained classifier in a run folder."""
+"""``python -m gaal_fast.train``: a table and a folder of pictures to a trained classifier in a run folder.
+
+torch, and what needs it, is imported where it is used: a wrong flag is answered at once.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gaal_fast import run_folder
-from gaal_fast.cli import INTERRUPTED, command, pick_device, warn
+from gaal_fast.cli import INTERRUPTED, command, os_error_words, pick_device, warn
 from gaal_fast.config import Config, Parser, add_config_flags, build, flag_values, resolve, to_yaml
-from gaal_fast.data import FusionData, load_data
-from gaal_fast.errors import UserError
-from gaal_fast.methods import build_method
+from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.run_folder import RunFolder
-from gaal_fast.training import Interrupted, Trainer
-from gaal_fast.training.log import accuracy_words
+
+if TYPE_CHECKING:
+    from gaal_fast.data import FusionData
 
 # The commonest class has this many times the rows of the rarest: the console shows balanced accuracy too.
 UNEVEN = 1.5
@@ -28,7 +31,7 @@ RESUMABLE = frozenset(f"train.{name}" for name in ("epochs", "max-steps", "patie
 )
 
 
-@command
+@command()
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.train",
@@ -43,7 +46,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.print_config:
         print(to_yaml(config), end="")
         return 0
-    check_paths(config, resuming=bool(arguments.resume))
+    if arguments.resume:
+        check_paths(RunFolder(arguments.resume).located(config), resuming=True)
+    else:
+        check_paths(config)
     try:
         train(config, resume=arguments.resume, dry_run=arguments.dry_run)
     except Interrupted as stopped:
@@ -52,17 +58,28 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def resumed_config(arguments: Any) -> Config:
-    """The configuration of the run to go on with, changed by those flags that leave it the same run."""
+def resumed_config(arguments: Any, module: str = "train") -> Config:
+    """The configuration of the run to go on with, changed by those flags that leave it the same run.
+
+    ``module`` is the command that asks: a comparison goes on with ``compare`` and everything else with ``train``.
+    """
     folder, flags = RunFolder.open(arguments.resume, "--resume"), flag_values(arguments)
+    if (owner := "compare" if folder.compared() else "train") != module:
+        what = "a comparison" if owner == "compare" else "no comparison"
+        raise UserError(f"--resume: {folder.path} holds {what}; {folder.how_to_go_on(owner)}")
     if arguments.config or arguments.preset:
         raise UserError("--resume takes its configuration from the run folder: leave out --config and --preset")
-    for section, values in flags.items():
-        for name in values:
-            if f"{section}.{name}" not in RESUMABLE:
-                raise UserError(f"--{section}.{name} cannot change when a run is resumed")
-    stored = folder.config().model_dump(mode="json", by_alias=True)
-    return build([(str(folder.path), stored), ("the command line", flags)])
+    for key, value in flags.items():
+        if key not in RESUMABLE:
+            raise UserError(f"--{key} cannot change when a run is resumed")
+        if key in ("data.csv", "data.images", "data.cache-dir") and value.lower() not in ("none", "null", ""):
+            # The paths in the run folder are about the directory that training was started in, these are about this one.
+            flags[key] = str(Path(value).expanduser().absolute())
+    stored = folder.config()
+    config = build([(str(folder.path), stored.model_dump(mode="json", by_alias=True)), ("the command line", flags)])
+    if (stored.train.seeds == 1) != (config.train.seeds == 1):
+        raise UserError("--train.seeds cannot change between one seed and several when a run is resumed")
+    return config
 
 
 def check_paths(config: Config, *, resuming: bool = False) -> None:
@@ -74,6 +91,10 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
             raise UserError(f"{flag}: no such {'folder' if flag == '--data.images' else 'file'}: {path}")
     if config.run.dir is not None and not resuming and config.run.dir.exists():
         raise run_folder.exists_error(config.run.dir)
+    if config.run.dir is not None and not resuming:
+        parent = next(p for p in config.run.dir.absolute().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"--run.dir: cannot create {config.run.dir}: cannot write into {parent}")
 
 
 def with_demo(config: Config) -> Config:
@@ -90,69 +111,91 @@ def with_demo(config: Config) -> Config:
 def train(config: Config, *, resume: Path | None = None, dry_run: bool = False) -> dict[str, Any] | None:
     """Load the data, train every seed and print the result; returns the summary (None for a dry run)."""
     config = with_demo(config)
+    located = RunFolder(resume).located(config) if resume else config
     device = pick_device(config.train.device)
-    data = load_data(config.data, decode=config.method.name != "table", progress=config.train.progress)
-    check_modalities(config, data)
-    for message in data.warnings:
-        warn(message)
-    print(describe(config, data, device))
+    data = load(located, device, methods=[config.method.name])
     if dry_run:
         print("dry run: nothing was written")
         return None
-    path = resume or config.run.dir or run_folder.default_path(config.data.csv.stem, config.method.name)
-    folder = RunFolder(path) if resume else RunFolder.create(path)
-    if resume:
+    folder = RunFolder(resume or config.run.dir or run_folder.default_path(config.data.csv.stem, config.method.name))
+    if not resume:
+        RunFolder.create(folder.path, config)
+    with tidy_after_errors(folder, new=not resume):
         summary = run_seeds(config, data, folder, device=device)
-    else:
-        with clean_up_on_error(folder):
-            summary = run_seeds(config, data, folder, device=device)
     print(result_words(summary, uneven=is_uneven(data.class_counts)))
     print(f"run folder: {folder.path}")
     return summary
 
 
+def load(config: Config, device: Any, *, methods: Sequence[str]) -> FusionData:
+    """The data for ``methods``, after printing what was found; raises ``UserError`` where one of them cannot use it."""
+    from gaal_fast.data import load_data
+
+    data = load_data(config.data, decode=any(name != "table" for name in methods), progress=config.train.progress)
+    for message in data.warnings:
+        warn(message)
+    for name in methods:
+        check_modalities(config.model_copy(update={"method": config.method.model_copy(update={"name": name})}), data)
+    print(describe(config, data, device))
+    return data
+
+
 @contextmanager
-def clean_up_on_error(folder: RunFolder) -> Iterator[None]:
-    """Take a new folder away again when bad input shows before anything was trained in it."""
+def tidy_after_errors(folder: RunFolder, *, new: bool, module: str = "train") -> Iterator[None]:
+    """Remove a new folder if bad input or a full disk shows before the first checkpoint; say how to go on after it."""
     try:
         yield
-    except UserError:
+    except (UserError, OSError) as error:
         if not any(folder.path.rglob(run_folder.CHECKPOINT)):
-            shutil.rmtree(folder.path)
+            if new:
+                shutil.rmtree(folder.path)
+        elif isinstance(error, OSError):
+            raise UserError(f"{os_error_words(error)}; {folder.how_to_go_on(module)}") from error
         raise
 
 
 def run_seeds(config: Config, data: FusionData, folder: RunFolder, *, device: Any) -> dict[str, Any]:
-    """Train ``config.train.seeds`` times, going on where the folder's runs stopped, and write the summary over all of them."""
+    """Train ``config.train.seeds`` times, going on where the folder's runs stopped, and write the summary over all of them.
+
+    Raises ``AlreadyFinished`` where nothing is left to do.
+    """
     if config.train.seeds == 1:
         return run_one(config, data, folder, device=device)
-    folder.write_config(config)
-    summaries = []
+    summaries, trained = [], 0
     for seed in range(config.train.seed, config.train.seed + config.train.seeds):
         own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed, "seeds": 1})})
         own_folder = RunFolder(folder.seed(seed))
-        if own_folder.file(run_folder.SUMMARY).exists():
-            summaries.append(own_folder.read_json(run_folder.SUMMARY))
-            continue
         print(f"seed {seed}")
         if not own_folder.path.exists():
-            own_folder = RunFolder.create(own_folder.path)
+            RunFolder.create(own_folder.path, own)
         try:
             summaries.append(run_one(own, data, own_folder, device=device))
+            trained += 1
+        except AlreadyFinished:
+            summaries.append(own_folder.read_json(run_folder.SUMMARY))
         except Interrupted:
             raise Interrupted(folder.path) from None
     summary = over_seeds(summaries)
+    if not trained and folder.finished and folder.read_json(run_folder.SUMMARY)["seeds"] == summary["seeds"]:
+        raise AlreadyFinished(f"--resume: {folder.path} is finished: all of its {len(summaries)} seeds are")
+    folder.remove_partial()
+    folder.write_config(config)
     folder.write_json(run_folder.SUMMARY, summary)
     return summary
 
 
 def run_one(config: Config, data: FusionData, folder: RunFolder, *, device: Any) -> dict[str, Any]:
-    """Train one seed in ``folder``, from its checkpoint when there is one."""
-    trainer = Trainer(config, data, folder, device=device)
-    if folder.file(run_folder.CHECKPOINT).exists():
-        trainer.resume()
+    """Train one seed in ``folder``: from its checkpoint, or from the start where a run was killed before it had one.
+
+    Raises ``AlreadyFinished`` where nothing is left to do.
+    """
+    from gaal_fast.training import Trainer
+
+    trainer = Trainer(folder.located(config), data, folder, device=device)
+    trainer.resume()
+    folder.remove_partial()
     folder.write_config(config)
-    folder.write_json(run_folder.ENVIRONMENT, run_folder.environment() | {"device": str(device)})
+    folder.write_environment({"device": str(device)})
     folder.write_data(data)
     try:
         return trainer.fit()
@@ -194,6 +237,8 @@ def check_modalities(config: Config, data: FusionData) -> None:
 
 def describe(config: Config, data: FusionData, device: Any) -> str:
     """The plan in a few lines: data, split, model, steps."""
+    from gaal_fast.methods import build_method
+
     model = build_method(config, classes=len(data.classes), table_features=data.table_width).model
     sizes = ", ".join(f"{name} encoder {sum(p.numel() for p in e.parameters()) / 1e6:.2f} M" for name, e in model.encoders.items())
     batches = -(-len(data.train) // config.train.batch_size)
@@ -226,6 +271,8 @@ def scored_part(summary: dict[str, Any]) -> str:
 
 
 def _score_words(summary: dict[str, Any], part: str, score: str) -> str:
+    from gaal_fast.training.log import accuracy_words
+
     found, rows = summary[part][score], summary[part]["rows"]["multi"]
     if "std" not in summary:
         return f"  {accuracy_words(found)}  ({rows:.0f} rows)"

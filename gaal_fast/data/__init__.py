@@ -1,17 +1,39 @@
-"""A table and its pictures: reading, checking, splitting, and batches for training and prediction."""
+"""A table and its pictures: reading, checking, splitting, and batches for training and prediction.
 
-from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, Modality, TableModality
-from gaal_fast.data.image_files import resolve_images
-from gaal_fast.data.image_folder import ImageFolder
-from gaal_fast.data.image_store import ImageStore
-from gaal_fast.data.images import ImageError, decode
-from gaal_fast.data.issues import DataIssue, issues_frame, write_issues
-from gaal_fast.data.load import FusionData, PredictionData, data_fingerprint, load_data, load_for_prediction
-from gaal_fast.data.loader import EpochSampler, make_loader
-from gaal_fast.data.preprocess import TablePreprocessor
-from gaal_fast.data.schema import TableSchema, infer_schema
-from gaal_fast.data.split import Split, make_split, read_split
-from gaal_fast.data.table import read_table
+What is named here is imported at its first use: it needs torch, pandas and scikit-learn, for which `--help` is not to wait.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, Modality, TableModality
+    from gaal_fast.data.image_files import resolve_images
+    from gaal_fast.data.image_folder import ImageFolder
+    from gaal_fast.data.image_store import ImageStore
+    from gaal_fast.data.images import ImageError, decode
+    from gaal_fast.data.issues import DataIssue, issues_frame, write_issues
+    from gaal_fast.data.load import FusionData, PredictionData, data_fingerprint, load_data, load_for_prediction
+    from gaal_fast.data.loader import EpochSampler, dead_readers_as_user_errors, make_loader
+    from gaal_fast.data.preprocess import TablePreprocessor
+    from gaal_fast.data.schema import TableSchema, infer_schema
+    from gaal_fast.data.split import Split, make_split, read_split
+    from gaal_fast.data.table import read_table
+
+_PLACES = {
+    **dict.fromkeys(("Batch", "FusionDataset", "ImageModality", "Modality", "TableModality"), "dataset"),
+    **dict.fromkeys(("resolve_images",), "image_files"),
+    **dict.fromkeys(("ImageFolder",), "image_folder"),
+    **dict.fromkeys(("ImageStore",), "image_store"),
+    **dict.fromkeys(("ImageError", "decode"), "images"),
+    **dict.fromkeys(("DataIssue", "issues_frame", "write_issues"), "issues"),
+    **dict.fromkeys(("FusionData", "PredictionData", "data_fingerprint", "load_data", "load_for_prediction"), "load"),
+    **dict.fromkeys(("EpochSampler", "dead_readers_as_user_errors", "make_loader"), "loader"),
+    **dict.fromkeys(("TablePreprocessor",), "preprocess"),
+    **dict.fromkeys(("TableSchema", "infer_schema"), "schema"),
+    **dict.fromkeys(("Split", "make_split", "read_split"), "split"),
+    **dict.fromkeys(("read_table",), "table"),
+}
 
 __all__ = [
     "Batch",
@@ -30,6 +52,7 @@ __all__ = [
     "TablePreprocessor",
     "TableSchema",
     "data_fingerprint",
+    "dead_readers_as_user_errors",
     "decode",
     "infer_schema",
     "issues_frame",
@@ -42,3 +65,11 @@ __all__ = [
     "resolve_images",
     "write_issues",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from gaal_fast.cli import command, warn
-from gaal_fast.config import Parser, add_config_flags, resolve
-from gaal_fast.data import FusionData, load_data
-from gaal_fast.data.demo import best_possible, ensure_demo
-from gaal_fast.data.issues import write_issues
+from gaal_fast.cli import check_new_file, command, warn
+from gaal_fast.config import Parser, add_config_flags, resolve, to_yaml
 from gaal_fast.errors import UserError
 from gaal_fast.train import check_paths, with_demo
 
+if TYPE_CHECKING:
+    from gaal_fast.data import FusionData
 
-@command
+
+@command()
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.data",
@@ -30,17 +29,16 @@ def main(argv: Sequence[str]) -> int:
     add_config_flags(parser)
     arguments = parser.parse(argv)
     if arguments.demo is not None:
-        if arguments.demo.exists():
-            raise UserError(f"--demo: {arguments.demo} exists and is not overwritten")
-        paths, best = ensure_demo(arguments.demo), best_possible()
-        print(f"demo set: {paths.csv} and {paths.images}")
-        print("best possible accuracy: " + "  ".join(f"{'fused' if k == 'multi' else k} {v:.3f}" for k, v in best.items()))
-        return 0
+        return write_demo(arguments.demo)
     config = resolve(arguments)
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        return 0
     check_paths(config)
-    if arguments.issues is not None and arguments.issues.exists():
-        raise UserError(f"--issues: {arguments.issues} exists and is not overwritten")
-    data = load_data(with_demo(config).data)
+    check_new_file("--issues", arguments.issues)
+    from gaal_fast.data import load_data, write_issues
+
+    data = load_data(with_demo(config).data, progress=config.train.progress)
     for message in data.warnings:
         warn(message)
     print("\n".join(report(data)))
@@ -49,8 +47,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def write_demo(folder: Path) -> int:
+    """Write the demo set into a new folder."""
+    if folder.exists():
+        raise UserError(f"--demo: {folder} exists and is not overwritten")
+    from gaal_fast.data.demo import best_possible, ensure_demo
+
+    paths, best = ensure_demo(folder), best_possible()
+    print(f"demo set: {paths.csv} and {paths.images}")
+    print("best possible accuracy: " + "  ".join(f"{'fused' if k == 'multi' else k} {v:.3f}" for k, v in best.items()))
+    return 0
+
+
 def report(data: FusionData) -> Iterator[str]:
     """Columns with their use, classes with their counts, and the first problems."""
+    import numpy as np
+
     yield from data.describe()
     order = np.argsort(-data.class_counts, kind="stable")
     shown = ", ".join(f"{data.classes[i]} ({data.class_counts[i]})" for i in order[:8])

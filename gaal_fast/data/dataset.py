@@ -35,12 +35,13 @@ class Batch:
         return len(self.target)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        return self._map(torch.Tensor.pin_memory)
+        return self.map(torch.Tensor.pin_memory)
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The same batch with every tensor put through `change`."""
         inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
         rows = {name: change(tensor) for name, tensor in self.rows.items()}
         return Batch(change(self.target), change(self.index), inputs, rows, self.issues)

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from gaal_fast.data.images import ImageError, Ranges, decode
 from gaal_fast.data.issues import DataIssue
 from gaal_fast.errors import UserError
+from gaal_fast.files import replacing, write_text
 
 CacheMode = Literal["auto", "none", "ram", "disk"]
 AUTO_RAM_BYTES = 2**30
@@ -161,17 +161,13 @@ class ImageStore:
         pixels, notes = folder / f"{key}.u8", folder / f"{key}.json"
         if not self._reuse(pixels, notes):
             folder.mkdir(parents=True, exist_ok=True)
-
-            def write_pixels(path: Path) -> None:
-                with open(path, "wb") as file:
-                    for slot, picture in self._decode_all(progress):
-                        file.seek(slot * self._picture_bytes)
-                        file.write(picture.numpy().tobytes())
-                    file.truncate(len(self.files) * self._picture_bytes)
-
-            _write_atomically(pixels, write_pixels)
+            with replacing(pixels) as file:
+                for slot, picture in self._decode_all(progress):
+                    file.seek(slot * self._picture_bytes)
+                    file.write(picture.numpy().tobytes())
+                file.truncate(len(self.files) * self._picture_bytes)
             text = json.dumps({"pictures": len(self.files), "size": self.size, "broken": self._broken}, ensure_ascii=False)
-            _write_atomically(notes, lambda path: path.write_text(text, encoding="utf-8"))
+            write_text(notes, text)
         self._file = pixels
 
     def _reuse(self, pixels: Path, notes: Path) -> bool:
@@ -199,14 +195,3 @@ class ImageStore:
     def __getstate__(self) -> dict:
         # A memory map would be pickled as its whole contents; a worker process opens its own.
         return {**self.__dict__, "_mapped": None}
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

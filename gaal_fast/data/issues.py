@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from gaal_fast.files import write_text
+
 logger = logging.getLogger("gaal_fast.data")
 # The caller prints the returned warnings; without a handler of its own Python would print each of them a second time.
 logger.addHandler(logging.NullHandler())
@@ -35,7 +37,7 @@ def issues_frame(issues: Iterable[DataIssue]) -> pd.DataFrame:
 def write_issues(issues: Iterable[DataIssue], path: Path) -> int:
     """Writes `issues_frame` as CSV (a header alone if there is none); returns the number of lines written."""
     frame = issues_frame(issues)
-    frame.to_csv(path, index=False, encoding="utf-8")
+    write_text(path, frame.to_csv(index=False))
     return len(frame)
 
 

@@ -31,7 +31,7 @@ from gaal_fast.data.shared import warn_of_shared_ids, warn_of_shared_images
 from gaal_fast.data.split import PARTS, Split, make_split
 from gaal_fast.data.table import TableOptions, find_column, open_table, require_column
 from gaal_fast.data.target import NO_LABEL, NO_LABEL_REASON, Target, encode_labels, keep_trained, read_target
-from gaal_fast.errors import UserError
+from gaal_fast.errors import UserError, carried_by_errors
 
 # What the rows, their features and their parts depend on; how pictures are augmented, cached or weighed is not among it.
 _FINGERPRINT_FIELDS = (
@@ -139,9 +139,16 @@ def load_data(
     picture cache empty, and broken pictures undiscovered until they are read. progress: show a bar while decoding.
     reading: what a former training on these data decided, to be applied again. A table without a
     feature column is read if it has images.
-    Raises UserError for anything wrong with the files or their contents.
+    Raises UserError for anything wrong with the files or their contents, with the warnings that were found before it.
     """
     warnings: list[str] = []
+    with carried_by_errors(warnings):
+        return _load_data(config, warnings, seed=seed, decode=decode, progress=progress, reading=reading)
+
+
+def _load_data(
+    config: Any, warnings: list[str], *, seed: int, decode: bool, progress: bool, reading: Reading | None
+) -> FusionData:
     written, text = open_table(config.csv, warnings, TableOptions(config.encoding, config.delimiter))
     options = NumberOptions(config.decimal, config.thousands, tuple(config.missing_values))
     frame = without_values(written, options.missing_values)
@@ -260,8 +267,33 @@ def load_for_prediction(
     model that takes nothing else.
     """
     warnings: list[str] = []
-    preprocessor = TablePreprocessor.load(Path(run_folder))
-    reading = Reading.load(Path(run_folder))
+    with carried_by_errors(warnings):
+        return _load_for_prediction(
+            csv, Path(run_folder), warnings, images=images, image_size=image_size, labels=labels, modalities=modalities,
+            cache=cache, cache_dir=cache_dir, progress=progress, encoding=encoding, delimiter=delimiter, decimal=decimal,
+            thousands=thousands,
+        )  # fmt: skip
+
+
+def _load_for_prediction(
+    csv: Path | str,
+    run_folder: Path,
+    warnings: list[str],
+    *,
+    images: Path | str | None,
+    image_size: int,
+    labels: bool,
+    modalities: Collection[str],
+    cache: CacheMode,
+    cache_dir: Path | None,
+    progress: bool,
+    encoding: str | None,
+    delimiter: str | None,
+    decimal: str | None,
+    thousands: str | None,
+) -> PredictionData:
+    preprocessor = TablePreprocessor.load(run_folder)
+    reading = Reading.load(run_folder)
     schema = preprocessor.schema
     written, text = open_table(csv, warnings, TableOptions(encoding, delimiter, reading.table), expected=schema.features)
     frame = without_values(written, reading.table.missing_values)

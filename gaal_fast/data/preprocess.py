@@ -17,6 +17,7 @@ from gaal_fast.data.schema import TableSchema, read_dates, read_numbers
 from gaal_fast.data.table import find_column
 from gaal_fast.data.truth import unify
 from gaal_fast.errors import UserError
+from gaal_fast.files import write_bytes, write_text
 
 TRANSFORMER_FILE, SCHEMA_FILE = "preprocessor.skops", "schema.json"
 # What skops does not trust by itself and a saved preprocessor consists of: a data type, and the list of column names that
@@ -147,8 +148,8 @@ class TablePreprocessor:
         Path(folder).mkdir(parents=True, exist_ok=True)
         import skops.io  # takes seconds to import, and only runs that are saved or loaded need it
 
-        skops.io.dump(self._fitted, Path(folder) / TRANSFORMER_FILE)
-        (Path(folder) / SCHEMA_FILE).write_text(self.schema.to_json(), encoding="utf-8")
+        write_bytes(Path(folder) / TRANSFORMER_FILE, skops.io.dumps(self._fitted))
+        write_text(Path(folder) / SCHEMA_FILE, self.schema.to_json())
 
     @classmethod
     def load(cls, folder: Path) -> "TablePreprocessor":

@@ -10,6 +10,7 @@ from typing import Any
 from gaal_fast.data.issues import some
 from gaal_fast.data.numbers import NumberStyle
 from gaal_fast.errors import UserError
+from gaal_fast.files import write_text
 
 READING_FILE = "reading.json"
 
@@ -130,7 +131,7 @@ class Reading:
 
     def save(self, folder: Path) -> None:
         """Write ``reading.json`` into a folder that exists."""
-        (Path(folder) / READING_FILE).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(Path(folder) / READING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Reading":

@@ -86,7 +86,10 @@ class TableSchema:
                 lines.append(f"{kind}: {len(names)} ({some(names, 12)})")
         written = [f'"{name}" as {example(form)}' for name, form in self.date_formats.items()]
         lines.extend([f"dates are read: {', '.join(written)}"] if written else [])
-        lines.extend(f'not used: "{name}": {reason}' for name, reason in self.dropped.items())
+        for reason in dict.fromkeys(self.dropped.values()):
+            names = [name for name, found in self.dropped.items() if found == reason]
+            which = f'"{names[0]}"' if len(names) == 1 else f"{len(names)} columns ({some(names)})"
+            lines.append(f"not used: {which}: {reason}")
         return lines
 
 

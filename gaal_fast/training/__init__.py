@@ -1,6 +1,7 @@
 """The loop around a method: epochs, evaluation, checkpoints, logs and pictures."""
 
+from gaal_fast.errors import Interrupted
 from gaal_fast.training.evaluation import Predictions, predict, scores
-from gaal_fast.training.trainer import Interrupted, Trainer
+from gaal_fast.training.trainer import Trainer
 
 __all__ = ["Interrupted", "Predictions", "Trainer", "predict", "scores"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gaal_fast import run_folder
+from gaal_fast.files import replacing
 from gaal_fast.run_folder import RunFolder
 
 COLOURS = {"multi": "#222222", "image": "#0072b2", "table": "#d55e00"}  # told apart by colour-blind readers too
@@ -21,6 +23,18 @@ def _figure(columns: int) -> tuple[Any, Any]:
     figure = Figure(figsize=(5.2 * columns, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def formats() -> list[str]:
+    """The suffixes of image files that can be drawn, without a dot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return sorted(FigureCanvasAgg.get_supported_filetypes())
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as stream:
+        figure.savefig(stream, dpi=130, format=path.suffix[1:].lower() or "png")
 
 
 def _lines(axes: Any, frame: pd.DataFrame, prefix: str, x: str) -> None:
@@ -44,7 +58,7 @@ def learning_curves(folder: RunFolder) -> None:
     loss.set_ylabel("training loss (nats)")
     _lines(accuracy, frame, "val.accuracy.", "epoch")
     accuracy.set_ylabel("validation accuracy")
-    figure.savefig(folder.file(run_folder.CURVES), dpi=130)
+    _save(figure, folder.file(run_folder.CURVES))
 
 
 def conflict(folder: RunFolder) -> None:
@@ -71,7 +85,7 @@ def conflict(folder: RunFolder) -> None:
         axes.set_xlabel("step")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
-    figure.savefig(folder.file(run_folder.CONFLICT), dpi=130)
+    _save(figure, folder.file(run_folder.CONFLICT))
 
 
 def confusion(matrix: Any, classes: list[str], path: Any) -> None:
@@ -91,7 +105,7 @@ def confusion(matrix: Any, classes: list[str], path: Any) -> None:
         for row, column in zip(*matrix.nonzero(), strict=True):
             axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7,
                       color="white" if shares[row, column] > 0.5 else "black")  # fmt: skip
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def comparison(rows: Any, path: Any, title: str = "test accuracy") -> None:
@@ -113,4 +127,4 @@ def comparison(rows: Any, path: Any, title: str = "test accuracy") -> None:
     axes.set_ylabel(title)
     axes.set_ylim(0, 1.12)
     axes.legend(frameon=False, ncols=3, loc="upper center")
-    figure.savefig(path, dpi=130)
+    _save(figure, path)

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from gaal_fast import run_folder
 from gaal_fast.config import Config
-from gaal_fast.data import DataIssue, EpochSampler, FusionData, make_loader, write_issues
-from gaal_fast.errors import UserError
+from gaal_fast.data import DataIssue, EpochSampler, FusionData, dead_readers_as_user_errors, make_loader, write_issues
+from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.methods import HalfStep, build_method
 from gaal_fast.run_folder import RunFolder
 from gaal_fast.training import plots
@@ -28,10 +28,6 @@ from gaal_fast.training.optimiser import build_optimizer, build_scheduler
 
 # Steps between two updates of the bar's numbers: each waits for the device.
 BAR_EVERY = 8
-
-
-class Interrupted(Exception):
-    """Ctrl-C: the run was saved and can be resumed."""
 
 
 @dataclass
@@ -88,18 +84,30 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Train to the end and return the summary. Raises ``Interrupted``, after saving, on Ctrl-C."""
-        with self._ctrl_c_at_a_step_boundary():
-            while not self._finished():
-                if self._run_epoch():
-                    self._end_epoch()
-                self._save()
-                if self._interrupt.is_set() and not self._finished():
-                    raise Interrupted
-        return self._summarise()
+        with dead_readers_as_user_errors():
+            with self._ctrl_c_at_a_step_boundary():
+                while not self._finished():
+                    if self._run_epoch():
+                        self._end_epoch()
+                    self._save()
+                    if self._interrupt.is_set() and not self._finished():
+                        raise Interrupted
+            return self._summarise()
 
     def resume(self) -> None:
-        """Take up the folder's checkpoint; raises ``UserError`` when it belongs to other data or is finished."""
-        state = self.folder.checkpoint()
+        """Take up the folder's checkpoint, or start from the beginning where the run was stopped before its first one.
+
+        Raises ``UserError`` when the checkpoint belongs to other data, and ``AlreadyFinished`` when the run came to its end and
+        has its summary. A run that was stopped between the two is left to write it.
+        """
+        folder = self.folder
+        if not folder.file(run_folder.CHECKPOINT).is_file():
+            if folder.finished:
+                raise AlreadyFinished(f"--resume: {folder.path} is finished and has no {run_folder.CHECKPOINT} to go on from")
+            for name in (run_folder.STEPS, run_folder.METRICS, run_folder.WEIGHTS):
+                folder.file(name).unlink(missing_ok=True)
+            return
+        state = folder.checkpoint()
         if state["fingerprint"] != self.data.fingerprint:
             raise UserError(f"--resume: the data is not what {self.folder.path} was trained on")
         self.model.load_state_dict(state["model"])
@@ -112,16 +120,25 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.best = state["best"]
         self._note(DataIssue(**issue) for issue in state["issues"])
-        if self._finished():
-            raise UserError(
-                f"--resume: {self.folder.path} is finished after {self.progress.epoch} epochs ({self.progress.step} steps); "
+        at = self.progress
+        if self._finished() and self._has_summary():
+            raise AlreadyFinished(
+                f"--resume: {folder.path} is finished after {at.epoch} epochs ({at.step} steps); "
                 "to go on raise --train.epochs, --train.max-steps or --train.patience"
             )
-        self.folder.keep_rows(run_folder.STEPS, "step", self.progress.step)
+        folder.keep_rows(run_folder.STEPS, "step", at.step)
+        folder.keep_rows(run_folder.METRICS, "epoch", at.epoch)
 
     def _finished(self) -> bool:
         train, at = self.config.train, self.progress
         return self._enough_steps() or at.epoch >= train.epochs or at.stale_epochs >= train.patience
+
+    def _has_summary(self) -> bool:
+        """Whether the summary is about where the run stands; one of a shorter run may be there."""
+        if not self.folder.finished:
+            return False
+        summary = self.folder.read_json(run_folder.SUMMARY)
+        return (summary["epochs"], summary["steps"]) == (self.progress.epoch, self.progress.step)
 
     def _enough_steps(self) -> bool:
         limit = self.config.train.max_steps
@@ -179,7 +196,7 @@ class Trainer:
             desc=f"epoch {at.epoch + 1}/{train.epochs}",
             unit="batch",
             leave=False,
-            disable=not train.progress,
+            disable=None if train.progress else True,  # None: only on a terminal
         )
         with bar:
             for batch in self.loader:
@@ -189,7 +206,7 @@ class Trainer:
                 at.batch += 1
                 halves += [(at.step, report) for report in reports]
                 bar.update()
-                if train.progress and at.batch % BAR_EVERY == 0:
+                if not bar.disable and at.batch % BAR_EVERY == 0:
                     bar.set_postfix_str(self._bar_words(halves))
                 if at.batch < batches and (self._interrupt.is_set() or self._enough_steps()):
                     whole = False

@@ -55,7 +55,7 @@ def array_file() -> bytes:
         ),
         (b"%PDF-1.4\n", "a PDF; convert it to PNG or JPEG"),
         (b"PK\3\4" + b"\0" * 30, "a zip archive (or a document or .npz that is one); unpack it"),
-        (gzip.compress(b"x"), "gzip-compressed; unpack it"),
+        (gzip.compress(b"x", mtime=0), "gzip-compressed; unpack it"),
         (b"<svg xmlns='x'></svg>", "SVG, a vector drawing; convert it to PNG or JPEG"),
         (
             b"<?xml version='1.0'?>\n<!DOCTYPE svg PUBLIC 'x'>\n<svg>",
