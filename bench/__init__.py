@@ -1,1 +1,3 @@
-"""Benchmarks: every number the project publishes comes from a module here and lies in ``bench/results/``."""
+"""Benchmarks: every number the project publishes comes from a module here and lies in
+``bench/results/``.
+"""

@@ -1,6 +1,8 @@
-"""The gate that a result must pass before its time is reported: close to float64, with a tolerance that plain torch sets.
+"""The gate that a result must pass before its time is reported: close to float64, with a tolerance
+that plain torch sets.
 
-An error may be twice what plain torch makes in the same dtype, plus a few units of rounding; no relative tolerance is chosen by hand.
+An error may be twice what plain torch makes in the same dtype, plus a few units of rounding; no
+relative tolerance is chosen by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ _ULPS = 4
 
 
 class Gate:
-    """Judges results of one problem; ``plain`` maps a result to the error of plain torch for it (:func:`errors`)."""
+    """Judges results of one problem; ``plain`` maps a result to the error of plain torch for it
+    (:func:`errors`).
+    """
 
     def __init__(self, problem: Problem, plain: Mapping[str, float]) -> None:
         self.problem, self.plain = problem, dict(plain)
@@ -26,11 +30,17 @@ class Gate:
     def allowed(self, name: str, dtype: torch.dtype) -> float:
         """Largest error of the result called ``name`` that is let pass."""
         shape = self.problem.shape
-        # Sums are kept in float32 and have up to this many terms; their rounding grows like a random walk.
+        # Sums are kept in float32 and have up to this many terms; their rounding grows like a
+        # random walk.
         terms = max(shape.rows, shape.classes, shape.width)
-        # What goes through a matrix product is rounded to the inputs' dtype on its way, whatever the result's dtype is.
+        # What goes through a matrix product is rounded to the inputs' dtype on its way, whatever
+        # the result's dtype is.
         ulp = torch.finfo(self.problem.dtype if self.problem.flops else dtype).eps
-        return 2 * self.plain.get(name, 0.0) + _ULPS * ulp + math.sqrt(terms) * torch.finfo(torch.float32).eps
+        return (
+            2 * self.plain.get(name, 0.0)
+            + _ULPS * ulp
+            + math.sqrt(terms) * torch.finfo(torch.float32).eps
+        )
 
     def verdict(self, truth: Truth, results: Mapping[str, Tensor]) -> str | None:
         """What is wrong with ``results``, or None. Results that an op must have may not be missing."""
@@ -53,7 +63,9 @@ class Gate:
 
 
 def errors(truth: Truth, results: Mapping[str, Tensor]) -> dict[str, float]:
-    """Largest deviation of each result from float64, in units of the result's natural scale; inf where the shape is wrong or NaN stands."""
+    """Largest deviation of each result from float64, in units of the result's natural scale; inf
+    where the shape is wrong or NaN stands.
+    """
     expected = truth.expected(results.get("index"))
     found = {}
     for name, result in results.items():

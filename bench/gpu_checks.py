@@ -1,7 +1,9 @@
-"""What must hold on a GPU beside speed: launches, synchronisation, CUDA graphs, streams, memory and indices past 2^31.
+"""What must hold on a GPU beside speed: launches, synchronisation, CUDA graphs, streams, memory and
+indices past 2^31.
 
-``python -m bench.gpu_checks`` checks every backend that is built and writes ``checks.csv``; ``--results DIR`` adds the
-verdicts that follow from the files ``ops-*.csv`` and ``step-*.csv`` there. Without a GPU it only says that it checked nothing.
+``python -m bench.gpu_checks`` checks every backend that is built and writes ``checks.csv``;
+``--results DIR`` adds the verdicts that follow from the files ``ops-*.csv`` and ``step-*.csv``
+there. Without a GPU it only says that it checked nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +24,17 @@ from bench.timing import in_one_line
 from bench.variants import ours as our_variant
 from gaal_fast import ops
 
-COLUMNS = ("check", "backend", "shape", "value", "unit", "target", "verdict", "note", *machine.FACTS)
+COLUMNS = (
+    "check",
+    "backend",
+    "shape",
+    "value",
+    "unit",
+    "target",
+    "verdict",
+    "note",
+    *machine.FACTS,
+)
 
 # The shapes of the method's own data sets: everything below is bound by launches, not by bytes.
 SMALL = tuple(Shape.parse(s) for s in ("256x286x2048", "256x717x2048", "64x286x512", "256x2x2048"))
@@ -46,23 +58,34 @@ class Check:
 
     def row(self) -> report.Row:
         verdict = {True: "pass", False: "FAIL", None: "not judged"}[self.good]
-        return {name: value for name, value in asdict(self).items() if name != "good"} | {"verdict": verdict}
+        return {name: value for name, value in asdict(self).items() if name != "good"} | {
+            "verdict": verdict
+        }
 
 
 def at_most(check: str, value: float, limit: float, unit: str, **where: str) -> Check:
-    return Check(check, value=value, unit=unit, target=f"<= {limit:g}", good=value <= limit, **where)
+    return Check(
+        check, value=value, unit=unit, target=f"<= {limit:g}", good=value <= limit, **where
+    )
 
 
 def at_least(check: str, value: float, limit: float, unit: str, **where: str) -> Check:
-    return Check(check, value=value, unit=unit, target=f">= {limit:g}", good=value >= limit, **where)
+    return Check(
+        check, value=value, unit=unit, target=f">= {limit:g}", good=value >= limit, **where
+    )
 
 
-# -- measured here -----------------------------------------------------------------------------------------------------
+# -- measured here
+# -----------------------------------------------------------------------------------------------------
 
 
 def live(device: torch.device) -> Iterator[Check]:
     """Every check on every backend; one that breaks is a failed check."""
-    backends = [name for name in ("native", "triton") if ops.availability()[name][f"cuda:{device.index or 0}"] is None]
+    backends = [
+        name
+        for name in ("native", "triton")
+        if ops.availability()[name][f"cuda:{device.index or 0}"] is None
+    ]
     for name in ("native", "triton"):
         if name not in backends:
             reason = ops.availability()[name][f"cuda:{device.index or 0}"]
@@ -77,8 +100,14 @@ def live(device: torch.device) -> Iterator[Check]:
     ]
     for backend in backends:
         for name, check in checks:
-            yield from _guarded(name, backend, lambda check=check, backend=backend: check(device, backend))
-    yield from _guarded("training step without synchronisation", "auto", lambda: training_step_without_synchronisation(device))
+            yield from _guarded(
+                name, backend, lambda check=check, backend=backend: check(device, backend)
+            )
+    yield from _guarded(
+        "training step without synchronisation",
+        "auto",
+        lambda: training_step_without_synchronisation(device),
+    )
 
 
 def _guarded(name: str, backend: str, check: Callable[[], Iterable[Check]]) -> Iterator[Check]:
@@ -90,7 +119,9 @@ def _guarded(name: str, backend: str, check: Callable[[], Iterable[Check]]) -> I
         torch.cuda.empty_cache()
 
 
-def _step(device: torch.device, backend: str, shape: Shape) -> tuple[Problem, Callable[[dict], Any]]:
+def _step(
+    device: torch.device, backend: str, shape: Shape
+) -> tuple[Problem, Callable[[dict], Any]]:
     problem = Problem("guided_linear_ce", shape, torch.float32, device)
     run = our_variant(problem, backend).run
 
@@ -102,7 +133,14 @@ def _step(device: torch.device, backend: str, shape: Shape) -> tuple[Problem, Ca
 
 
 def _flat(step: Any) -> list[torch.Tensor]:
-    return [step.loss, step.grad_features, step.grad_weight, step.grad_bias, *step.projection, step.index]
+    return [
+        step.loss,
+        step.grad_features,
+        step.grad_weight,
+        step.grad_bias,
+        *step.projection,
+        step.index,
+    ]
 
 
 def launches(device: torch.device, backend: str) -> Iterator[Check]:
@@ -113,15 +151,30 @@ def launches(device: torch.device, backend: str) -> Iterator[Check]:
         for _ in range(3):
             call(inputs)
         torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        ) as profile:
             call(inputs)
             torch.cuda.synchronize()
-        names = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        names = [
+            event.name
+            for event in profile.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
         if not names:
-            yield Check("launches", backend, str(shape), good=None, note="the profiler saw no kernel")
+            yield Check(
+                "launches", backend, str(shape), good=None, note="the profiler saw no kernel"
+            )
             continue
         note = "; ".join(name[:60] for name in names)
-        found = at_most("launches", float(len(names)), MOST_LAUNCHES, "launches", backend=backend, shape=str(shape))
+        found = at_most(
+            "launches",
+            float(len(names)),
+            MOST_LAUNCHES,
+            "launches",
+            backend=backend,
+            shape=str(shape),
+        )
         yield Check(**(asdict(found) | {"note": note}))
 
 
@@ -160,7 +213,15 @@ def graph_on_new_data(device: torch.device, backend: str, replays: int = 3) -> I
             graph.replay()
             expected = _flat(call(fresh))
             equal &= all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
-        yield Check("CUDA graph on new data", backend, str(shape), value=float(replays), unit="replays", target="bitwise equal", good=equal)
+        yield Check(
+            "CUDA graph on new data",
+            backend,
+            str(shape),
+            value=float(replays),
+            unit="replays",
+            target="bitwise equal",
+            good=equal,
+        )
 
 
 def two_streams(device: torch.device, backend: str, rounds: int = 30) -> Iterator[Check]:
@@ -176,12 +237,27 @@ def two_streams(device: torch.device, backend: str, rounds: int = 30) -> Iterato
             with torch.cuda.stream(stream):
                 found[number].append(_flat(call(sets[number])))
     torch.cuda.synchronize()
-    equal = all(torch.equal(a, b) for number in range(2) for step in found[number] for a, b in zip(step, alone[number], strict=True))
-    yield Check("two streams at once", backend, str(SMALL[0]), float(rounds), "steps each", "bitwise equal", equal)
+    equal = all(
+        torch.equal(a, b)
+        for number in range(2)
+        for step in found[number]
+        for a, b in zip(step, alone[number], strict=True)
+    )
+    yield Check(
+        "two streams at once",
+        backend,
+        str(SMALL[0]),
+        float(rounds),
+        "steps each",
+        "bitwise equal",
+        equal,
+    )
 
 
 def peak_memory(device: torch.device, backend: str) -> Iterator[Check]:
-    """Where few rows meet many classes, the guiding gradient is never formed: less than two gradients of the head at the peak."""
+    """Where few rows meet many classes, the guiding gradient is never formed: less than two
+    gradients of the head at the peak.
+    """
     problem, call = _step(device, backend, LARGE)
     inputs = problem.inputs(0)
     call(inputs)
@@ -196,7 +272,9 @@ def peak_memory(device: torch.device, backend: str) -> Iterator[Check]:
 
 
 def past_two_billion(device: torch.device, backend: str) -> Iterator[Check]:
-    """Statistics of the last rows of a matrix, and the last elements of a gradient, beyond what 32 bits can count."""
+    """Statistics of the last rows of a matrix, and the last elements of a gradient, beyond what 32
+    bits can count.
+    """
     rows, classes = MANY_ROWS, 100_000
     logits = torch.empty(rows, classes, dtype=torch.bfloat16, device=device)
     logits[:-64].zero_()
@@ -210,7 +288,15 @@ def past_two_billion(device: torch.device, backend: str) -> Iterator[Check]:
         torch.allclose(a[-64:], b, rtol=1e-5) and torch.allclose(b, c, rtol=1e-4)
         for a, b, c in zip(whole[:2], part[:2], expected[:2], strict=True)
     )
-    yield Check("past 2^31 elements", backend, f"softmax_stats {rows}x{classes}", float(rows * classes), "logits", "last rows right", same)
+    yield Check(
+        "past 2^31 elements",
+        backend,
+        f"softmax_stats {rows}x{classes}",
+        float(rows * classes),
+        "logits",
+        "last rows right",
+        same,
+    )
     del logits, whole
     size = MANY_ELEMENTS
     grad = torch.full((size,), -0.5, dtype=torch.bfloat16, device=device)
@@ -219,15 +305,34 @@ def past_two_billion(device: torch.device, backend: str) -> Iterator[Check]:
         projection = ops.project_([grad], [guide], **RULE)
     v = float(projection.v)
     moved = torch.tensor(-0.5 + v * 0.5).bfloat16()
-    good = abs(v - 1) < 1e-3 and all(torch.equal(t.cpu(), moved.expand(64)) for t in (grad[:64], grad[-64:]))
-    yield Check("past 2^31 elements", backend, f"project_ {size}", v, "v", "1, and the last elements moved", good)
+    good = abs(v - 1) < 1e-3 and all(
+        torch.equal(t.cpu(), moved.expand(64)) for t in (grad[:64], grad[-64:])
+    )
+    yield Check(
+        "past 2^31 elements",
+        backend,
+        f"project_ {size}",
+        v,
+        "v",
+        "1, and the last elements moved",
+        good,
+    )
 
 
 def training_step_without_synchronisation(device: torch.device) -> Iterator[Check]:
     """A whole step of the method under torch's guard against waiting for the device."""
     from bench.step import Options, make_batch, ours
 
-    options = Options(device=device, image="resnet18", pixels=64, batch=32, classes=286, seconds=0.0, preparation=0.0, compile=False)
+    options = Options(
+        device=device,
+        image="resnet18",
+        pixels=64,
+        batch=32,
+        classes=286,
+        seconds=0.0,
+        preparation=0.0,
+        compile=False,
+    )
     trainer, batch = ours(options), make_batch(options, 0)
     for _ in range(2):
         trainer.step(batch)
@@ -240,7 +345,8 @@ def training_step_without_synchronisation(device: torch.device) -> Iterator[Chec
     yield Check("training step without synchronisation", "auto", "resnet18, batch 32", good=True)
 
 
-# -- read off the benchmarks' files ------------------------------------------------------------------------------------
+# -- read off the benchmarks' files
+# ------------------------------------------------------------------------------------
 
 
 def derived(folder: Path) -> Iterator[Check]:
@@ -267,21 +373,36 @@ def _from_ops(rows: Sequence[dict[str, str]]) -> Iterator[Check]:
                 yield from _judged(by_name[f"ours {backend}"], by_name, backend)
 
 
-def _judged(mine: dict[str, str], by_name: dict[str, dict[str, str]], backend: str) -> Iterator[Check]:
-    """What is wanted of one backend at one shape; ``by_name`` holds everything that was timed there."""
+def _judged(
+    mine: dict[str, str], by_name: dict[str, dict[str, str]], backend: str
+) -> Iterator[Check]:
+    """What is wanted of one backend at one shape; ``by_name`` holds everything that was timed
+    there.
+    """
     op, classes = mine["op"], int(mine["Y"])
     where = {"backend": backend, "shape": f"{op} {mine['shape']}"}
 
-    def faster(than: str, other: dict[str, str] | None, metric: str, target: float | None) -> Iterator[Check]:
+    def faster(
+        than: str, other: dict[str, str] | None, metric: str, target: float | None
+    ) -> Iterator[Check]:
         if not other or not other[metric] or not mine[metric]:
             return
-        check, value = f"faster than {than} ({metric.removesuffix('_us')})", float(other[metric]) / float(mine[metric])
-        yield Check(check, value=value, unit="times", **where) if target is None else at_least(check, value, target, "times", **where)
+        check, value = (
+            f"faster than {than} ({metric.removesuffix('_us')})",
+            float(other[metric]) / float(mine[metric]),
+        )
+        yield (
+            Check(check, value=value, unit="times", **where)
+            if target is None
+            else at_least(check, value, target, "times", **where)
+        )
 
     if op == "guided_linear_ce" and int(mine["B"]) <= 256 and classes <= 717:
         yield at_most("host time", float(mine["host_us"]), 25, "us", **where)
         if mine["device_hot_us"]:
-            yield at_most("device time under a graph", float(mine["device_hot_us"]), 10, "us", **where)
+            yield at_most(
+                "device time under a graph", float(mine["device_hot_us"]), 10, "us", **where
+            )
         graphs = [row for name, row in by_name.items() if name.startswith("compile graphs")]
         quickest = min(graphs, key=lambda row: float(row["call_us"]), default=None)
         yield from faster("eager", by_name.get("eager"), "call_us", 8)
@@ -290,12 +411,16 @@ def _judged(mine: dict[str, str], by_name: dict[str, dict[str, str]], backend: s
         yield from faster("the released code's way", by_name.get("released"), "call_us", None)
     if op == "softmax_stats" and classes >= 10_000:
         device = "device_cold_us" if mine["device_cold_us"] else "device_hot_us"
-        yield at_least("fraction of copy bandwidth", float(mine["fraction_of_copy"]), 0.85, "", **where)
+        yield at_least(
+            "fraction of copy bandwidth", float(mine["fraction_of_copy"]), 0.85, "", **where
+        )
         yield from faster("eager", by_name.get("eager"), device, 10)
         yield from faster("compile", by_name.get("compile"), device, 1.8)
     if op == "guided_linear_ce" and classes >= 10_000:
         microseconds = float(mine["device_cold_us"] or mine["device_hot_us"] or mine["call_us"])
-        yield at_most("over the roofline", microseconds / float(mine["roofline_us"]), 1.3, "times", **where)
+        yield at_most(
+            "over the roofline", microseconds / float(mine["roofline_us"]), 1.3, "times", **where
+        )
 
 
 def _from_step(rows: Sequence[dict[str, str]]) -> Iterator[Check]:
@@ -305,33 +430,62 @@ def _from_step(rows: Sequence[dict[str, str]]) -> Iterator[Check]:
     shape = f"{rows[0]['image']} {rows[0]['pixels']} px, batch {rows[0]['batch']}"
     fast = [row for name, row in by_name.items() if name.startswith("ours, bf16")]
     if "ours" in by_name:
-        yield at_least("ours in float32 over the released step", float(by_name["ours"]["times_released"]), 1.4, "times", shape=shape)
+        yield at_least(
+            "ours in float32 over the released step",
+            float(by_name["ours"]["times_released"]),
+            1.4,
+            "times",
+            shape=shape,
+        )
     if fast:
         best = max(fast, key=lambda row: float(row["times_released"]))
         yield at_least(
-            "ours at its fastest over the released step", float(best["times_released"]), 4, "times", shape=shape, backend=best["variant"]
+            "ours at its fastest over the released step",
+            float(best["times_released"]),
+            4,
+            "times",
+            shape=shape,
+            backend=best["variant"],
         )
     shares = [row for row in fast if row["surgery_share"]]
     if shares:
         quickest = min(shares, key=lambda row: float(row["step_ms"]))
         yield at_most(
-            "share of surgery and selection", float(quickest["surgery_share"]), 0.01, "", shape=shape, backend=quickest["variant"]
+            "share of surgery and selection",
+            float(quickest["surgery_share"]),
+            0.01,
+            "",
+            shape=shape,
+            backend=quickest["variant"],
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu_checks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.gpu_checks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--results", type=Path, metavar="DIR", help="also judge ops-*.csv and step-*.csv in this folder")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="also judge ops-*.csv and step-*.csv in this folder",
+    )
     parser.add_argument("--no-live", action="store_true", help="only judge those files")
     parser.add_argument("--append", action="store_true", help="keep what is in checks.csv already")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path(__file__).parent / "results" / "gpu")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path(__file__).parent / "results" / "gpu"
+    )
     arguments = parser.parse_args(argv)
     device = machine.pick_device(None)
     found: list[Check] = []
     if not arguments.no_live:
-        found += live(device) if device.type == "cuda" else [Check("everything live", note="no GPU that torch can use")]
+        found += (
+            live(device)
+            if device.type == "cuda"
+            else [Check("everything live", note="no GPU that torch can use")]
+        )
     if arguments.results:
         found += derived(arguments.results)
     facts = machine.facts(device)

@@ -1,10 +1,12 @@
-"""One command for a machine with an NVIDIA GPU: build, test, sanitize, check, measure; ten minutes at most.
+"""One command for a machine with an NVIDIA GPU: build, test, sanitize, check, measure; ten minutes
+at most.
 
-``python -m bench.gpu_day --out DIR`` writes ``summary.json``, ``log.txt``, ``checks.csv`` and the files of ``bench.ops`` and
-``bench.step``. Every part has a time limit; one that fails or is stopped is recorded and the next one goes on. Nothing is
-installed and no network is used: where the package is not installed, or its native part not built, everything runs from a
-copy of the source tree that is built in place. Without a GPU the parts that can run do so on tiny shapes, and the summary
-says which did not.
+``python -m bench.gpu_day --out DIR`` writes ``summary.json``, ``log.txt``, ``checks.csv`` and the
+files of ``bench.ops`` and ``bench.step``. Every part has a time limit; one that fails or is stopped
+is recorded and the next one goes on. Nothing is installed and no network is used: where the package
+is not installed, or its native part not built, everything runs from a copy of the source tree that
+is built in place. Without a GPU the parts that can run do so on tiny shapes, and the summary says
+which did not.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ TAIL = 25  # lines of a failed part's output on the screen
 LOG_CHARACTERS = 400_000  # of each part's output in the log
 LEAST_SECONDS = 15  # for a part to be begun
 
-_AVAILABLE = "import json; from gaal_fast import ops; print(); print(json.dumps(ops.availability()))"
+_AVAILABLE = (
+    "import json; from gaal_fast import ops; print(); print(json.dumps(ops.availability()))"
+)
 
 
 @dataclass
@@ -78,27 +82,44 @@ class Part:
         return lines[-1][:200] if lines else ""
 
     def line(self) -> str:
-        return f"{self.name:<12}{self.seconds:6.0f} s  {self.status}" + (f"  ({self.last_line()})" if self.output.strip() else "")
+        return f"{self.name:<12}{self.seconds:6.0f} s  {self.status}" + (
+            f"  ({self.last_line()})" if self.output.strip() else ""
+        )
 
 
-# -- a tree that runs --------------------------------------------------------------------------------------------------
+# -- a tree that runs
+# --------------------------------------------------------------------------------------------------
 
 
 def availability(folder: Path, environment: dict[str, str]) -> dict[str, dict[str, str | None]]:
-    """``ops.availability()`` of the package as seen from ``folder``; empty where it cannot be imported."""
-    done = subprocess.run([sys.executable, "-c", _AVAILABLE], cwd=folder, env=environment, text=True, capture_output=True)
+    """``ops.availability()`` of the package as seen from ``folder``; empty where it cannot be
+    imported.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _AVAILABLE],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if done.returncode == 0 and lines else {}
 
 
 def is_complete(found: dict[str, dict[str, str | None]], gpu: bool) -> bool:
     """Whether every backend that this machine can have is there."""
-    wanted = [("native", "cuda:0"), ("triton", "cuda:0"), ("native", "cpu")] if gpu else [("native", "cpu")]
+    wanted = (
+        [("native", "cuda:0"), ("triton", "cuda:0"), ("native", "cpu")]
+        if gpu
+        else [("native", "cpu")]
+    )
     return all(found.get(backend, {}).get(device, "missing") is None for backend, device in wanted)
 
 
 def copy_of_the_tree(to: Path) -> Path:
-    """The source tree with the Triton kernels where an installed package has them, and without anything built."""
+    """The source tree with the Triton kernels where an installed package has them, and without
+    anything built.
+    """
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "results")
     to.mkdir(parents=True)
     for name in ("bench", "csrc", "gaal_fast", "kernels", "tests"):
@@ -115,31 +136,99 @@ def build_part() -> Part:
     environment = {}
     if torch.cuda.is_available() and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         major, minor = torch.cuda.get_device_capability()
-        environment["TORCH_CUDA_ARCH_LIST"] = "9.0a" if (major, minor) == (9, 0) else f"{major}.{minor}"
-    return Part("build", [sys.executable, "setup.py", "build_ext", "--inplace"], 200, environment=environment)
+        environment["TORCH_CUDA_ARCH_LIST"] = (
+            "9.0a" if (major, minor) == (9, 0) else f"{major}.{minor}"
+        )
+    return Part(
+        "build",
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        200,
+        environment=environment,
+    )
 
 
-# -- the parts ---------------------------------------------------------------------------------------------------------
+# -- the parts
+# ---------------------------------------------------------------------------------------------------------
 
 
 def plan(out: Path, gpu: bool) -> list[list[Part]]:
     """Parts by group: those of one group run at once, as they only check and do not measure."""
     python = [sys.executable, "-m"]
     workers = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    pytest = [*python, "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", *workers]
+    pytest = [
+        *python,
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--tb=short",
+        *workers,
+    ]
     results = ["--out", str(out)]
-    tiny_step = ["--device", "cpu", "--image", "small", "--pixels", "16", "--batch", "8", "--classes", "10", "--seconds", "2"]
+    tiny_step = [
+        "--device",
+        "cpu",
+        "--image",
+        "small",
+        "--pixels",
+        "16",
+        "--batch",
+        "8",
+        "--classes",
+        "10",
+        "--seconds",
+        "2",
+    ]
     tiny_ops = ["--device", "cpu", "--quick", "--no-compile", "--seconds", "10"]
     return [
         [
             Part("tests gpu", [*pytest, "-m", "gpu"], 170),
             Part("tests cpu", [*pytest, "-m", "not gpu"], 170, needs_gpu=True),
-            Part("sanitizer", [*python, "bench.sanitizer", "--seconds", "150"], 170, needs_gpu=True),
+            Part(
+                "sanitizer", [*python, "bench.sanitizer", "--seconds", "150"], 170, needs_gpu=True
+            ),
         ],
         [Part("live checks", [*python, "bench.gpu_checks", *results], 60, needs_gpu=True)],
-        [Part("step", [*python, "bench.step", *(["--seconds", "25", "--preparation", "70"] if gpu else tiny_step), *results], 150)],
-        [Part("ops", [*python, "bench.ops", *(["--seconds", "120", "--case-seconds", "0.4"] if gpu else tiny_ops), *results], 170)],
-        [Part("checks", [*python, "bench.gpu_checks", "--no-live", "--append", "--results", str(out), *results], 30)],
+        [
+            Part(
+                "step",
+                [
+                    *python,
+                    "bench.step",
+                    *(["--seconds", "25", "--preparation", "70"] if gpu else tiny_step),
+                    *results,
+                ],
+                150,
+            )
+        ],
+        [
+            Part(
+                "ops",
+                [
+                    *python,
+                    "bench.ops",
+                    *(["--seconds", "120", "--case-seconds", "0.4"] if gpu else tiny_ops),
+                    *results,
+                ],
+                170,
+            )
+        ],
+        [
+            Part(
+                "checks",
+                [
+                    *python,
+                    "bench.gpu_checks",
+                    "--no-live",
+                    "--append",
+                    "--results",
+                    str(out),
+                    *results,
+                ],
+                30,
+            )
+        ],
     ]
 
 
@@ -147,7 +236,11 @@ def run(out: Path, minutes: float, wanted: Sequence[str]) -> list[Part]:
     """Run the wanted parts within the time; what no longer fits is not begun."""
     began = time.monotonic()
     gpu = torch.cuda.is_available()
-    environment = os.environ | {machine.COMMIT_VARIABLE: machine.commit(), "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
+    environment = os.environ | {
+        machine.COMMIT_VARIABLE: machine.commit(),
+        "PYTHONUNBUFFERED": "1",
+        "MPLBACKEND": "Agg",
+    }
     done: list[Part] = []
 
     def left() -> float:
@@ -168,7 +261,11 @@ def run(out: Path, minutes: float, wanted: Sequence[str]) -> list[Part]:
                 elif left() < LEAST_SECONDS:
                     part.status = "not run: no time was left"
                 else:
-                    running.append(threading.Thread(target=part.run, args=(folder, environment, min(part.limit, left()))))
+                    running.append(
+                        threading.Thread(
+                            target=part.run, args=(folder, environment, min(part.limit, left()))
+                        )
+                    )
                     running[-1].start()
             for thread in running:
                 thread.join()
@@ -179,7 +276,9 @@ def run(out: Path, minutes: float, wanted: Sequence[str]) -> list[Part]:
 
 
 def build(scratch: Path, environment: dict[str, str], gpu: bool, left: float) -> tuple[Path, Part]:
-    """A folder to run from, and what was done for it: nothing, where everything this machine can have is there."""
+    """A folder to run from, and what was done for it: nothing, where everything this machine can
+    have is there.
+    """
     folder = machine.ROOT
     found = availability(folder, environment)
     if is_complete(found, gpu):
@@ -192,7 +291,9 @@ def build(scratch: Path, environment: dict[str, str], gpu: bool, left: float) ->
         if part.status == "ok" and not is_complete(found, gpu):
             part.status = "built, but not everything is available"
     part.output += "".join(
-        f"\n{name} on {device}: {reason or 'ready'}" for name, devices in found.items() for device, reason in devices.items()
+        f"\n{name} on {device}: {reason or 'ready'}"
+        for name, devices in found.items()
+        for device, reason in devices.items()
     )
     return folder, part
 
@@ -203,22 +304,32 @@ def write(out: Path, parts: Sequence[Part], seconds: float) -> None:
     summary = {
         "machine": machine.facts(device) | {"clocks": machine.clocks()},
         "seconds": round(seconds, 1),
-        "parts": {p.name: {"status": p.status, "seconds": round(p.seconds, 1), "last": p.last_line()} for p in parts},
+        "parts": {
+            p.name: {"status": p.status, "seconds": round(p.seconds, 1), "last": p.last_line()}
+            for p in parts
+        },
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     with (out / "log.txt").open("w") as stream:
         for part in parts:
             stream.write(
-                f"===== {part.name}: {part.status}, {part.seconds:.0f} s\n$ {' '.join(part.command)}\n{part.output[-LOG_CHARACTERS:]}\n\n"
+                f"===== {part.name}: {part.status}, {part.seconds:.0f} s\n$"
+                f" {' '.join(part.command)}\n{part.output[-LOG_CHARACTERS:]}\n\n"
             )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu_day", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.gpu_day",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path(os.environ.get("OUT") or RESULTS), help="default: $OUT, else bench/results/gpu"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("OUT") or RESULTS),
+        help="default: $OUT, else bench/results/gpu",
     )
     parser.add_argument("--minutes", type=float, default=9.5, help="for everything")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of: " + ", ".join(PARTS))
@@ -244,7 +355,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("no GPU: this was a dry run on the CPU with tiny shapes; its numbers mean nothing")
     print(f"{time.monotonic() - began:.0f} s; results are in {out}")
-    return 0 if all(part.status == "ok" or part.status.startswith("not run: no GPU") for part in parts) else 1
+    return (
+        0
+        if all(part.status == "ok" or part.status.startswith("not run: no GPU") for part in parts)
+        else 1
+    )
 
 
 if __name__ == "__main__":

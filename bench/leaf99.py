@@ -1,8 +1,10 @@
-"""Test accuracy on real data: 990 leaves of 99 species, one split, the same encoders and budget for every method.
+"""Test accuracy on real data: 990 leaves of 99 species, one split, the same encoders and budget for
+every method.
 
-``python -m bench.leaf99 --data DIR`` trains every method with every seed, once on the picture with the ``shape*`` columns (a balanced
-pair) and once on the picture with all 192 columns (the table is far stronger), and writes ``leaf99.csv`` and ``leaf99.png``. DIR holds
-``leaf.csv`` and ``images/`` of the "One-hundred plant species leaves" data set (UCI machine learning repository, CC BY 4.0).
+``python -m bench.leaf99 --data DIR`` trains every method with every seed, once on the image with
+the ``shape*`` columns (a balanced pair) and once on the image with all 192 columns (the table is
+far stronger), and writes ``leaf99.csv`` and ``leaf99.png``. DIR holds ``leaf.csv`` and ``images/``
+of the "One-hundred plant species leaves" data set (UCI machine learning repository, CC BY 4.0).
 """
 
 from __future__ import annotations
@@ -27,10 +29,17 @@ COLUMN_SETS = ("shape", "all")
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("columns", "method", "modality", "accuracy", "std", "seeds", "runs", "split")
 
-# One budget for all: 40 epochs at a cosine schedule, no early stop (99 validation rows are too few to stop on), best validation epoch
-# tested.
+# One budget for all: 40 epochs at a cosine schedule, no early stop (99 validation rows are too few
+# to stop on), best validation epoch tested.
 BUDGET: dict[str, dict[str, Any]] = {
-    "data": {"image-size": 48, "augment": "light", "val-fraction": 0.1, "test-fraction": 0.2, "target": "species", "image-column": "image"},
+    "data": {
+        "image-size": 48,
+        "augment": "light",
+        "val-fraction": 0.1,
+        "test-fraction": 0.2,
+        "target": "species",
+        "image-column": "image",
+    },
     "model": {"image": "small"},
     "optim": {"lr": 1e-3, "weight-decay": 1e-4, "schedule": "cosine"},
     "train": {"epochs": 40, "patience": 40, "batch-size": 64, "progress": False},
@@ -49,16 +58,24 @@ def _config(root: str, columns: str, method: str, seed: int, options: dict[str, 
 
     with (Path(root) / "leaf.csv").open(newline="") as stream:
         header = next(csv.reader(stream))
-    unused = [name for name in header if columns == "shape" and name.startswith(("margin", "texture"))]
+    unused = [
+        name for name in header if columns == "shape" and name.startswith(("margin", "texture"))
+    ]
     own = {
-        "data": {"csv": str(Path(root) / "leaf.csv"), "images": str(Path(root) / "images"), "drop": ["id", *unused]},
+        "data": {
+            "csv": str(Path(root) / "leaf.csv"),
+            "images": str(Path(root) / "images"),
+            "drop": ["id", *unused],
+        },
         "method": {"name": method, **(options if method == "gaal" else {})},
         "train": {"seed": seed},
     }
     return build([("the benchmark's budget", BUDGET), ("this run", own)])
 
 
-def _one(root: str, columns: str, method: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def _one(
+    root: str, columns: str, method: str, seed: int, options: dict[str, Any]
+) -> dict[str, Any]:
     """Train one run in a folder that is thrown away; returns its summary."""
     import torch
 
@@ -68,14 +85,27 @@ def _one(root: str, columns: str, method: str, seed: int, options: dict[str, Any
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         config = _config(root, columns, method, seed, options)
-        summary = run_one(config, _data(root, columns), RunFolder.create(Path(folder) / "run", config), device=torch.device("cpu"))
+        summary = run_one(
+            config,
+            _data(root, columns),
+            RunFolder.create(Path(folder) / "run", config),
+            device=torch.device("cpu"),
+        )
     return summary | {"columns": columns}
 
 
 def run(
-    root: Path, seeds: Iterable[int], *, methods: Iterable[str], column_sets: Iterable[str], options: dict[str, Any], jobs: int
+    root: Path,
+    seeds: Iterable[int],
+    *,
+    methods: Iterable[str],
+    column_sets: Iterable[str],
+    options: dict[str, Any],
+    jobs: int,
 ) -> list[dict[str, Any]]:
-    """Every (columns, method, seed) in ``jobs`` processes of one thread each; the summaries in a fixed order."""
+    """Every (columns, method, seed) in ``jobs`` processes of one thread each; the summaries in a
+    fixed order.
+    """
     tasks = [(str(root), c, m, s, options) for c in column_sets for m in methods for s in seeds]
     found: dict[int, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -109,15 +139,27 @@ def tabulate(summaries: list[dict[str, Any]], part: str = "test") -> list[dict[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.leaf99", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.leaf99",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with leaf.csv and images/")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder with leaf.csv and images/"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--columns", default=",".join(COLUMN_SETS))
-    parser.add_argument("--gaal", default="", metavar="KEY=VALUE,...", help="method options of gaal, such as epsilon=0.1,relative=true")
     parser.add_argument(
-        "--part", choices=["val", "test"], default="test", help="val is for choosing options without looking at the test rows"
+        "--gaal",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="method options of gaal, such as epsilon=0.1,relative=true",
+    )
+    parser.add_argument(
+        "--part",
+        choices=["val", "test"],
+        default="test",
+        help="val is for choosing options without looking at the test rows",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
@@ -136,7 +178,10 @@ def main() -> int:
 
     for columns in dict.fromkeys(row["columns"] for row in rows):
         mine = [row for row in rows if row["columns"] == columns]
-        print(f"\npicture + {columns} columns ({arguments.part}, {arguments.seeds} seeds)\n{table(mine)}")
+        print(
+            f"\nimage + {columns} columns ({arguments.part}, {arguments.seeds}"
+            f" seeds)\n{table(mine)}"
+        )
     if arguments.part == "test":
         arguments.out.mkdir(parents=True, exist_ok=True)
         with (arguments.out / "leaf99.csv").open("w", newline="") as stream:
@@ -144,7 +189,10 @@ def main() -> int:
             writer.writeheader()
             writer.writerows(rows)
         for columns in dict.fromkeys(row["columns"] for row in rows):
-            plots.comparison([row for row in rows if row["columns"] == columns], arguments.out / f"leaf99-{columns}.png")
+            plots.comparison(
+                [row for row in rows if row["columns"] == columns],
+                arguments.out / f"leaf99-{columns}.png",
+            )
     return 0
 
 

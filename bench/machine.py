@@ -1,4 +1,6 @@
-"""What a number was measured on: names, versions, commit, and the measured ceilings that times are set against."""
+"""What a number was measured on: names, versions, commit, and the measured ceilings that times are
+set against.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,13 @@ def label(device: torch.device) -> str:
     """Short name for file names: ``cpu``, or the GPU's model such as ``h200``."""
     if device.type == "cpu":
         return "cpu"
-    words = torch.cuda.get_device_name(device).lower().replace("nvidia", "").replace("geforce", "").split()
+    words = (
+        torch.cuda.get_device_name(device)
+        .lower()
+        .replace("nvidia", "")
+        .replace("geforce", "")
+        .split()
+    )
     return "-".join(words)
 
 
@@ -41,7 +49,9 @@ def facts(device: torch.device) -> dict[str, str]:
     """The values of ``FACTS``."""
     found = {
         "device": _cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "driver": "" if device.type == "cpu" else _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": ""
+        if device.type == "cpu"
+        else _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "threads": str(torch.get_num_threads()),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
@@ -54,18 +64,26 @@ def facts(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the source tree, with ``+`` where files differ from it; "unknown" where nobody can tell."""
+    """The commit of the source tree, with ``+`` where files differ from it; "unknown" where nobody
+    can tell.
+    """
     given = os.environ.get(COMMIT_VARIABLE)
     if given:
         return given
     head = _first_line("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    changed = _first_line("git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!bench/results")
+    changed = _first_line(
+        "git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!bench/results"
+    )
     return head + ("+" if changed else "") if head else "unknown"
 
 
 def clocks() -> str:
     """Present clocks, power and temperature of the GPU in one line, empty without one."""
-    return _first_line("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu", "--format=csv,noheader")
+    return _first_line(
+        "nvidia-smi",
+        "--query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu",
+        "--format=csv,noheader",
+    )
 
 
 def last_level_cache(device: torch.device) -> int:
@@ -75,12 +93,18 @@ def last_level_cache(device: torch.device) -> int:
     sizes = []
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text().strip()
-        sizes.append(int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]] if text[-1] in "KMG" else int(text))
+        sizes.append(
+            int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
+            if text[-1] in "KMG"
+            else int(text)
+        )
     return max(sizes, default=_UNKNOWN_CACHE)
 
 
 def memory(device: torch.device) -> int:
-    """Bytes that a benchmark may use by default: a quarter of the machine's memory, on a GPU half of what is free there."""
+    """Bytes that a benchmark may use by default: a quarter of the machine's memory, on a GPU half
+    of what is free there.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
@@ -88,7 +112,9 @@ def memory(device: torch.device) -> int:
 
 @cache
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second of a copy between two large buffers, counting each byte once read and once written."""
+    """Bytes per second of a copy between two large buffers, counting each byte once read and once
+    written.
+    """
     size = max(4 * last_level_cache(device), 64 << 20)
     source, sink = (torch.ones(size // 4, dtype=torch.float32, device=device) for _ in range(2))
     return 2 * size / _median_seconds(lambda: sink.copy_(source), device)
@@ -142,7 +168,9 @@ def _cpu_name() -> str:
 
 def _first_line(*command: str) -> str:
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        found = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
     return found.strip().splitlines()[0].strip() if found.strip() else ""

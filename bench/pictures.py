@@ -10,7 +10,13 @@ from bench.problems import MEMORY_BOUND, OPS
 from bench.report import Row
 
 # Told apart by colour-blind readers too.
-COLOURS = {"eager": "#0072b2", "compile": "#d55e00", "released": "#777777", "ours": "#009e73", "floor": "#222222"}
+COLOURS = {
+    "eager": "#0072b2",
+    "compile": "#d55e00",
+    "released": "#777777",
+    "ours": "#009e73",
+    "floor": "#222222",
+}
 PHASES = {
     "forward": "#0072b2",
     "guide forward": "#56b4e9",
@@ -37,7 +43,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def ops(rows: Sequence[Row], path: Path) -> None:
-    """Speed-up by shape for every op, and the fraction of copy bandwidth that the memory-bound ones reach."""
+    """Speed-up by shape for every op, and the fraction of copy bandwidth that the memory-bound ones
+    reach.
+    """
     from bench.ops import best_of_ours, cases
 
     by_op: dict[str, dict[str, list[Row]]] = {}
@@ -61,11 +69,23 @@ def ops(rows: Sequence[Row], path: Path) -> None:
             _speedups(panels[-1], op, by_op[op])
     for place, op in enumerate(memory_bound):
         _bandwidth(figure.add_subplot(grid[len(lines), place]), op, by_op[op])
-    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), fontsize=8, ncols=len(handles), loc="outside upper center", frameon=False)
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        fontsize=8,
+        ncols=len(handles),
+        loc="outside upper center",
+        frameon=False,
+    )
     facts = next(row for row in rows if row.get("device"))
     figure.supxlabel(
-        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['dtype']}, {facts['commit']}, {facts['date']}",
+        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['dtype']},"
+        f" {facts['commit']}, {facts['date']}",
         fontsize=8,
     )
     _save(figure, path)
@@ -81,16 +101,33 @@ _AGAINST = {
 
 
 def _speedups(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
-    """One line a shape: how many times longer each of the others takes than the backend of ours that ``auto`` takes."""
+    """One line a shape: how many times longer each of the others takes than the backend of ours
+    that ``auto`` takes.
+    """
     from bench.ops import best_of_ours
 
-    label = "device" if any(best_of_ours(group).get("device_vs_eager") for group in groups.values()) else "call"
+    label = (
+        "device"
+        if any(best_of_ours(group).get("device_vs_eager") for group in groups.values())
+        else "call"
+    )
     for against, (name, marker) in _AGAINST.items():
         ratios = [_ratio(best_of_ours(group), group, against, label) for group in groups.values()]
         points = [(ratio, position) for position, ratio in enumerate(ratios) if ratio]
         if points:
-            style = {"markersize": 8, "markeredgewidth": 1.5} if against == "floor" else {"markersize": 4.5, "alpha": 0.85}
-            axes.plot(*zip(*points, strict=True), marker, color=COLOURS[against], label=name, linestyle="", **style)
+            style = (
+                {"markersize": 8, "markeredgewidth": 1.5}
+                if against == "floor"
+                else {"markersize": 4.5, "alpha": 0.85}
+            )
+            axes.plot(
+                *zip(*points, strict=True),
+                marker,
+                color=COLOURS[against],
+                label=name,
+                linestyle="",
+                **style,
+            )
     axes.axvline(1, color="#333333", linewidth=0.8)
     axes.set_xscale("log", base=2)
     low, high = axes.get_xlim()
@@ -118,11 +155,22 @@ def _bandwidth(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
     for name in ("eager", "compile", "ours"):
         points = []
         for group in groups.values():
-            row = best_of_ours(group) if name == "ours" else next((r for r in group if r["variant"] == name), None)
+            row = (
+                best_of_ours(group)
+                if name == "ours"
+                else next((r for r in group if r["variant"] == name), None)
+            )
             if row and row.get("fraction_of_copy"):
                 points.append((row["bytes"] / 1e6, row["fraction_of_copy"]))
         if points:
-            axes.plot(*zip(*sorted(points), strict=True), "o-", color=COLOURS[name], label=name, markersize=4, linewidth=0.8)
+            axes.plot(
+                *zip(*sorted(points), strict=True),
+                "o-",
+                color=COLOURS[name],
+                label=name,
+                markersize=4,
+                linewidth=0.8,
+            )
     axes.axhline(1, color="#333333", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -153,7 +201,14 @@ def step(rows: Sequence[Row], path: Path) -> None:
         left = 0.0
         for phase, colour in PHASES.items():
             width = row.get(f"{phase} ms") or 0.0
-            axes.barh(position, width, left=left, color=colour, height=0.7, label=phase if position == 0 else None)
+            axes.barh(
+                position,
+                width,
+                left=left,
+                color=colour,
+                height=0.7,
+                label=phase if position == 0 else None,
+            )
             left += width
         if not left:  # a graph of the whole step has no parts
             axes.barh(position, row["step_ms"], color="#dddddd", height=0.7)
@@ -166,7 +221,15 @@ def step(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("milliseconds per batch (both modalities updated)")
     first = shown[0]
     axes.set_title(
-        f"{first['image']} + MLP, {first['pixels']} px, batch {first['batch']}, {first['classes']} classes; {first['device']}", fontsize=9
+        f"{first['image']} + MLP, {first['pixels']} px, batch {first['batch']}, {first['classes']}"
+        f" classes; {first['device']}",
+        fontsize=9,
     )
-    figure.legend(*axes.get_legend_handles_labels(), fontsize=8, ncols=len(PHASES), loc="outside lower center", frameon=False)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        fontsize=8,
+        ncols=len(PHASES),
+        loc="outside lower center",
+        frameon=False,
+    )
     _save(figure, path)

@@ -1,7 +1,9 @@
-"""The operations in plain torch, as fast as plain torch can say them: the baselines for eager and ``torch.compile``.
+"""The operations in plain torch, as fast as plain torch can say them: the baselines for eager and
+``torch.compile``.
 
-Every function here was chosen against the alternatives in ``ALTERNATIVES``, which ``python -m bench.ops --alternatives`` times beside them:
-gradients written out instead of autograd, the softmax computed once, temporaries reused in place, no copy of a gradient.
+Every function here was chosen against the alternatives in ``ALTERNATIVES``, which
+``python -m bench.ops --alternatives`` times beside them: gradients written out instead of autograd,
+the softmax computed once, temporaries reused in place, no copy of a gradient.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def entropy_topk(logits: Tensor, k: int) -> Results:
 
 
 def linear_ce_grad(features: Tensor, logits: Tensor, target: Tensor, index: Tensor) -> Results:
-    residual = _residual(logits[index].log_softmax(dim=1, dtype=torch.float32).exp_(), target[index]).to(features.dtype)
+    residual = _residual(
+        logits[index].log_softmax(dim=1, dtype=torch.float32).exp_(), target[index]
+    ).to(features.dtype)
     return {"grad_weight": residual.t() @ features[index], "grad_bias": residual.sum(dim=0)}
 
 
@@ -44,18 +48,31 @@ def project_(grads: list[Tensor], guides: list[Tensor]) -> Results:
     return {"v": v, "grad_weight": grads[0], "grad_bias": grads[1]}
 
 
-def surgery(guide_features: Tensor, logits: Tensor, target: Tensor, grad_weight: Tensor, grad_bias: Tensor, k: int) -> Results:
+def surgery(
+    guide_features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    k: int,
+) -> Results:
     index, guides = guiding_gradient(guide_features, logits, target, k)
     return project_([grad_weight, grad_bias], guides) | {"index": index}
 
 
-def guided_linear_ce(features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int) -> Results:
+def guided_linear_ce(
+    features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int
+) -> Results:
     loss, grad_features, grads = head_gradient(features, target, weight, bias)
-    index, guides = guiding_gradient(guide_features, F.linear(guide_features, weight, bias), target, k)
+    index, guides = guiding_gradient(
+        guide_features, F.linear(guide_features, weight, bias), target, k
+    )
     return project_(grads, guides) | {"loss": loss, "grad_features": grad_features, "index": index}
 
 
-def head_gradient(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+def head_gradient(
+    features: Tensor, target: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Mean cross-entropy of the active modality, its gradient to the features, and to the head."""
     log_p = F.linear(features, weight, bias).log_softmax(dim=1, dtype=torch.float32)
     loss = F.nll_loss(log_p, target)
@@ -63,7 +80,9 @@ def head_gradient(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor
     return loss, residual @ weight, [residual.t() @ features, residual.sum(dim=0)]
 
 
-def guiding_gradient(guide_features: Tensor, logits: Tensor, target: Tensor, k: int) -> tuple[Tensor, list[Tensor]]:
+def guiding_gradient(
+    guide_features: Tensor, logits: Tensor, target: Tensor, k: int
+) -> tuple[Tensor, list[Tensor]]:
     """The selected rows and the head's gradient of their mean cross-entropy."""
     _, index, p = _select(logits, k)
     residual = _residual(p[index], target[index]).to(guide_features.dtype)
@@ -107,11 +126,14 @@ def arguments(op: str, inputs: Inputs, k: int, prefix: str = "") -> tuple:
     tensors = [inputs[prefix + name] for name in _ARGUMENTS[op]]
     if op == "project_":
         return tensors[:2], tensors[2:]
-    return (*tensors, k) if op in ("entropy_topk", "surgery", "guided_linear_ce") else tuple(tensors)
+    return (
+        (*tensors, k) if op in ("entropy_topk", "surgery", "guided_linear_ce") else tuple(tensors)
+    )
 
 
 FUNCTIONS: dict[str, Callable[..., Results]] = {
-    f.__name__: f for f in (softmax_stats, entropy_topk, linear_ce_grad, project_, surgery, guided_linear_ce)
+    f.__name__: f
+    for f in (softmax_stats, entropy_topk, linear_ce_grad, project_, surgery, guided_linear_ce)
 }
 
 
@@ -128,7 +150,11 @@ def _stats_from_logsumexp(logits: Tensor, target: Tensor) -> Results:
 def _stats_by_cross_entropy(logits: Tensor, target: Tensor) -> Results:
     log_p = logits.float().log_softmax(dim=1)
     nll = F.cross_entropy(logits.float(), target, reduction="none")
-    return {"entropy": -(log_p.exp() * log_p).sum(dim=1), "lse": logits.float().logsumexp(dim=1), "nll": nll}
+    return {
+        "entropy": -(log_p.exp() * log_p).sum(dim=1),
+        "lse": logits.float().logsumexp(dim=1),
+        "nll": nll,
+    }
 
 
 def _topk_by_entr(logits: Tensor, k: int) -> Results:
@@ -160,7 +186,9 @@ def _project_by_item(grads: list[Tensor], guides: list[Tensor]) -> Results:
     return {"v": torch.tensor(v), "grad_weight": grads[0], "grad_bias": grads[1]}
 
 
-def _guided_by_autograd(features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int) -> Results:
+def _guided_by_autograd(
+    features: Tensor, target: Tensor, guide_features: Tensor, weight: Tensor, bias: Tensor, k: int
+) -> Results:
     """Autograd for the active modality and for the selected logits of the guide."""
     features, weight, bias = (t.detach().requires_grad_() for t in (features, weight, bias))
     loss = F.cross_entropy(F.linear(features, weight, bias), target)
@@ -172,7 +200,9 @@ def _guided_by_autograd(features: Tensor, target: Tensor, guide_features: Tensor
     chosen = logits[index].requires_grad_()
     (residual,) = torch.autograd.grad(F.cross_entropy(chosen, target[index]), chosen)
     with torch.no_grad():
-        repaired = project_(list(grads), [residual.t() @ guide_features[index], residual.sum(dim=0)])
+        repaired = project_(
+            list(grads), [residual.t() @ guide_features[index], residual.sum(dim=0)]
+        )
     return repaired | {"loss": loss.detach(), "grad_features": grad_features, "index": index}
 
 
@@ -194,10 +224,16 @@ def _guided_by_autograd_throughout(
 
 
 ALTERNATIVES: dict[str, dict[str, Callable[..., Results]]] = {
-    "softmax_stats": {"from logsumexp": _stats_from_logsumexp, "by cross_entropy": _stats_by_cross_entropy},
+    "softmax_stats": {
+        "from logsumexp": _stats_from_logsumexp,
+        "by cross_entropy": _stats_by_cross_entropy,
+    },
     "entropy_topk": {"by entr": _topk_by_entr},
     "linear_ce_grad": {"by autograd": _grad_by_autograd},
     "project_": {"by products": _project_by_products, "by item": _project_by_item},
     "surgery": {},
-    "guided_linear_ce": {"by autograd": _guided_by_autograd, "by autograd throughout": _guided_by_autograd_throughout},
+    "guided_linear_ce": {
+        "by autograd": _guided_by_autograd,
+        "by autograd throughout": _guided_by_autograd_throughout,
+    },
 }

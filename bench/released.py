@@ -1,7 +1,8 @@
-"""The authors' released training step, restated in plain torch from its published description: the baseline for speed and for equality.
+"""The authors' released training step, restated in plain torch from its published description: the
+baseline for speed and for equality.
 
-For each batch it runs two forward passes of either encoder and four backward passes, copies two whole head gradients to the CPU as float64
-for each update and solves a quadratic program there.
+For each batch it runs two forward passes of either encoder and four backward passes, copies two
+whole head gradients to the CPU as float64 for each update and solves a quadratic program there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from torch.optim import Optimizer
 FRACTION, MARGIN, RIDGE = 0.5, 0.75, 1e-3
 
 
-def project_by_quadratic_program(gradient: np.ndarray, memory: np.ndarray, margin: float = MARGIN, ridge: float = RIDGE) -> np.ndarray:
-    """Gradient plus v times memory, where v minimises 1/2 v (|memory|^2 + ridge) v + <gradient, memory> v subject to v >= margin.
+def project_by_quadratic_program(
+    gradient: np.ndarray, memory: np.ndarray, margin: float = MARGIN, ridge: float = RIDGE
+) -> np.ndarray:
+    """Gradient plus v times memory, where v minimises 1/2 v (|memory|^2 + ridge) v + <gradient,
+    memory> v subject to v >= margin.
 
-    Uses quadprog, as the released code does, where it is installed; else the closed form of this one-variable program, which is faster and
-    so never flatters us.
+    Uses quadprog, as the released code does, where it is installed; else the closed form of this
+    one-variable program, which is faster and so never flatters us.
     """
     try:
         import quadprog
@@ -35,12 +39,27 @@ def project_by_quadratic_program(gradient: np.ndarray, memory: np.ndarray, margi
 class ReleasedStep:
     """Two optimiser steps on one batch, image first.
 
-    ``isolate=True`` drops the inactive encoder's gradients to None before each update instead of leaving them at zero, which takes away the
-    drift that momentum and weight decay otherwise cause there; everything else is as released.
+    ``isolate=True`` drops the inactive encoder's gradients to None before each update instead of
+    leaving them at zero, which takes away the drift that momentum and weight decay otherwise cause
+    there; everything else is as released.
     """
 
-    def __init__(self, image: nn.Module, table: nn.Module, head: nn.Linear, optimizer: Optimizer, *, isolate: bool) -> None:
-        self.image, self.table, self.head, self.optimizer, self.isolate = image, table, head, optimizer, isolate
+    def __init__(
+        self,
+        image: nn.Module,
+        table: nn.Module,
+        head: nn.Linear,
+        optimizer: Optimizer,
+        *,
+        isolate: bool,
+    ) -> None:
+        self.image, self.table, self.head, self.optimizer, self.isolate = (
+            image,
+            table,
+            head,
+            optimizer,
+            isolate,
+        )
 
     def __call__(self, images: Tensor, table: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Use one batch; returns the losses of the image and the table update."""
@@ -62,12 +81,16 @@ class ReleasedStep:
         self.optimizer.zero_grad(set_to_none=False)
         return gradient
 
-    def _update(self, features: Tensor, target: Tensor, memory: Tensor, *, inactive: nn.Module) -> Tensor:
+    def _update(
+        self, features: Tensor, target: Tensor, memory: Tensor, *, inactive: nn.Module
+    ) -> Tensor:
         loss = F.cross_entropy(self.head(features), target)
         loss.backward()
         gradient = self._head_gradient()
         if torch.dot(gradient, memory) < 0:
-            repaired = project_by_quadratic_program(gradient.cpu().double().numpy(), memory.cpu().double().numpy())
+            repaired = project_by_quadratic_program(
+                gradient.cpu().double().numpy(), memory.cpu().double().numpy()
+            )
             self._write_head_gradient(torch.from_numpy(repaired).to(gradient))
         if self.isolate:
             for parameter in inactive.parameters():
@@ -80,5 +103,9 @@ class ReleasedStep:
         return torch.cat([p.grad.flatten() for p in self.head.parameters()])
 
     def _write_head_gradient(self, flat: Tensor) -> None:
-        for parameter, part in zip(self.head.parameters(), flat.split([p.numel() for p in self.head.parameters()]), strict=True):
+        for parameter, part in zip(
+            self.head.parameters(),
+            flat.split([p.numel() for p in self.head.parameters()]),
+            strict=True,
+        ):
             parameter.grad = part.view_as(parameter)

@@ -28,7 +28,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -
     text = [list(header), *([cell(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in text) for i in range(len(header))]
     lines = [
-        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in text
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

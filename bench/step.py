@@ -1,8 +1,9 @@
 """Time of whole training steps: ours against the authors' released step, on synthetic batches.
 
-``python -m bench.step`` trains ResNet-50 and the paper's table network for a few steps with every variant in turn, on the
-CPU with a small batch, on a GPU with 256 pictures. Prints and writes medians, images per second, where the time goes, and
-how far the parameters are from those of the released step after one update: ``step-DEVICE.csv`` and ``step-DEVICE.png``.
+``python -m bench.step`` trains ResNet-50 and the paper's table network for a few steps with every
+variant in turn, on the CPU with a small batch, on a GPU with 256 pictures. Prints and writes
+medians, images per second, where the time goes, and how far the parameters are from those of the
+released step after one update: ``step-DEVICE.csv`` and ``step-DEVICE.png``.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Options:
     batch: int
     classes: int
     seconds: float  # for the timed steps
-    preparation: float  # seconds after which no further variant is prepared (a compiled encoder takes a minute)
+    # seconds after which no further variant is prepared (a compiled encoder takes a minute)
+    preparation: float
     compile: bool
 
 
@@ -74,11 +76,16 @@ class Batch:
 
 
 def make_batch(options: Options, seed: int, dtype: torch.dtype = torch.float32) -> Batch:
-    """Random pictures and tables that carry a trace of the class, so that gradients are not pure noise."""
+    """Random pictures and tables that carry a trace of the class, so that gradients are not pure
+    noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(options.classes, (options.batch,), generator=generator)
     shift = (target / options.classes - 0.5)[:, None]
-    pixels = torch.randn(options.batch, 3, options.pixels, options.pixels, generator=generator) + shift[:, :, None, None]
+    pixels = (
+        torch.randn(options.batch, 3, options.pixels, options.pixels, generator=generator)
+        + shift[:, :, None, None]
+    )
     table = torch.randn(options.batch, TABLE_COLUMNS, generator=generator) + shift
     rows = torch.arange(options.batch, device=options.device)
     inputs = {"image": pixels.to(options.device, dtype), "table": table.to(options.device, dtype)}
@@ -89,15 +96,20 @@ def make_model(options: Options) -> SharedHeadModel:
     """The paper's networks, always with the same initial weights."""
     torch.manual_seed(0)
     image, width = build_image_encoder(options.image)
-    return SharedHeadModel({"image": image, "table": TableEncoder(TABLE_COLUMNS, width, WIDTH)}, width, options.classes)
+    return SharedHeadModel(
+        {"image": image, "table": TableEncoder(TABLE_COLUMNS, width, WIDTH)}, width, options.classes
+    )
 
 
 def our_method(model: SharedHeadModel, guide: str) -> AlternatingLearning:
     """Ours with the released code's rule and fractions."""
-    return AlternatingLearning(model, order=ORDER, surgery=SurgeryOptions(dict.fromkeys(ORDER, 0.5), RULE, guide))
+    return AlternatingLearning(
+        model, order=ORDER, surgery=SurgeryOptions(dict.fromkeys(ORDER, 0.5), RULE, guide)
+    )
 
 
-# -- variants ----------------------------------------------------------------------------------------------------------
+# -- variants
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -123,11 +135,21 @@ def released(options: Options, *, isolate: bool = False, optimiser: Optimiser = 
     """The authors' step as released."""
     model = make_model(options).to(options.device).train()
     optimizer = optimiser(model.parameters())
-    step = ReleasedStep(model.encoders["image"], model.encoders["table"], model.head, optimizer, isolate=isolate)
-    return Trainer("released", lambda b: step(b.inputs["image"], b.inputs["table"], b.target), model, optimizer, step)
+    step = ReleasedStep(
+        model.encoders["image"], model.encoders["table"], model.head, optimizer, isolate=isolate
+    )
+    return Trainer(
+        "released",
+        lambda b: step(b.inputs["image"], b.inputs["table"], b.target),
+        model,
+        optimizer,
+        step,
+    )
 
 
-def ours(options: Options, *, guide: str = "fresh", name: str = "ours", optimiser: Optimiser = adam) -> Trainer:
+def ours(
+    options: Options, *, guide: str = "fresh", name: str = "ours", optimiser: Optimiser = adam
+) -> Trainer:
     """Ours in plain fp32, the released step's optimiser and settings."""
     model = make_model(options).to(options.device).train()
     optimizer = optimiser(model.parameters())
@@ -136,7 +158,9 @@ def ours(options: Options, *, guide: str = "fresh", name: str = "ours", optimise
 
 
 def fast(options: Options, *, guide: str, compile: bool, graph: bool, name: str) -> Trainer:
-    """Ours with bfloat16 encoders, channels-last pictures and a fused optimiser; compiled encoders and one CUDA graph if asked."""
+    """Ours with bfloat16 encoders, channels-last pictures and a fused optimiser; compiled encoders
+    and one CUDA graph if asked.
+    """
     model = make_model(options).to(options.device, memory_format=torch.channels_last).train()
     model.autocast_dtype = torch.bfloat16
     if compile:
@@ -158,7 +182,14 @@ def released_fast(options: Options, *, compile: bool) -> Trainer:
     image, table = (Bfloat16(model.encoders[name]) for name in ORDER)
     step = ReleasedStep(image, table, model.head, optimizer, isolate=False)
     name = "released, bf16" + ", compiled" * compile
-    return Trainer(name, lambda b: step(b.inputs["image"], b.inputs["table"], b.target), model, optimizer, step, channels_last=True)
+    return Trainer(
+        name,
+        lambda b: step(b.inputs["image"], b.inputs["table"], b.target),
+        model,
+        optimizer,
+        step,
+        channels_last=True,
+    )
 
 
 class Bfloat16(nn.Module):
@@ -177,7 +208,9 @@ class Bfloat16(nn.Module):
 class GraphedStep:
     """A whole training step in one CUDA graph, which has buffers of its own for the batch."""
 
-    def __init__(self, method: AlternatingLearning, optimizer: torch.optim.Optimizer, warm_up: int = 3) -> None:
+    def __init__(
+        self, method: AlternatingLearning, optimizer: torch.optim.Optimizer, warm_up: int = 3
+    ) -> None:
         self.method, self.optimizer, self.warm_up = method, optimizer, warm_up
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -191,10 +224,16 @@ class GraphedStep:
         return self.reports
 
     def _capture(self, batch: Batch) -> None:
-        self.batch = Batch(batch.target.clone(), {name: values.clone() for name, values in batch.inputs.items()}, batch.rows)
+        self.batch = Batch(
+            batch.target.clone(),
+            {name: values.clone() for name, values in batch.inputs.items()},
+            batch.rows,
+        )
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # the optimiser's state and the libraries' workspaces come into being here
+        with torch.cuda.stream(
+            side
+        ):  # the optimiser's state and the libraries' workspaces come into being here
             for _ in range(self.warm_up):
                 self.method.training_step(self.batch, self.optimizer)
         torch.cuda.current_stream().wait_stream(side)
@@ -223,12 +262,19 @@ def makers(options: Options) -> dict[str, Callable[[], Trainer]]:
         add("ours, bf16, compiled", guide="fresh", compile=True, graph=False)
         add("ours, bf16, compiled, graph", guide="fresh", compile=True, graph=True)
         found["released, bf16, compiled"] = lambda: released_fast(options, compile=True)
-    # No graph here: the guide of the first turn is a tensor of the step before, which a graph would not see change.
-    add("ours, cached guide, bf16" + ", compiled" * options.compile, guide="cached", compile=options.compile, graph=False)
+    # No graph here: the guide of the first turn is a tensor of the step before, which a graph would
+    # not see change.
+    add(
+        "ours, cached guide, bf16" + ", compiled" * options.compile,
+        guide="cached",
+        compile=options.compile,
+        graph=False,
+    )
     return found
 
 
-# -- where the time goes -----------------------------------------------------------------------------------------------
+# -- where the time goes
+# -----------------------------------------------------------------------------------------------
 
 
 class Phases:
@@ -259,7 +305,9 @@ class Phases:
             self._charge()
             self._open.pop()
 
-    def wrap(self, function: Callable[..., Any], name: Callable[[], str] | str) -> Callable[..., Any]:
+    def wrap(
+        self, function: Callable[..., Any], name: Callable[[], str] | str
+    ) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.phase(name if isinstance(name, str) else name()):
                 return function(*args, **kwargs)
@@ -277,11 +325,15 @@ def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, former)
 
 
-def breakdown(trainer: Trainer, batches: Sequence[Batch], device: torch.device, steps: int = 3) -> dict[str, float]:
-    """Milliseconds of a step by phase. Waiting at the borders makes the sum a little more than an undisturbed step.
+def breakdown(
+    trainer: Trainer, batches: Sequence[Batch], device: torch.device, steps: int = 3
+) -> dict[str, float]:
+    """Milliseconds of a step by phase. Waiting at the borders makes the sum a little more than an
+    undisturbed step.
 
-    The released step records a graph in all its forward passes; entropies, selection, quadratic program and copies are its
-    surgery, while the gradient of its head is part of its backward passes.
+    The released step records a graph in all its forward passes; entropies, selection, quadratic
+    program and copies are its surgery, while the gradient of its head is part of its backward
+    passes.
     """
     phases = Phases(device)
 
@@ -294,10 +346,16 @@ def breakdown(trainer: Trainer, batches: Sequence[Batch], device: torch.device, 
         (trainer.optimizer, "zero_grad", "optimiser"),
     ]
     if trainer.released is None:
-        wrapped += [(trainer.model, "encode", forward), (ops, "guided_linear_ce", "head and surgery")]
+        wrapped += [
+            (trainer.model, "encode", forward),
+            (ops, "guided_linear_ce", "head and surgery"),
+        ]
     else:
         wrapped += [(trainer.released, name, forward) for name in ORDER]
-        wrapped += [(trainer.released, name, "head and surgery") for name in ("_guiding_gradient", "_update")]
+        wrapped += [
+            (trainer.released, name, "head and surgery")
+            for name in ("_guiding_gradient", "_update")
+        ]
     with ExitStack() as stack:
         for owner, name, phase in wrapped:
             stack.enter_context(_patched(owner, name, phases.wrap(getattr(owner, name), phase)))
@@ -307,17 +365,19 @@ def breakdown(trainer: Trainer, batches: Sequence[Batch], device: torch.device, 
     return {name: 1e3 * seconds / steps for name, seconds in phases.seconds.items()}
 
 
-# -- equality ----------------------------------------------------------------------------------------------------------
+# -- equality
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Equality:
     """How far one step is from the released one (strictly isolated), both from the same weights.
 
-    ``double`` is the largest difference of a parameter or buffer after one step in float64, with the authors' optimiser. In
-    float32 Adam turns the sign of a gradient that is nothing but rounding into a whole step, so there plain gradient descent
-    takes the steps: ``single`` is the norm of the difference of the two updates relative to the update, and ``rounding`` is what float32
-    itself makes, the difference of the released step's own updates in float32 and float64.
+    ``double`` is the largest difference of a parameter or buffer after one step in float64, with
+    the authors' optimiser. In float32 Adam turns the sign of a gradient that is nothing but
+    rounding into a whole step, so there plain gradient descent takes the steps: ``single`` is the
+    norm of the difference of the two updates relative to the update, and ``rounding`` is what
+    float32 itself makes, the difference of the released step's own updates in float32 and float64.
     """
 
     double: float
@@ -330,8 +390,9 @@ class Equality:
 
     def __str__(self) -> str:
         return (
-            f"after one step: largest difference to the released step {self.double:.1e} in float64; "
-            f"updates differ by {self.single:.1e} in float32, whose own rounding is {self.rounding:.1e}"
+            f"after one step: largest difference to the released step {self.double:.1e} in float64;"
+            f" updates differ by {self.single:.1e} in float32, whose own rounding is"
+            f" {self.rounding:.1e}"
         )
 
 
@@ -343,7 +404,13 @@ def equality(options: Options) -> Equality:
         return torch.optim.SGD(parameters, lr=0.01)
 
     def state(model: nn.Module) -> Tensor:
-        return torch.cat([t.detach().double().flatten() for t in model.state_dict().values() if t.is_floating_point()])
+        return torch.cat(
+            [
+                t.detach().double().flatten()
+                for t in model.state_dict().values()
+                if t.is_floating_point()
+            ]
+        )
 
     def update(make: Callable[..., Trainer], dtype: torch.dtype, optimiser: Optimiser) -> Tensor:
         """What one step adds to all parameters and buffers, one after the other."""
@@ -355,15 +422,31 @@ def equality(options: Options) -> Equality:
 
     theirs = partial(released, isolate=True)
     double = (update(ours, torch.float64, adam) - update(theirs, torch.float64, adam)).abs().max()
-    mine, other, truth = (update(*which, descent) for which in ((ours, torch.float32), (theirs, torch.float32), (theirs, torch.float64)))
-    return Equality(float(double), float((mine - other).norm() / truth.norm()), float((other - truth).norm() / truth.norm()))
+    mine, other, truth = (
+        update(*which, descent)
+        for which in ((ours, torch.float32), (theirs, torch.float32), (theirs, torch.float64))
+    )
+    return Equality(
+        float(double),
+        float((mine - other).norm() / truth.norm()),
+        float((other - truth).norm() / truth.norm()),
+    )
 
 
-# -- all of it ---------------------------------------------------------------------------------------------------------
+# -- all of it
+# ---------------------------------------------------------------------------------------------------------
 
 
-def time_steps(trainers: Sequence[Trainer], batches: Sequence[Batch], options: Options, least: int = 3, most: int = 50) -> None:
-    """Steps of all in turn, in an order drawn anew each round; on a GPU three steps between two waits."""
+def time_steps(
+    trainers: Sequence[Trainer],
+    batches: Sequence[Batch],
+    options: Options,
+    least: int = 3,
+    most: int = 50,
+) -> None:
+    """Steps of all in turn, in an order drawn anew each round; on a GPU three steps between two
+    waits.
+    """
     draw = random.Random(0)
     together = 3 if options.device.type == "cuda" else 1
     last_batches = [batch.to_channels_last() for batch in batches]
@@ -398,25 +481,45 @@ def run(options: Options) -> tuple[list[Row], Equality]:
             for batch in batches[:2]:
                 trainer.step(batch.to_channels_last() if trainer.channels_last else batch)
             machine.synchronize(options.device)
-        except Exception as error:  # one variant that breaks must not take the others' numbers along
+        except (
+            Exception
+        ) as error:  # one variant that breaks must not take the others' numbers along
             failed[name] = f"failed: {in_one_line(error)}"
         else:
             trainers.append(trainer)
     time_steps(trainers, batches, options)
     facts = machine.facts(options.device)
-    common = {"image": options.image, "pixels": options.pixels, "batch": options.batch, "classes": options.classes} | facts
-    baseline = Timing.of(trainers[0].samples).median if trainers and trainers[0].name == "released" else None
+    common = {
+        "image": options.image,
+        "pixels": options.pixels,
+        "batch": options.batch,
+        "classes": options.classes,
+    } | facts
+    baseline = (
+        Timing.of(trainers[0].samples).median
+        if trainers and trainers[0].name == "released"
+        else None
+    )
     rows = []
     for trainer in trainers:
         mine = [batch.to_channels_last() for batch in batches] if trainer.channels_last else batches
         rows.append(common | _row(trainer, mine, options, baseline))
     for row in rows:
         if row["variant"] == "ours":
-            row |= {"float64_difference": equal.double, "float32_difference": equal.single, "float32_rounding": equal.rounding}
-    return rows + [common | {"variant": name, "status": reason} for name, reason in failed.items()], equal
+            row |= {
+                "float64_difference": equal.double,
+                "float32_difference": equal.single,
+                "float32_rounding": equal.rounding,
+            }
+    return (
+        rows + [common | {"variant": name, "status": reason} for name, reason in failed.items()],
+        equal,
+    )
 
 
-def _row(trainer: Trainer, batches: Sequence[Batch], options: Options, baseline: float | None) -> Row:
+def _row(
+    trainer: Trainer, batches: Sequence[Batch], options: Options, baseline: float | None
+) -> Row:
     timing = Timing.of(trainer.samples)
     row: Row = {
         "variant": trainer.name,
@@ -445,23 +548,44 @@ def _row(trainer: Trainer, batches: Sequence[Batch], options: Options, baseline:
 
 
 def table(rows: Sequence[Row]) -> str:
-    shown = ("step_ms", "step_ms_p20", "step_ms_p80", "images_per_s", "times_released", *(f"{p} ms" for p in PHASES), "surgery_share")
+    shown = (
+        "step_ms",
+        "step_ms_p20",
+        "step_ms_p80",
+        "images_per_s",
+        "times_released",
+        *(f"{p} ms" for p in PHASES),
+        "surgery_share",
+    )
     lines = [[row["variant"], *(row.get(name) for name in shown)] for row in rows]
     notes = [f"{row['variant']}: {row['status']}" for row in rows if row["status"] != "ok"]
     return "\n".join([report.table(["variant", *shown], lines), *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", default="resnet50", help="image encoder: resnet50, resnet18, small or timm:NAME")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--image", default="resnet50", help="image encoder: resnet50, resnet18, small or timm:NAME"
+    )
     parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--classes", type=int, default=286)
     parser.add_argument("--batch", type=int, help="default 256 on a GPU, 16 on the CPU")
     parser.add_argument("--seconds", type=float, help="for the timed steps (default 90; GPU 30)")
-    parser.add_argument("--preparation", type=float, default=math.inf, help="seconds after which no further variant is prepared")
+    parser.add_argument(
+        "--preparation",
+        type=float,
+        default=math.inf,
+        help="seconds after which no further variant is prepared",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--threads", type=int, help="threads of torch on the CPU")
-    parser.add_argument("--no-compile", action="store_true", help="leave out compiled encoders (GPU)")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out compiled encoders (GPU)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     arguments = parser.parse_args(argv)
     if arguments.threads:
@@ -482,7 +606,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"step-{machine.label(device)}"
     report.write_csv(arguments.out / f"{name}.csv", rows, COLUMNS)
     pictures.step(rows, arguments.out / f"{name}.png")
-    print(f"{report.facts_line(machine.facts(device))}\n\n{table(rows)}\n\n{equal}\nwrote {arguments.out / name}.csv and .png")
+    print(
+        f"{report.facts_line(machine.facts(device))}\n\n{table(rows)}\n\n{equal}\nwrote"
+        f" {arguments.out / name}.csv and .png"
+    )
     return 0 if equal.good and not any(row["status"].startswith("failed") for row in rows) else 1
 
 

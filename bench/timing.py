@@ -1,10 +1,12 @@
-"""Timing of several implementations against one another: call by call in turn, with rotating inputs, medians and quantiles.
+"""Timing of several implementations against one another: call by call in turn, with rotating
+inputs, medians and quantiles.
 
-On the CPU every call is timed by itself. On a GPU there are three times: what the host spends on a call (``host_us``), what
-a call costs in a loop that waits for the device only at its end (``call_us``), and what the device spends (``device_hot_us``
-with inputs that stay in its L2 cache, ``device_cold_us`` with inputs that rotate through three times the cache). Device
-times come from replays of one CUDA graph that holds a call for every set of inputs; the replay is queued behind a kernel
-that keeps the device busy meanwhile, so that no launch gap is timed.
+On the CPU every call is timed by itself. On a GPU there are three times: what the host spends on a
+call (``host_us``), what a call costs in a loop that waits for the device only at its end
+(``call_us``), and what the device spends (``device_hot_us`` with inputs that stay in its L2 cache,
+``device_cold_us`` with inputs that rotate through three times the cache). Device times come from
+replays of one CUDA graph that holds a call for every set of inputs; the replay is queued behind a
+kernel that keeps the device busy meanwhile, so that no launch gap is timed.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import torch
 
 from bench.variants import Variant
 
-_BUSY_CYCLES = 400_000  # what keeps a GPU busy while one graph or one call is queued behind it: about 0.2 ms
+_BUSY_CYCLES = (
+    400_000  # what keeps a GPU busy while one graph or one call is queued behind it: about 0.2 ms
+)
 LOOP = 24  # calls between two waits for the device
-# NumPy's products may run on threads of its own, which spin on after a call and take a core from whatever comes next: for a
-# quarter of a second where this was measured.
+# NumPy's products may run on threads of its own, which spin on after a call and take a core from
+# whatever comes next: for a quarter of a second where this was measured.
 _SPIN_SECONDS = 0.5
 
 
@@ -43,12 +47,20 @@ class Timing:
     def of(cls, seconds: Sequence[float]) -> Timing:
         ordered = sorted(1e6 * s for s in seconds)
         last = len(ordered) - 1
-        return cls(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], ordered[0], len(ordered))
+        return cls(
+            statistics.median(ordered),
+            ordered[round(0.2 * last)],
+            ordered[round(0.8 * last)],
+            ordered[0],
+            len(ordered),
+        )
 
 
 @dataclass
 class Measured:
-    """All times of one variant by metric, and the last thing it returned with the number of its set of inputs."""
+    """All times of one variant by metric, and the last thing it returned with the number of its set
+    of inputs.
+    """
 
     times: dict[str, Timing] = field(default_factory=dict)
     returned: Any = None
@@ -59,7 +71,8 @@ class Measured:
 class Pool:
     """Sets of inputs that calls take in turn, and how to undo what an op did to one in place.
 
-    ``once`` says that a set may be used only once before it is restored: an op in place would have less to do the second time.
+    ``once`` says that a set may be used only once before it is restored: an op in place would have
+    less to do the second time.
     """
 
     def __init__(self, sets: Sequence[Any], restore: Callable[[Any], None], *, once: bool) -> None:
@@ -91,17 +104,22 @@ def undisturbed() -> Iterator[None]:
 
 
 def wait_for_other_threads(device: torch.device) -> None:
-    """Let the threads of a library that is not torch's fall asleep, so that it slows down nobody but itself."""
+    """Let the threads of a library that is not torch's fall asleep, so that it slows down nobody
+    but itself.
+    """
     if device.type == "cpu":
         time.sleep(_SPIN_SECONDS)
 
 
-def time_on_cpu(variants: Sequence[Variant], pool: Pool, *, seconds: float, least: int = 5, most: int = 200) -> dict[str, Measured]:
-    """Every call by itself: all variants on one set of inputs, then all on the next, for about ``seconds`` but ``least`` rounds at least.
+def time_on_cpu(
+    variants: Sequence[Variant], pool: Pool, *, seconds: float, least: int = 5, most: int = 200
+) -> dict[str, Measured]:
+    """Every call by itself: all variants on one set of inputs, then all on the next, for about
+    ``seconds`` but ``least`` rounds at least.
 
-    The order is drawn anew in each round: what a call leaves in the caches must not always meet the same one. Then those that are timed
-    apart, one by one, for a quarter as long: threads that go on spinning, or several times the traffic of any competitor, would be counted
-    against the others.
+    The order is drawn anew in each round: what a call leaves in the caches must not always meet the
+    same one. Then those that are timed apart, one by one, for a quarter as long: threads that go on
+    spinning, or several times the traffic of any competitor, would be counted against the others.
     """
     found = {v.name: Measured() for v in variants}
     together = [v for v in variants if not v.apart]
@@ -112,16 +130,27 @@ def time_on_cpu(variants: Sequence[Variant], pool: Pool, *, seconds: float, leas
     return found
 
 
-def _in_turn(variants: Sequence[Variant], pool: Pool, found: Mapping[str, Measured], seconds: float, least: int, most: int) -> None:
+def _in_turn(
+    variants: Sequence[Variant],
+    pool: Pool,
+    found: Mapping[str, Measured],
+    seconds: float,
+    least: int,
+    most: int,
+) -> None:
     draw = random.Random(0)
     samples: dict[str, list[float]] = {v.name: [] for v in variants}
     started = time.perf_counter()
     rounds, last = 0, False
     with undisturbed():
         while not last:
-            enough = rounds + 1 >= most or (rounds + 1 >= least and time.perf_counter() - started > seconds)
+            enough = rounds + 1 >= most or (
+                rounds + 1 >= least and time.perf_counter() - started > seconds
+            )
             number = rounds % len(pool)
-            last = enough and number == len(pool) - 1  # never on the set that was judged before: a stale result must show
+            last = (
+                enough and number == len(pool) - 1
+            )  # never on the set that was judged before: a stale result must show
             for variant in draw.sample(variants, len(variants)):
                 pool.restore(number)
                 inputs = pool.sets[number]
@@ -138,22 +167,40 @@ def _in_turn(variants: Sequence[Variant], pool: Pool, found: Mapping[str, Measur
 
 
 def time_on_gpu(
-    variants: Sequence[Variant], pool: Pool, *, hot_sets: int, cold: bool, seconds: float, least: int = 5, most: int = 40
+    variants: Sequence[Variant],
+    pool: Pool,
+    *,
+    hot_sets: int,
+    cold: bool,
+    seconds: float,
+    least: int = 5,
+    most: int = 40,
 ) -> dict[str, Measured]:
     """All times of the module's docstring.
 
-    ``cold`` says that the whole pool is larger than the cache; its first ``hot_sets`` fit into it together.
+    ``cold`` says that the whole pool is larger than the cache; its first ``hot_sets`` fit into it
+    together.
     """
     found = {v.name: Measured() for v in variants}
     with undisturbed():
         _host_and_loop(variants, pool, found, seconds / 2, least, most)
-        for metric, sets in (("device_hot_us", hot_sets), ("device_cold_us", len(pool) if cold else 0)):
+        for metric, sets in (
+            ("device_hot_us", hot_sets),
+            ("device_cold_us", len(pool) if cold else 0),
+        ):
             if sets:
                 _device(variants, pool.first(sets), found, metric, seconds / 4, least, most)
     return found
 
 
-def _host_and_loop(variants: Sequence[Variant], pool: Pool, found: Mapping[str, Measured], seconds: float, least: int, most: int) -> None:
+def _host_and_loop(
+    variants: Sequence[Variant],
+    pool: Pool,
+    found: Mapping[str, Measured],
+    seconds: float,
+    least: int,
+    most: int,
+) -> None:
     draw = random.Random(0)
     host: dict[str, list[float]] = {v.name: [] for v in variants}
     loop: dict[str, list[float]] = {v.name: [] for v in variants}
@@ -162,7 +209,9 @@ def _host_and_loop(variants: Sequence[Variant], pool: Pool, found: Mapping[str, 
     calls = {v.name: _calls_in_a_loop(v, pool) for v in variants}
     started, rounds, last = time.perf_counter(), 0, False
     while not last:
-        last = rounds + 1 >= most or (rounds + 1 >= least and time.perf_counter() - started > seconds)
+        last = rounds + 1 >= most or (
+            rounds + 1 >= least and time.perf_counter() - started > seconds
+        )
         for variant in draw.sample(variants, len(variants)):
             pool.restore()
             with variant.context():
@@ -176,7 +225,13 @@ def _host_and_loop(variants: Sequence[Variant], pool: Pool, found: Mapping[str, 
                 torch.cuda.synchronize()
                 loop[variant.name].append((time.perf_counter() - begin) / calls[variant.name])
             if last:
-                _keep(found[variant.name], variant, pool, (calls[variant.name] - 1) % len(pool), returned)
+                _keep(
+                    found[variant.name],
+                    variant,
+                    pool,
+                    (calls[variant.name] - 1) % len(pool),
+                    returned,
+                )
             del returned
         rounds += 1
     for variant in variants:
@@ -186,7 +241,9 @@ def _host_and_loop(variants: Sequence[Variant], pool: Pool, found: Mapping[str, 
 
 
 def _calls_in_a_loop(variant: Variant, pool: Pool) -> int:
-    """As many as take a fiftieth of a second, 3 at least and ``LOOP`` at most, so that the wait at the end weighs little."""
+    """As many as take a fiftieth of a second, 3 at least and ``LOOP`` at most, so that the wait at
+    the end weighs little.
+    """
     pool.restore()
     with variant.context():
         torch.cuda.synchronize()
@@ -198,7 +255,9 @@ def _calls_in_a_loop(variant: Variant, pool: Pool) -> int:
 
 
 def _settle(variant: Variant, pool: Pool) -> None:
-    """Let PyTorch's own CUDA graphs be recorded: it makes one for every set of inputs, after two calls."""
+    """Let PyTorch's own CUDA graphs be recorded: it makes one for every set of inputs, after two
+    calls.
+    """
     if variant.graphable or variant.synchronizes:
         return
     with variant.context():
@@ -210,11 +269,20 @@ def _settle(variant: Variant, pool: Pool) -> None:
 def _keep(measured: Measured, variant: Variant, pool: Pool, number: int, returned: Any) -> None:
     """Copy the results of a call, which the next one may overwrite, to judge them later."""
     if variant.kind != "floor":
-        measured.returned, measured.last_set = cloned(variant.results(pool.sets[number], returned)), number
+        measured.returned, measured.last_set = (
+            cloned(variant.results(pool.sets[number], returned)),
+            number,
+        )
 
 
 def _device(
-    variants: Sequence[Variant], pool: Pool, found: Mapping[str, Measured], metric: str, seconds: float, least: int, most: int
+    variants: Sequence[Variant],
+    pool: Pool,
+    found: Mapping[str, Measured],
+    metric: str,
+    seconds: float,
+    least: int,
+    most: int,
 ) -> None:
     draw = random.Random(0)
     launches: dict[str, tuple[Callable[[], Any], int]] = {}
@@ -224,12 +292,16 @@ def _device(
             continue
         try:
             launches[variant.name] = _launch(variant, pool)
-        except Exception as error:  # whatever a capture may raise must not take the other variants' times along
+        except (
+            Exception
+        ) as error:  # whatever a capture may raise must not take the other variants' times along
             measured.failure = f"{metric}: {in_one_line(error)}"
     samples: dict[str, list[float]] = {name: [] for name in launches}
     named = {v.name: v for v in variants}
     started, rounds = time.perf_counter(), 0
-    while launches and (rounds < least or (rounds < most and time.perf_counter() - started < seconds)):
+    while launches and (
+        rounds < least or (rounds < most and time.perf_counter() - started < seconds)
+    ):
         for name, (launch, calls) in draw.sample(list(launches.items()), len(launches)):
             pool.restore()
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -249,7 +321,9 @@ def _device(
 
 
 def _launch(variant: Variant, pool: Pool) -> tuple[Callable[[], Any], int]:
-    """Something that queues one call for every set of the pool and returns what the last one gave, and the number of calls."""
+    """Something that queues one call for every set of the pool and returns what the last one gave,
+    and the number of calls.
+    """
     with variant.context():
         if not variant.graphable:
             some = pool.first(LOOP)

@@ -1,4 +1,6 @@
-"""What is timed against what: ours on every backend, plain torch, the released code's way, other libraries for a part, and the floor."""
+"""What is timed against what: ours on every backend, plain torch, the released code's way, other
+libraries for a part, and the floor.
+"""
 
 from __future__ import annotations
 
@@ -29,28 +31,39 @@ class Unavailable(Exception):
 class Variant:
     """One implementation of a problem.
 
-    ``run(inputs)`` is what is timed; ``results(inputs, returned)`` names its outputs afterwards. A ``part`` computes only part
-    of what the op does, a ``floor`` only the work that cannot be avoided; neither is a competitor. ``prepare(inputs)`` adds
-    what only this variant needs.
+    ``run(inputs)`` is what is timed; ``results(inputs, returned)`` names its outputs afterwards. A
+    ``part`` computes only part of what the op does, a ``floor`` only the work that cannot be
+    avoided; neither is a competitor. ``prepare(inputs)`` adds what only this variant needs.
     """
 
     name: str
     kind: Kind
     run: Callable[[Inputs], Any]
-    results: Callable[[Inputs, Any], dict[str, Tensor]] = field(default=lambda inputs, returned: returned)
+    results: Callable[[Inputs, Any], dict[str, Tensor]] = field(
+        default=lambda inputs, returned: returned
+    )
     prepare: Callable[[Inputs], None] = field(default=lambda inputs: None)
     context: Callable[[], AbstractContextManager] = contextlib.nullcontext
     graphable: bool = True  # a CUDA graph can hold it
-    synchronizes: bool = False  # it waits for the device itself, so it has no device time of its own
+    synchronizes: bool = (
+        False  # it waits for the device itself, so it has no device time of its own
+    )
     apart: bool = False  # on the CPU it is timed by itself: it slows down whatever comes next
 
 
-def variants(problem: Problem, auto: str, *, compile: bool, alternatives: bool = False) -> tuple[list[Variant], dict[str, str]]:
-    """Everything that can be timed here for this problem, and by name why something else cannot; ``auto`` from :func:`auto_backend`."""
+def variants(
+    problem: Problem, auto: str, *, compile: bool, alternatives: bool = False
+) -> tuple[list[Variant], dict[str, str]]:
+    """Everything that can be timed here for this problem, and by name why something else cannot;
+    ``auto`` from :func:`auto_backend`.
+    """
     found: list[Variant] = []
     missing: dict[str, str] = {}
     makers: list[tuple[str, Callable[[], Variant]]] = [("floor", lambda: floor(problem))]
-    makers += [(f"ours {name}", partial(ours, problem, name, apart=name not in ("auto", auto))) for name in _backends(problem, auto)]
+    makers += [
+        (f"ours {name}", partial(ours, problem, name, apart=name not in ("auto", auto)))
+        for name in _backends(problem, auto)
+    ]
     makers += [("eager", lambda: eager(problem))]
     if compile:
         torch._dynamo.reset()
@@ -59,7 +72,11 @@ def variants(problem: Problem, auto: str, *, compile: bool, alternatives: bool =
             makers.append(("compile graphs static", lambda: compiled_graphs(problem, static=True)))
         if problem.device.type == "cuda" and problem.op == "guided_linear_ce":
             makers.append(("compile graphs", lambda: compiled_graphs(problem, static=False)))
-    makers += [("released", lambda: released(problem))] if problem.op in ("project_", "surgery", "guided_linear_ce") else []
+    makers += (
+        [("released", lambda: released(problem))]
+        if problem.op in ("project_", "surgery", "guided_linear_ce")
+        else []
+    )
     makers += _parts(problem)
     if alternatives:
         for name, function in plain.ALTERNATIVES[problem.op].items():
@@ -73,25 +90,36 @@ def variants(problem: Problem, auto: str, *, compile: bool, alternatives: bool =
 
 
 def _backends(problem: Problem, auto: str) -> list[str]:
-    """Triton's interpreter on the CPU is for tests: its time says nothing. ``auto`` is one of the others, unless it mixes them."""
+    """Triton's interpreter on the CPU is for tests: its time says nothing. ``auto`` is one of the
+    others, unless it mixes them.
+    """
     names = ["native", "torch"] if problem.device.type == "cpu" else ["native", "triton", "torch"]
     return ["auto", *names] if "+" in auto else names
 
 
-# -- ours --------------------------------------------------------------------------------------------------------------
+# -- ours
+# --------------------------------------------------------------------------------------------------------------
 
 
 def ours(problem: Problem, backend: str, *, apart: bool = False) -> Variant:
-    """The public op with a backend by name, or ``"auto"``; ``apart`` as in :class:`Variant`, for a backend that nobody gets unasked."""
-    reason = ops.availability()[backend][_device_label(problem.device)] if backend != "auto" else None
+    """The public op with a backend by name, or ``"auto"``; ``apart`` as in :class:`Variant`, for a
+    backend that nobody gets unasked.
+    """
+    reason = (
+        ops.availability()[backend][_device_label(problem.device)] if backend != "auto" else None
+    )
     if reason is not None:
         raise Unavailable(reason)
     run, results = _our_calls(problem)
-    return Variant(f"ours {backend}", "ours", run, results, context=partial(ops.backend, backend), apart=apart)
+    return Variant(
+        f"ours {backend}", "ours", run, results, context=partial(ops.backend, backend), apart=apart
+    )
 
 
 def auto_backend(problem: Problem, inputs: Inputs) -> str:
-    """The backend that ``auto`` takes for this problem; several where an op of the sequence differs."""
+    """The backend that ``auto`` takes for this problem; several where an op of the sequence
+    differs.
+    """
     x = inputs
     calls = {
         "softmax_stats": [("softmax_stats", "logits")],
@@ -115,7 +143,9 @@ def _device_label(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
 
 
-def _our_calls(problem: Problem) -> tuple[Callable[[Inputs], Any], Callable[[Inputs, Any], dict[str, Tensor]]]:
+def _our_calls(
+    problem: Problem,
+) -> tuple[Callable[[Inputs], Any], Callable[[Inputs, Any], dict[str, Tensor]]]:
     k = problem.shape.selected
 
     def softmax_stats(x: Inputs) -> Any:
@@ -128,7 +158,9 @@ def _our_calls(problem: Problem) -> tuple[Callable[[Inputs], Any], Callable[[Inp
         return ops.linear_ce_grad(x["features"], x["logits"], x["target"], x["index"])
 
     def project_(x: Inputs) -> Any:
-        return ops.project_([x["grad_weight"], x["grad_bias"]], [x["guide_weight"], x["guide_bias"]], **RULE)
+        return ops.project_(
+            [x["grad_weight"], x["grad_bias"]], [x["guide_weight"], x["guide_bias"]], **RULE
+        )
 
     def surgery(x: Inputs) -> Any:
         _, index = ops.entropy_topk(x["logits"], k)
@@ -136,30 +168,55 @@ def _our_calls(problem: Problem) -> tuple[Callable[[Inputs], Any], Callable[[Inp
         return index, ops.project_([x["grad_weight"], x["grad_bias"]], guides, **RULE)
 
     def guided_linear_ce(x: Inputs) -> Any:
-        return ops.guided_linear_ce(x["features"], x["target"], x["guide_features"], x["target"], x["weight"], x["bias"], top_k=k, **RULE)
+        return ops.guided_linear_ce(
+            x["features"],
+            x["target"],
+            x["guide_features"],
+            x["target"],
+            x["weight"],
+            x["bias"],
+            top_k=k,
+            **RULE,
+        )
 
     def in_place(x: Inputs, projection: ops.Projection) -> dict[str, Tensor]:
         return {"v": projection.v, "grad_weight": x["grad_weight"], "grad_bias": x["grad_bias"]}
 
     return {
-        "softmax_stats": (softmax_stats, lambda x, r: dict(zip(("entropy", "lse", "nll"), r, strict=True))),
-        "entropy_topk": (entropy_topk, lambda x, r: dict(zip(("entropy", "index"), r, strict=True))),
-        "linear_ce_grad": (linear_ce_grad, lambda x, r: dict(zip(("grad_weight", "grad_bias"), r, strict=True))),
+        "softmax_stats": (
+            softmax_stats,
+            lambda x, r: dict(zip(("entropy", "lse", "nll"), r, strict=True)),
+        ),
+        "entropy_topk": (
+            entropy_topk,
+            lambda x, r: dict(zip(("entropy", "index"), r, strict=True)),
+        ),
+        "linear_ce_grad": (
+            linear_ce_grad,
+            lambda x, r: dict(zip(("grad_weight", "grad_bias"), r, strict=True)),
+        ),
         "project_": (project_, in_place),
         "surgery": (surgery, lambda x, r: in_place(x, r[1]) | {"index": r[0]}),
         "guided_linear_ce": (
             guided_linear_ce,
             lambda x, r: (
-                {name: getattr(r, name) for name in ("loss", "grad_features", "grad_weight", "grad_bias", "index")} | {"v": r.projection.v}
+                {
+                    name: getattr(r, name)
+                    for name in ("loss", "grad_features", "grad_weight", "grad_bias", "index")
+                }
+                | {"v": r.projection.v}
             ),
         ),
     }[problem.op]
 
 
-# -- plain torch -------------------------------------------------------------------------------------------------------
+# -- plain torch
+# -------------------------------------------------------------------------------------------------------
 
 
-def eager(problem: Problem, function: Callable[..., Any] | None = None, name: str = "eager") -> Variant:
+def eager(
+    problem: Problem, function: Callable[..., Any] | None = None, name: str = "eager"
+) -> Variant:
     k = problem.shape.selected
     function = function or plain.FUNCTIONS[problem.op]
     return Variant(name, "baseline", lambda x: function(*plain.arguments(problem.op, x, k)))
@@ -175,8 +232,9 @@ def compiled(problem: Problem) -> Variant:
 def compiled_graphs(problem: Problem, *, static: bool) -> Variant:
     """The same under ``mode="reduce-overhead"``.
 
-    An op that changes its input in place returns new tensors here instead, as that mode would give up CUDA graphs otherwise.
-    ``static`` says that the inputs stay at their addresses, so that nothing is copied into the graph: the best it can do.
+    An op that changes its input in place returns new tensors here instead, as that mode would give
+    up CUDA graphs otherwise. ``static`` says that the inputs stay at their addresses, so that
+    nothing is copied into the graph: the best it can do.
     """
     k = problem.shape.selected
 
@@ -196,11 +254,15 @@ def compiled_graphs(problem: Problem, *, static: bool) -> Variant:
         torch.compiler.cudagraph_mark_step_begin()
         return function(*plain.arguments(problem.op, x, k, prefix))
 
-    return Variant(f"compile graphs{' static' * static}", "baseline", run, prepare=prepare, graphable=False)
+    return Variant(
+        f"compile graphs{' static' * static}", "baseline", run, prepare=prepare, graphable=False
+    )
 
 
 def _copies(op: str, arguments: tuple) -> tuple:
-    """The arguments with the gradients cloned; inside ``torch.compile`` the clone is fused with the update."""
+    """The arguments with the gradients cloned; inside ``torch.compile`` the clone is fused with the
+    update.
+    """
     if op == "project_":
         grads, guides = arguments
         return [grad.clone() for grad in grads], guides
@@ -210,21 +272,28 @@ def _copies(op: str, arguments: tuple) -> tuple:
     return arguments
 
 
-# -- the released code's way -------------------------------------------------------------------------------------------
+# -- the released code's way
+# -------------------------------------------------------------------------------------------
 
 
 def released(problem: Problem) -> Variant:
-    """Both whole gradients joined, copied to the CPU as float64, repaired by a quadratic program there and copied back.
+    """Both whole gradients joined, copied to the CPU as float64, repaired by a quadratic program
+    there and copied back.
 
-    Everything before that is plain torch's best way, not the released code's, so the difference to ``eager`` is the program alone.
+    Everything before that is plain torch's best way, not the released code's, so the difference to
+    ``eager`` is the program alone.
     """
     k = problem.shape.selected
 
     def project(grads: list[Tensor], guides: list[Tensor]) -> dict[str, Tensor]:
-        gradient, memory = (torch.cat([t.flatten() for t in tensors]) for tensors in (grads, guides))
+        gradient, memory = (
+            torch.cat([t.flatten() for t in tensors]) for tensors in (grads, guides)
+        )
         if torch.dot(gradient, memory) < 0:
             pair = (t.cpu().double().numpy() for t in (gradient, memory))
-            gradient = torch.from_numpy(project_by_quadratic_program(*pair, RULE["margin"], RULE["ridge"])).to(gradient)
+            gradient = torch.from_numpy(
+                project_by_quadratic_program(*pair, RULE["margin"], RULE["ridge"])
+            ).to(gradient)
         weight, bias = gradient.split([grad.numel() for grad in grads])
         return {"grad_weight": weight.view_as(grads[0]), "grad_bias": bias}
 
@@ -236,24 +305,38 @@ def released(problem: Problem) -> Variant:
         return project([x["grad_weight"], x["grad_bias"]], guides) | {"index": index}
 
     def run_guided(x: Inputs) -> Any:
-        loss, grad_features, grads = plain.head_gradient(x["features"], x["target"], x["weight"], x["bias"])
+        loss, grad_features, grads = plain.head_gradient(
+            x["features"], x["target"], x["weight"], x["bias"]
+        )
         logits = F.linear(x["guide_features"], x["weight"], x["bias"])
         index, guides = plain.guiding_gradient(x["guide_features"], logits, x["target"], k)
-        return project(grads, guides) | {"loss": loss, "grad_features": grad_features, "index": index}
+        return project(grads, guides) | {
+            "loss": loss,
+            "grad_features": grad_features,
+            "index": index,
+        }
 
-    run = {"project_": run_project, "surgery": run_surgery, "guided_linear_ce": run_guided}[problem.op]
+    run = {"project_": run_project, "surgery": run_surgery, "guided_linear_ce": run_guided}[
+        problem.op
+    ]
     return Variant("released", "baseline", run, graphable=False, synchronizes=True, apart=True)
 
 
-# -- the floor, and other libraries' parts -----------------------------------------------------------------------------
+# -- the floor, and other libraries' parts
+# -----------------------------------------------------------------------------
 
 
 def floor(problem: Problem) -> Variant:
-    """The work that no implementation can do without, by plain torch: its matrix products, or one read of its inputs."""
+    """The work that no implementation can do without, by plain torch: its matrix products, or one
+    read of its inputs.
+    """
     shape, device, dtype = problem.shape, problem.device, problem.dtype
 
     def residuals(x: Inputs) -> None:
-        for name, rows in (("floor residual", shape.rows), ("floor guide residual", shape.selected)):
+        for name, rows in (
+            ("floor residual", shape.rows),
+            ("floor guide residual", shape.selected),
+        ):
             x[name] = torch.randn(rows, shape.classes, device=device).div_(rows).to(dtype)
         features = x["features"] if problem.op == "linear_ce_grad" else x["guide_features"]
         x["floor features"] = features[: shape.selected].clone()
@@ -293,7 +376,9 @@ def _parts(problem: Problem) -> list[tuple[str, Callable[[], Variant]]]:
     if problem.op == "softmax_stats" and gpu:
         return [("liger cross-entropy", _liger)]
     if problem.op == "entropy_topk":
-        return [("torch.topk alone", partial(_topk, problem))] + [("flashinfer top-k alone", partial(_flashinfer, problem))] * gpu
+        return [("torch.topk alone", partial(_topk, problem))] + [
+            ("flashinfer top-k alone", partial(_flashinfer, problem))
+        ] * gpu
     return []
 
 
@@ -307,7 +392,12 @@ def _liger() -> Variant:
     def results(x: Inputs, returned: Any) -> dict[str, Tensor]:
         return {"loss": returned[0] if isinstance(returned, tuple) else returned}
 
-    return Variant("liger cross-entropy", "part", lambda x: liger_cross_entropy(x["logits"], x["target"]), results)
+    return Variant(
+        "liger cross-entropy",
+        "part",
+        lambda x: liger_cross_entropy(x["logits"], x["target"]),
+        results,
+    )
 
 
 def _topk(problem: Problem) -> Variant:

@@ -1,7 +1,7 @@
 """Tabular-image fusion with Gradient-Aligned Alternating Learning (arXiv 2604.01579).
 
-``gaal_fast.ops`` holds the fused operations, ``gaal_fast.surgery`` the gradient surgery for other trainers; both load on first use,
-so that importing the package is quick and touches no GPU.
+``gaal_fast.ops`` holds the fused operations, ``gaal_fast.surgery`` the gradient surgery for other
+trainers; both load on first use, so that importing the package is quick and touches no GPU.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def check_gradient(name: str, grad: object, parameter: Tensor) -> None:
 
 def other_shape(modality: str, name: str, guide: Tensor, grad: Tensor) -> str:
     return (
-        f"the captured gradient of {modality!r} for parameter {name} has shape {tuple(guide.shape)}, "
-        f"the current one {tuple(grad.shape)}: forget() it"
+        f"the captured gradient of {modality!r} for parameter {name} has shape"
+        f" {tuple(guide.shape)}, the current one {tuple(grad.shape)}: forget() it"
     )
 
 

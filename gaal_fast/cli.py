@@ -53,7 +53,9 @@ def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry
     def decorate(main: Main) -> Entry:
         @wraps(main)
         def entry(argv: Sequence[str] | None = None) -> int:
-            logging.getLogger("gaal_fast.data.loader").addHandler(_PRINTED)  # one handler, however often
+            logging.getLogger("gaal_fast.data.loader").addHandler(
+                _PRINTED
+            )  # one handler, however often
             try:
                 code = main(sys.argv[1:] if argv is None else argv)
                 sys.stdout.flush()
@@ -101,7 +103,8 @@ def warn(message: str) -> None:
 
 
 def check_new_file(flag: str, path: Path | None) -> None:
-    """Refuse an output file that is there already or that cannot be written, before any work is done.
+    """Refuse an output file that is there already or that cannot be written, before any work is
+    done.
 
     Raises:
         UserError: Naming ``flag``. Nothing is raised for a ``path`` of None.
@@ -119,7 +122,9 @@ def check_new_file(flag: str, path: Path | None) -> None:
 
 def add_inference_flags(parser: Parser) -> None:
     """Add ``--device`` and ``--workers``, which every command that reads with a trained run takes."""
-    parser.add_argument("--device", default="auto", metavar="NAME", help=f"{DEVICE_WORDS} (default auto)")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help=f"{DEVICE_WORDS} (default auto)"
+    )
     parser.add_argument("--workers", metavar="N", help="loader processes (default: as in training)")
 
 
@@ -136,7 +141,8 @@ def pick_device(name: str) -> torch.device:
     """The device to compute on; ``auto`` is the GPU where torch sees one.
 
     Raises:
-        UserError: With the key ``train.device``, for a name that is none or a GPU that is not there.
+        UserError: With the key ``train.device``, for a name that is none or a GPU that is not
+            there.
     """
     if not re.fullmatch(DEVICE, name):
         raise UserError(f"must be {DEVICE_WORDS}, got {name}", key="train.device")

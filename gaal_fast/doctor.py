@@ -1,4 +1,6 @@
-"""``python -m gaal_fast.doctor``: what is installed here, which backend every op takes, and whether it agrees with plain torch."""
+"""``python -m gaal_fast.doctor``: what is installed here, which backend every op takes, and whether
+it agrees with plain torch.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS, CLASSES, WIDTH, TOP = 64, 286, 128, 32
-# Rounding of a different order of summation, in units of the float32 epsilon times the largest value.
+# Rounding of a different order of summation, in units of the float32 epsilon times the largest
+# value.
 ALLOWED_EPSILONS = 64
 FLOAT32_EPSILON = 2.0**-23
 
 
 @dataclass(frozen=True)
 class Check:
-    """One op on one device: who takes it, and how far it and torch are from float64 truth (largest relative error over the outputs)."""
+    """One op on one device: who takes it, and how far it and torch are from float64 truth (largest
+    relative error over the outputs).
+    """
 
     device: str
     op: str
@@ -38,34 +43,53 @@ class Check:
 
 @command()
 def main(argv: Sequence[str]) -> int:
-    parser = Parser(prog="python -m gaal_fast.doctor", description="Report the installation and check every op against plain torch.")
+    parser = Parser(
+        prog="python -m gaal_fast.doctor",
+        description="Report the installation and check every op against plain torch.",
+    )
     parser.parse(argv)
     from gaal_fast import ops
 
     for line in _installation():
         print(line)
-    print(f"\nbackend asked for: {ops.requested_backend()} (change with GAAL_FAST_BACKEND or gaal_fast.ops.set_backend)")
+    print(
+        f"\nbackend asked for: {ops.requested_backend()} (change with GAAL_FAST_BACKEND or"
+        " gaal_fast.ops.set_backend)"
+    )
     for name, devices in ops.availability().items():
         for device, reason in devices.items():
             print(f"  {name:<8}{device:<8}{'ready' if reason is None else f'not usable: {reason}'}")
-    print(f"\n{'op':<20}{'device':<8}{'takes':<8}{'error':>10}{'torch':>10}   against float64 on random input")
+    print(
+        f"\n{'op':<20}{'device':<8}{'takes':<8}{'error':>10}{'torch':>10}   against float64 on"
+        " random input"
+    )
     checks = list(check_ops())
     for check in checks:
         verdict = "ok" if check.good else "WRONG"
-        print(f"{check.op:<20}{check.device:<8}{check.backend:<8}{check.error:>10.1e}{check.torch_error:>10.1e}   {verdict}")
+        print(
+            f"{check.op:<20}{check.device:<8}{check.backend:<8}{check.error:>10.1e}{check.torch_error:>10.1e}"
+            f"   {verdict}"
+        )
     return 0 if all(check.good for check in checks) else 1
 
 
 def _installation() -> Iterator[str]:
     found = run_folder.environment()
     yield f"gaal_fast {found['gaal_fast']}, Python {found['python']}, {found['platform']}"
-    yield "  ".join(f"{name} {version or '(not installed)'}" for name, version in found["packages"].items())
+    yield "  ".join(
+        f"{name} {version or '(not installed)'}" for name, version in found["packages"].items()
+    )
     yield f"CPU: {found['cpu']}, {found['cpu_threads']} threads"
-    yield f"GPU: {found['gpu'] or 'none that torch can use'} (torch built for CUDA {found['cuda'] or 'no'})"
+    yield (
+        f"GPU: {found['gpu'] or 'none that torch can use'} (torch built for CUDA"
+        f" {found['cuda'] or 'no'})"
+    )
 
 
 def check_ops() -> Iterator[Check]:
-    """Run every op on every device here, with the backend it would take and with torch, on the same random float32 input."""
+    """Run every op on every device here, with the backend it would take and with torch, on the same
+    random float32 input.
+    """
     import torch
 
     from gaal_fast import ops
@@ -93,7 +117,12 @@ def _calls(device: torch.device) -> dict[str, tuple[list[Tensor], Callable[..., 
 
     target = torch.randint(CLASSES, (ROWS,), generator=generator).to(device)
     logits, features, guide = 3 * normal(ROWS, CLASSES), normal(ROWS, WIDTH), normal(ROWS, WIDTH)
-    weight, bias, gradient, guiding = normal(CLASSES, WIDTH) / 8, normal(CLASSES), normal(CLASSES, WIDTH), normal(CLASSES, WIDTH)
+    weight, bias, gradient, guiding = (
+        normal(CLASSES, WIDTH) / 8,
+        normal(CLASSES),
+        normal(CLASSES, WIDTH),
+        normal(CLASSES, WIDTH),
+    )
 
     def project(g: Tensor, p: Tensor) -> list[Tensor]:
         repaired = g.clone()
@@ -101,7 +130,9 @@ def _calls(device: torch.device) -> dict[str, tuple[list[Tensor], Callable[..., 
         return [repaired, *result]
 
     def guided(u: Tensor, p: Tensor, w: Tensor, b: Tensor) -> list[Tensor]:
-        step: Any = ops.guided_linear_ce(u, target, p, target, w, b, top_k=TOP, epsilon=0.1, relative=True)
+        step: Any = ops.guided_linear_ce(
+            u, target, p, target, w, b, top_k=TOP, epsilon=0.1, relative=True
+        )
         return [step.loss, step.grad_features, step.grad_weight, step.grad_bias, *step.projection]
 
     return {
@@ -115,7 +146,10 @@ def _calls(device: torch.device) -> dict[str, tuple[list[Tensor], Callable[..., 
 
 def _error(found: list[Tensor], truth: list[Tensor]) -> float:
     """Largest deviation over all outputs, each relative to the largest value of its truth."""
-    return max(float((f.double() - t).abs().max() / t.abs().max().clamp(min=1e-30)) for f, t in zip(found, truth, strict=True))
+    return max(
+        float((f.double() - t).abs().max() / t.abs().max().clamp(min=1e-30))
+        for f, t in zip(found, truth, strict=True)
+    )
 
 
 if __name__ == "__main__":

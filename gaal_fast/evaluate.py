@@ -1,4 +1,6 @@
-"""``python -m gaal_fast.evaluate``: score a trained run on its own split or on another labelled table."""
+"""``python -m gaal_fast.evaluate``: score a trained run on its own split or on another labelled
+table.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaal_fast import run_folder
-from gaal_fast.cli import add_inference_flags, check_new_file, command, pick_device, warn, worker_count
+from gaal_fast.cli import (
+    add_inference_flags,
+    check_new_file,
+    command,
+    pick_device,
+    warn,
+    worker_count,
+)
 from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
 from gaal_fast.files import write_text
@@ -19,21 +28,44 @@ if TYPE_CHECKING:
     from gaal_fast.inference import TrainedRun
     from gaal_fast.training import Predictions
 
-WORDS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "nll": "NLL (nats)", "rows": "rows"}
+WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "nll": "NLL (nats)",
+    "rows": "rows",
+}
 
 
 @command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.evaluate",
-        description="Score a trained run: on a part of its own split, or on another labelled table.",
+        description=(
+            "Score a trained run: on a part of its own split, or on another labelled table."
+        ),
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of a training")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="labelled table; none: the run's own data")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures that belong to --csv")
-    parser.add_argument("--split", choices=["train", "val", "test"], help="part of the run's own data (default test)")
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", help="run folder of a training"
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="labelled table; none: the run's own data"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images that belong to --csv"
+    )
+    parser.add_argument(
+        "--split",
+        choices=["train", "val", "test"],
+        help="part of the run's own data (default test)",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="new JSON file for the scores")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="new PNG file for the confusion matrix of the fused prediction")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="new PNG file for the confusion matrix of the fused prediction",
+    )
     add_inference_flags(parser)
     add_table_flags(parser)
     arguments = parser.parse(argv)
@@ -60,11 +92,16 @@ def check_image_format(path: Path) -> None:
     from gaal_fast.training.plots import formats
 
     if path.suffix[1:].lower() not in formats():
-        raise UserError(f"--picture: {path} must end in .png, or another of {', '.join(f'.{name}' for name in formats())}")
+        raise UserError(
+            f"--picture: {path} must end in .png, or another of"
+            f" {', '.join(f'.{name}' for name in formats())}"
+        )
 
 
 def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
-    """Read, predict, score and write what the command line says; table: how the text of its table is read."""
+    """Read, predict, score and write what the command line says; table: how the text of its table
+    is read.
+    """
     device = pick_device(arguments.device)
     import numpy as np
     from sklearn.metrics import confusion_matrix
@@ -90,7 +127,9 @@ def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
     if arguments.picture is not None:
         known = predictions.target >= 0
         guess = predictions.logits["multi"].argmax(axis=1)
-        matrix = confusion_matrix(predictions.target[known], guess[known], labels=np.arange(len(run.classes)))
+        matrix = confusion_matrix(
+            predictions.target[known], guess[known], labels=np.arange(len(run.classes))
+        )
         plots.confusion(matrix, [str(name) for name in run.classes], arguments.picture)
     return 0
 
@@ -101,13 +140,21 @@ def _on_own_data(run: TrainedRun, part: str, workers: int | None) -> Predictions
 
     config, folder = run.folder.located(run.config).data, run.folder
     if not Path(config.csv).expanduser().exists():
-        raise UserError(f"--run: {config.csv}, which {folder.path} was trained on, is not there; give a table with --csv")
+        raise UserError(
+            f"--run: {config.csv}, which {folder.path} was trained on, is not there; give a table"
+            " with --csv"
+        )
     data = load_data(config, progress=run.config.train.progress, reading=Reading.load(folder.path))
     if data.fingerprint != folder.read_json(run_folder.DATA)["fingerprint"]:
-        raise UserError(f"--run: {config.csv} is no longer what {folder.path} was trained on; give a table with --csv")
+        raise UserError(
+            f"--run: {config.csv} is no longer what {folder.path} was trained on; give a table with"
+            " --csv"
+        )
     rows = getattr(data.split, part)
     if not len(rows):
-        raise UserError(f"--split: the run has no {part} part; name another one, or give a table with --csv")
+        raise UserError(
+            f"--split: the run has no {part} part; name another one, or give a table with --csv"
+        )
     return run.predict_dataset(data.dataset(rows), workers=workers)
 
 
@@ -116,7 +163,13 @@ def _table(found: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'':<20}" + "".join(f"{'fused' if name == 'multi' else name:>10}" for name in names)]
     for score, words in WORDS.items():
         cells = [found[score][name] for name in names]
-        lines.append(f"{words:<20}" + "".join(f"{'-' if c is None else c if score == 'rows' else format(c, '.4f'):>10}" for c in cells))
+        lines.append(
+            f"{words:<20}"
+            + "".join(
+                f"{'-' if c is None else c if score == 'rows' else format(c, '.4f'):>10}"
+                for c in cells
+            )
+        )
     return "\n".join(lines)
 
 

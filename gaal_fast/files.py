@@ -19,7 +19,8 @@ class WriteError(OSError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write ``path`` through a stream that takes its place only when it is complete and on the disk.
+    """Write ``path`` through a stream that takes its place only when it is complete and on the
+    disk.
 
     An error, or Ctrl-C, inside the block leaves ``path`` as it was and no other file behind.
 

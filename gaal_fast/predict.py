@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gaal_fast.cli import add_inference_flags, check_new_file, command, pick_device, warn, worker_count
+from gaal_fast.cli import (
+    add_inference_flags,
+    check_new_file,
+    command,
+    pick_device,
+    warn,
+    worker_count,
+)
 from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
 from gaal_fast.files import replacing
@@ -26,14 +33,37 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.predict",
-        description="Predict every row of a table, from its picture and its cells, or from whichever of the two it has.",
-        epilog="example: python -m gaal_fast.predict --run runs/cars-gaal --csv new.csv --images photos --out preds.csv",
+        description=(
+            "Predict every row of a table, from its image and its cells, or from whichever of the"
+            " two it has."
+        ),
+        epilog=(
+            "example: python -m gaal_fast.predict --run runs/cars-gaal --csv new.csv --images"
+            " photos --out preds.csv"
+        ),
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of a training")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="table with the columns of the training, in any order")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures; none: the folder of the table")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help=f"new file for the predictions: {', '.join(SUFFIXES)}"
+        "--run", type=Path, required=True, metavar="DIR", help="run folder of a training"
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="table with the columns of the training, in any order",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of the images; none: the folder of the table",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"new file for the predictions: {', '.join(SUFFIXES)}",
     )
     add_inference_flags(parser)
     add_table_flags(parser)
@@ -64,7 +94,10 @@ def predict(arguments: Namespace, table: Mapping[str, str | None]) -> int:
         warn(f"row {issue.row + 1}, column {issue.column}: {issue.reason}")
     if len(unusable) > 5:
         warn(f"{len(unusable) - 5} more rows have such a problem")
-    print(f"{len(used)} rows predicted: " + ", ".join(f"{count} from {name}" for name, count in Counter(used).most_common()))
+    print(
+        f"{len(used)} rows predicted: "
+        + ", ".join(f"{count} from {name}" for name, count in Counter(used).most_common())
+    )
     print(f"written to {arguments.out}")
     return 0
 
@@ -77,8 +110,16 @@ def suffix(out: Path) -> str:
     raise UserError(f"--out: {out} must end in one of {', '.join(SUFFIXES)}")
 
 
-def write(frame: pd.DataFrame, probabilities: object, classes: Sequence[object], used: Sequence[str], out: Path) -> None:
-    """The input's columns in their order, then the prediction, one probability for each class, and what each row was predicted from."""
+def write(
+    frame: pd.DataFrame,
+    probabilities: object,
+    classes: Sequence[object],
+    used: Sequence[str],
+    out: Path,
+) -> None:
+    """The input's columns in their order, then the prediction, one probability for each class, and
+    what each row was predicted from.
+    """
     import pandas as pd
 
     table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
@@ -86,7 +127,9 @@ def write(frame: pd.DataFrame, probabilities: object, classes: Sequence[object],
     table[USED] = list(used)
     replaced = [name for name in frame.columns if name in table.columns]
     if replaced:
-        warn(f"column {replaced[0]} of the input is left out: the predictions have one of that name")
+        warn(
+            f"column {replaced[0]} of the input is left out: the predictions have one of that name"
+        )
     result = pd.concat([frame.drop(columns=replaced).reset_index(drop=True), table], axis=1)
     with replacing(out) as stream:
         _write_table(result, stream, suffix(out), out)

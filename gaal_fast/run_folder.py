@@ -1,6 +1,7 @@
 """What a run leaves on disk, and the only code that knows the file names.
 
-torch, and what needs it, is imported where it is used: a command that only looks for a run folder is to answer at once.
+torch, and what needs it, is imported where it is used: a command that only looks for a run folder
+is to answer at once.
 """
 
 from __future__ import annotations
@@ -52,11 +53,14 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Config, contents: Mapping[str, Any] | None = None) -> RunFolder:
+    def create(
+        cls, path: Path, config: Config, contents: Mapping[str, Any] | None = None
+    ) -> RunFolder:
         """A new folder with its configuration, so that a run killed at any later moment can go on.
 
-        It appears with these files at once or not at all. ``contents`` maps further files to what they hold, as JSON. Raises
-        ``UserError`` when something is there, which is then left as it was.
+        It appears with these files at once or not at all. ``contents`` maps further files to what
+        they hold, as JSON. Raises ``UserError`` when something is there, which is then left as it
+        was.
         """
         if os.path.lexists(path):
             raise exists_error(path)
@@ -71,7 +75,9 @@ class RunFolder:
             os.rename(new.path, path)
         except BaseException as error:
             shutil.rmtree(new.path, ignore_errors=True)
-            if path.exists() and isinstance(error, OSError) and any(path.iterdir()):  # another run was first
+            if (
+                path.exists() and isinstance(error, OSError) and any(path.iterdir())
+            ):  # another run was first
                 raise exists_error(path) from None
             if isinstance(error, OSError):
                 raise UserError(f"--run.dir: cannot create {path}: {error.strerror}") from None
@@ -97,25 +103,31 @@ class RunFolder:
 
     def seeds(self) -> list[RunFolder]:
         """The runs of a folder that holds several seeds, in order; empty for a single run."""
-        found = [p for p in self.path.glob("seed-*") if (p / CONFIG).is_file() and p.name[5:].isdigit()]
+        found = [
+            p for p in self.path.glob("seed-*") if (p / CONFIG).is_file() and p.name[5:].isdigit()
+        ]
         return [RunFolder(p) for p in sorted(found, key=lambda p: int(p.name[5:]))]
 
     def seed(self, seed: int) -> Path:
         return self.path / f"seed-{seed}"
 
     def compared(self) -> list[RunFolder]:
-        """The runs of a folder that ``compare`` wrote, one a method and in its order; empty for any other."""
+        """The runs of a folder that ``compare`` wrote, one a method and in its order; empty for any
+        other.
+        """
         if not self.file(COMPARISON).is_file():
             return []
         return [RunFolder(self.path / name) for name in self.read_json(COMPARISON)["methods"]]
 
-    # -- where the data lies ---------------------------------------------------------------------------------------
+    # -- where the data lies
+    # ---------------------------------------------------------------------------------------
 
     def located(self, config: Config) -> Config:
         """The configuration of this run with paths that are found from any directory.
 
-        The run folder notes, relative to itself, where training was started. A path that is not there from that place stays
-        as it is, relative to the working directory: so a run folder that was moved alone still works beside its data.
+        The run folder notes, relative to itself, where training was started. A path that is not
+        there from that place stays as it is, relative to the working directory: so a run folder
+        that was moved alone still works beside its data.
         """
         if not self.file(ENVIRONMENT).is_file():
             return config
@@ -128,16 +140,21 @@ class RunFolder:
             path = getattr(getattr(config, section), name)
             if path is not None and (start / path.expanduser()).exists():
                 update.setdefault(section, {})[name] = start / path.expanduser()
-        return config.model_copy(update={s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()})
+        return config.model_copy(
+            update={s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
+        )
 
     def _relative(self, place: Path) -> str:
-        """``place`` seen from this folder: a tree moved as a whole keeps its links, and no home folder is written down."""
+        """``place`` seen from this folder: a tree moved as a whole keeps its links, and no home
+        folder is written down.
+        """
         try:
             return os.path.relpath(os.path.realpath(place), os.path.realpath(self.path))
         except ValueError:  # another drive, on Windows
             return os.path.realpath(place)
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # -- writing
+    # ---------------------------------------------------------------------------------------------------
 
     def remove_partial(self) -> None:
         """Remove the unfinished files of a killed process."""
@@ -147,23 +164,31 @@ class RunFolder:
         write_text(self.file(name), text)
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.write_text(
+            name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
     def write_config(self, config: Config) -> None:
         self.write_text(CONFIG, to_yaml(config))
 
     def write_environment(self, more: Mapping[str, Any]) -> None:
-        """Versions and hardware, with ``more`` entries; those of an earlier call that are not given again stay."""
+        """Versions and hardware, with ``more`` entries; those of an earlier call that are not given
+        again stay.
+        """
         former = self.read_json(ENVIRONMENT) if self.file(ENVIRONMENT).exists() else {}
         self.write_json(ENVIRONMENT, former | environment() | dict(more))
 
-    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    def write_rows(
+        self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+    ) -> None:
         """A CSV file from dictionaries; None becomes an empty cell."""
         stream = io.StringIO(newline="")
         self._rows(stream, rows, columns, header=True)
         self.write_text(name, stream.getvalue())
 
-    def append_rows(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    def append_rows(
+        self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+    ) -> None:
         """Add to a CSV file, with its header when it is new."""
         new = not self.file(name).exists()
         try:
@@ -173,21 +198,25 @@ class RunFolder:
             raise WriteError(error.errno, error.strerror, str(self.file(name))) from error
 
     @staticmethod
-    def _rows(stream: Any, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool) -> None:
+    def _rows(
+        stream: Any, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool
+    ) -> None:
         writer = csv.DictWriter(stream, columns)
         if header:
             writer.writeheader()
         writer.writerows(rows)
 
     def keep_rows(self, name: str, column: str, largest: int) -> None:
-        """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``, and one that was not written to its
-        end. A file with no row left is removed.
+        """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``, and
+        one that was not written to its end. A file with no row left is removed.
         """
         if not self.file(name).exists():
             return
         with self.file(name).open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            rows = [row for row in reader if None not in row.values() and int(row[column]) <= largest]
+            rows = [
+                row for row in reader if None not in row.values() and int(row[column]) <= largest
+            ]
             columns = reader.fieldnames or []
         if rows:
             self.write_rows(name, rows, columns)
@@ -210,7 +239,9 @@ class RunFolder:
             stream.write(content.getbuffer())
 
     def write_data(self, data: FusionData) -> None:
-        """What predicting needs to know of the data, and what says that it is the same data: preprocessor, classes, split."""
+        """What predicting needs to know of the data, and what says that it is the same data:
+        preprocessor, classes, split.
+        """
         data.preprocessor.save(self.path)
         data.reading.save(self.path)
         self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
@@ -222,7 +253,8 @@ class RunFolder:
         }
         self.write_json(DATA, facts)
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
+    # ---------------------------------------------------------------------------------------------------
 
     def config(self) -> Config:
         return build([(str(self.file(CONFIG)), load_yaml(self.file(CONFIG), flag=None))])
@@ -231,7 +263,9 @@ class RunFolder:
         try:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.path} has no {name}: the run has not finished; {self.how_to_go_on()}") from None
+            raise UserError(
+                f"{self.path} has no {name}: the run has not finished; {self.how_to_go_on()}"
+            ) from None
         except ValueError as error:
             raise UserError(f"{self.file(name)} is damaged: {error}") from None
 
@@ -243,7 +277,10 @@ class RunFolder:
         from safetensors.torch import load_file
 
         if not self.file(WEIGHTS).is_file():
-            raise UserError(f"{self.path} has no {WEIGHTS}: the run has not finished an epoch; {self.how_to_go_on()}")
+            raise UserError(
+                f"{self.path} has no {WEIGHTS}: the run has not finished an epoch;"
+                f" {self.how_to_go_on()}"
+            )
         try:
             return load_file(self.file(WEIGHTS))
         except SafetensorError as error:
@@ -258,7 +295,9 @@ class RunFolder:
         except OSError:
             raise
         except Exception as error:  # a damaged archive fails in zip, in pickle or in torch
-            raise UserError(f"--resume: {self.file(CHECKPOINT)} is damaged: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"--resume: {self.file(CHECKPOINT)} is damaged: {str(error).splitlines()[0]}"
+            ) from error
 
     def preprocessor(self) -> TablePreprocessor:
         from gaal_fast.data import TablePreprocessor
@@ -267,7 +306,10 @@ class RunFolder:
 
 
 def exists_error(path: Path) -> UserError:
-    return UserError(f"--run.dir: {path} exists and is not overwritten; name another folder, or go on with --resume {path}")
+    return UserError(
+        f"--run.dir: {path} exists and is not overwritten; name another folder, or go on with"
+        f" --resume {path}"
+    )
 
 
 def default_path(name: str, method: str) -> Path:
@@ -287,7 +329,17 @@ def environment() -> dict[str, Any]:
     import torch
 
     packages = {}
-    for package in ("torch", "torchvision", "triton", "numpy", "pandas", "scikit-learn", "pillow", "skops", "timm"):
+    for package in (
+        "torch",
+        "torchvision",
+        "triton",
+        "numpy",
+        "pandas",
+        "scikit-learn",
+        "pillow",
+        "skops",
+        "timm",
+    ):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:

@@ -1,8 +1,10 @@
-"""Gradient surgery for trainers of your own: between ``backward()`` and ``step()``, for any shared module and any number of modalities.
+"""Gradient surgery for trainers of your own: between ``backward()`` and ``step()``, for any shared
+module and any number of modalities.
 
-:func:`align_` takes two gradients. :class:`GradientSurgery` remembers the gradient that each modality gives to the shared parameters and
-repairs the current one against the others. Both project as ``gaal_fast.ops.project_`` does (equations 3 to 5): with g the current
-gradient and g_p the guide, the whole of each seen as one vector, g becomes g + v g_p.
+:func:`align_` takes two gradients. :class:`GradientSurgery` remembers the gradient that each
+modality gives to the shared parameters and repairs the current one against the others. Both project
+as ``gaal_fast.ops.project_`` does (equations 3 to 5): with g the current gradient and g_p the
+guide, the whole of each seen as one vector, g becomes g + v g_p.
 """
 
 from __future__ import annotations
@@ -50,11 +52,13 @@ def align_(
     ridge: float = 1e-3,
     max_correction: float | None = None,
 ) -> Projection:
-    """Repair one gradient in place against another: ``gaal_fast.ops.project_`` that also takes single tensors and missing gradients.
+    """Repair one gradient in place against another: ``gaal_fast.ops.project_`` that also takes
+    single tensors and missing gradients.
 
-    A ``None`` in ``grads`` is a parameter that this step does not move: it is left out, together with its part of the guide, and stays
-    ``None``. What remains is the exact solution of equation 4 among the gradients that do not move it. A ``None`` in ``guides`` is a
-    part of the guide that is zero.
+    A ``None`` in ``grads`` is a parameter that this step does not move: it is left out, together
+    with its part of the guide, and stays ``None``. What remains is the exact solution of equation 4
+    among the gradients that do not move it. A ``None`` in ``guides`` is a part of the guide that is
+    zero.
 
     >>> import torch
     >>> head = torch.nn.Linear(3, 2)
@@ -72,7 +76,8 @@ def align_(
         rule, epsilon, relative, margin, ridge, max_correction: as ``gaal_fast.ops.project_``.
 
     Returns:
-        v, <g, g_p>, ‖g_p‖² and ‖g‖² as 0-d tensors on the gradients' device, without waiting for it.
+        v, <g, g_p>, ‖g_p‖² and ‖g‖² as 0-d tensors on the gradients' device, without waiting for
+        it.
 
     Raises:
         TypeError: what is neither a tensor nor ``None``, a sparse tensor, or a wrong dtype.
@@ -81,7 +86,9 @@ def align_(
     grads = [grads] if isinstance(grads, Tensor) else list(grads)
     guides = [guides] if isinstance(guides, Tensor) else list(guides)
     if len(grads) != len(guides):
-        raise ValueError(f"guides must hold as many gradients as grads: got {len(guides)} and {len(grads)}")
+        raise ValueError(
+            f"guides must hold as many gradients as grads: got {len(guides)} and {len(grads)}"
+        )
     moving = [i for i, grad in enumerate(grads) if grad is not None]
     if not moving:
         raise ValueError("grads must hold at least one gradient: all are None")
@@ -104,8 +111,9 @@ def align_(
 class GradientSurgery:
     """The surgery on the shared part of a model that several modalities train in turn.
 
-    After a modality's ``backward()``, :meth:`capture` copies the gradient of the shared parameters as a guide for the others, and
-    :meth:`repair` changes it in place against the guides of the others. All shared parameters together are one vector.
+    After a modality's ``backward()``, :meth:`capture` copies the gradient of the shared parameters
+    as a guide for the others, and :meth:`repair` changes it in place against the guides of the
+    others. All shared parameters together are one vector.
 
     >>> import torch
     >>> encoders = {name: torch.nn.Linear(4, 3) for name in ("image", "table")}
@@ -124,15 +132,19 @@ class GradientSurgery:
     table ['image']
     image ['table']
 
-    **Several guides.** The gradient is projected on each in turn, in the order given. Each projection establishes its own constraint
-    (with rule "paper": <g, g_p> >= ε); a later one may weaken it again, as adding v g_q to g adds v <g_q, g_p> to <g, g_p>. So the last
-    constraint always holds, and with an absolute ε all of them hold if no two guides conflict (<g_p, g_q> >= 0 for all pairs). In
-    general the result depends on the order, and is not the nearest gradient that meets all constraints.
+    **Several guides.** The gradient is projected on each in turn, in the order given. Each
+    projection establishes its own constraint (with rule "paper": <g, g_p> >= ε); a later one may
+    weaken it again, as adding v g_q to g adds v <g_q, g_p> to <g, g_p>. So the last constraint
+    always holds, and with an absolute ε all of them hold if no two guides conflict (<g_p, g_q> >= 0
+    for all pairs). In general the result depends on the order, and is not the nearest gradient that
+    meets all constraints.
 
-    **Missing gradients.** A shared parameter whose ``.grad`` is ``None`` takes no part in the step: it is left out of every inner product
-    and stays ``None``, so that an optimiser's momentum and weight decay do not move it. Where a guide has no gradient it counts as zero.
+    **Missing gradients.** A shared parameter whose ``.grad`` is ``None`` takes no part in the step:
+    it is left out of every inner product and stays ``None``, so that an optimiser's momentum and
+    weight decay do not move it. Where a guide has no gradient it counts as zero.
 
-    **Automatic mixed precision.** Pass the ``GradScaler`` to both methods, and repair before ``scaler.unscale_`` or ``scaler.step``::
+    **Automatic mixed precision.** Pass the ``GradScaler`` to both methods, and repair before
+    ``scaler.unscale_`` or ``scaler.step``::
 
         scaler.scale(loss).backward()
         surgery.capture("image", scaler=scaler)
@@ -142,34 +154,39 @@ class GradientSurgery:
         scaler.step(optimizer)
         scaler.update()
 
-    Guides are kept unscaled, in float32 where gradients are in half precision, so the scale may change between two steps. The scaled
-    gradient is projected as it is, with ε and margin scaled instead: ε, margin and ridge refer to true gradients, nothing is unscaled
-    in half precision, and where v = 0 every bit stays. An overflow of either gradient makes the repaired one NaN before the scaler
-    looks for infinities, so the step is skipped as usual. Forget a guide that overflowed (:meth:`forget`), or let the next
-    :meth:`capture` replace it.
+    Guides are kept unscaled, in float32 where gradients are in half precision, so the scale may
+    change between two steps. The scaled gradient is projected as it is, with ε and margin scaled
+    instead: ε, margin and ridge refer to true gradients, nothing is unscaled in half precision, and
+    where v = 0 every bit stays. An overflow of either gradient makes the repaired one NaN before
+    the scaler looks for infinities, so the step is skipped as usual. Forget a guide that overflowed
+    (:meth:`forget`), or let the next :meth:`capture` replace it.
 
-    **Gradient accumulation.** ``.grad`` adds up by itself: capture and repair once, after the last ``backward()`` before the step. If
-    ``.grad`` is cleared in between, collect the parts with ``capture(..., accumulate=True)``. Parts in half precision are summed in
-    float32.
+    **Gradient accumulation.** ``.grad`` adds up by itself: capture and repair once, after the last
+    ``backward()`` before the step. If ``.grad`` is cleared in between, collect the parts with
+    ``capture(..., accumulate=True)``. Parts in half precision are summed in float32.
 
-    **Schedules.** ε and margin may be 0-d tensors, on the CPU or on the gradients' device. They are read at each repair, so
-    ``epsilon.fill_(0.2)`` changes the next one.
+    **Schedules.** ε and margin may be 0-d tensors, on the CPU or on the gradients' device. They are
+    read at each repair, so ``epsilon.fill_(0.2)`` changes the next one.
 
-    **Distributed training.** Under ``DistributedDataParallel`` the gradients are averaged when ``backward()`` returns (outside
-    ``no_sync()``), so every rank captures the same guides from ``.grad`` and computes the same repair. Gradients from
-    ``torch.autograd.grad`` are those of one rank: pass ``capture(grads=..., average=True)`` on every rank to average them, otherwise
-    the ranks drift apart. Sharded gradients (FSDP, ``DTensor``) are refused.
+    **Distributed training.** Under ``DistributedDataParallel`` the gradients are averaged when
+    ``backward()`` returns (outside ``no_sync()``), so every rank captures the same guides from
+    ``.grad`` and computes the same repair. Gradients from ``torch.autograd.grad`` are those of one
+    rank: pass ``capture(grads=..., average=True)`` on every rank to average them, otherwise the
+    ranks drift apart. Sharded gradients (FSDP, ``DTensor``) are refused.
 
-    **Changes of the module.** The parameters of a module are looked up by name at each call: they may be frozen, unfrozen, moved, or
-    replaced by ``load_state_dict(assign=True)``. A frozen parameter takes no part. Parameters given one by one are these very
-    objects, whatever becomes of the module that they came from.
+    **Changes of the module.** The parameters of a module are looked up by name at each call: they
+    may be frozen, unfrozen, moved, or replaced by ``load_state_dict(assign=True)``. A frozen
+    parameter takes no part. Parameters given one by one are these very objects, whatever becomes of
+    the module that they came from.
 
     Args:
-        shared: the shared module, one parameter, or several of both. Parameters that need no gradient are left out.
+        shared: the shared module, one parameter, or several of both. Parameters that need no
+            gradient are left out.
         rule, epsilon, relative, margin, ridge, max_correction: as ``gaal_fast.ops.project_``.
 
     Raises:
-        TypeError: ``shared`` holds something other than modules and parameters, or a sharded parameter.
+        TypeError: ``shared`` holds something other than modules and parameters, or a sharded
+            parameter.
         ValueError: ``shared`` has no parameter that needs a gradient, or an option is bad.
     """
 
@@ -190,9 +207,14 @@ class GradientSurgery:
         self._shared = {"": shared} if single else {f"[{i}]": part for i, part in enumerate(shared)}
         for name, part in self._shared.items():
             if not isinstance(part, (torch.nn.Module, Tensor)):
-                raise TypeError(f"shared must be a module or tensors, {name} is a {type(part).__name__}")
+                raise TypeError(
+                    f"shared must be a module or tensors, {name} is a {type(part).__name__}"
+                )
             if isinstance(part, Tensor) and not part.is_leaf:
-                raise TypeError(f"shared must hold parameters, {name or 'it'} is the result of an operation and gets no gradient")
+                raise TypeError(
+                    f"shared must hold parameters, {name or 'it'} is the result of an operation and"
+                    " gets no gradient"
+                )
         if not self._named():
             raise ValueError("shared has no parameter that requires a gradient")
         self._options = {
@@ -209,11 +231,16 @@ class GradientSurgery:
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
-        return f"GradientSurgery({len(self.parameters)} parameters, {options}, captured={self.captured})"
+        return (
+            f"GradientSurgery({len(self.parameters)} parameters, {options},"
+            f" captured={self.captured})"
+        )
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """The shared parameters that need a gradient now, in the order that ``capture(grads=...)`` takes."""
+        """The shared parameters that need a gradient now, in the order that ``capture(grads=...)``
+        takes.
+        """
         return tuple(self._named().values())
 
     @property
@@ -231,32 +258,36 @@ class GradientSurgery:
         average: bool | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
-        """Copy a modality's gradient of the shared parameters, to guide the others. It replaces the one captured before.
+        """Copy a modality's gradient of the shared parameters, to guide the others. It replaces the
+        one captured before.
 
         Args:
             modality: any name.
             grads: one gradient or ``None`` per element of ``parameters``, for instance from
-                ``torch.autograd.grad(loss, surgery.parameters, allow_unused=True)``, which spares the encoder's backward pass if the
-                features are detached; ``None`` to take the parameters' ``.grad``.
+                ``torch.autograd.grad(loss, surgery.parameters, allow_unused=True)``, which spares
+                the encoder's backward pass if the features are detached; ``None`` to take the
+                parameters' ``.grad``.
             accumulate: add to the captured gradient instead of replacing it.
             scaler: the ``GradScaler`` that scaled the loss.
-            average: take the mean over the ranks of ``process_group``, each of which has to make this call; a missing gradient
-                counts as zero. One process alone has nothing to average. By default nothing is averaged, with a warning where
-                ``grads`` are given and there are several ranks: unlike ``.grad`` under ``DistributedDataParallel`` these are of one
-                rank only. ``False`` says that they are equal already.
+            average: take the mean over the ranks of ``process_group``, each of which has to make
+                this call; a missing gradient counts as zero. One process alone has nothing to
+                average. By default nothing is averaged, with a warning where ``grads`` are given
+                and there are several ranks: unlike ``.grad`` under ``DistributedDataParallel``
+                these are of one rank only. ``False`` says that they are equal already.
             process_group: the ranks; by default all.
 
         Raises:
             TypeError: a sparse, sharded or freed gradient, or one that is no floating tensor.
-            ValueError: ``grads`` of another number or shape than the parameters, or no gradient at all. Whatever is raised, the guides
-                stay as they were.
+            ValueError: ``grads`` of another number or shape than the parameters, or no gradient at
+                all. Whatever is raised, the guides stay as they were.
         """
         several = ranks(process_group) > 1
         if average is None and grads is not None and several and not self._warned:
             self._warned = True
             warnings.warn(
-                "capture(grads=...): these gradients are of this rank only, and ranks with different guides drift apart. Pass "
-                "average=True on every rank to average them, or average=False if they are equal on all ranks.",
+                "capture(grads=...): these gradients are of this rank only, and ranks with"
+                " different guides drift apart. Pass average=True on every rank to average them, or"
+                " average=False if they are equal on all ranks.",
                 stacklevel=2,
             )
         current = self._current(grads, empty=several and bool(average))
@@ -264,35 +295,50 @@ class GradientSurgery:
         with torch.inference_mode(False), torch.no_grad():
             parts = unscaled(current, loss_scale(current, scaler))
             if several and average:
-                parts = averaged({name: (parts.get(name), p) for name, p in self._named().items()}, process_group)
+                parts = averaged(
+                    {name: (parts.get(name), p) for name, p in self._named().items()}, process_group
+                )
             kept = self._guides.get(modality, {})
             if accumulate:
                 for name in kept.keys() & parts.keys():
                     if kept[name].shape != parts[name].shape:
                         raise ValueError(other_shape(modality, name, kept[name], parts[name]))
-                parts = kept | {name: total(kept[name], part) if name in kept else part for name, part in parts.items()}
-            self._guides[modality] = {name: kept_copy(part, current.get(name), kept.get(name)) for name, part in parts.items()}
+                parts = kept | {
+                    name: total(kept[name], part) if name in kept else part
+                    for name, part in parts.items()
+                }
+            self._guides[modality] = {
+                name: kept_copy(part, current.get(name), kept.get(name))
+                for name, part in parts.items()
+            }
 
     @torch.no_grad()
     def repair(
-        self, modality: str, *, against: str | Sequence[str] | None = None, scaler: GradScaler | None = None
+        self,
+        modality: str,
+        *,
+        against: str | Sequence[str] | None = None,
+        scaler: GradScaler | None = None,
     ) -> dict[str, Projection]:
-        """Project the shared parameters' ``.grad`` in place on the captured gradients of the other modalities, one after the other.
+        """Project the shared parameters' ``.grad`` in place on the captured gradients of the other
+        modalities, one after the other.
 
         Args:
             modality: the one whose gradient ``.grad`` is; its own captured gradient is no guide.
-            against: the guides in order; ``None`` for every other captured modality, in the order of ``captured``. With none captured
-                yet, as in the first step, the gradient stays as it is.
+            against: the guides in order; ``None`` for every other captured modality, in the order
+                of ``captured``. With none captured yet, as in the first step, the gradient stays as
+                it is.
             scaler: the ``GradScaler`` that scaled the loss.
 
         Returns:
-            What each projection did, by guide. The values are those of true gradients, also with a scaler; <g, g_p> and ‖g‖² are those
-            of g as the earlier guides left it.
+            What each projection did, by guide. The values are those of true gradients, also with a
+            scaler; <g, g_p> and ‖g‖² are those of g as the earlier guides left it.
 
         Raises:
             TypeError: a sparse, sharded or freed gradient.
-            ValueError: no shared parameter has a gradient, ``against`` names a modality without a captured gradient, a parameter has
-                another shape than its captured gradient, or a tensor option holds a bad value.
+            ValueError: no shared parameter has a gradient, ``against`` names a modality without a
+                captured gradient, a parameter has another shape than its captured gradient, or a
+                tensor option holds a bad value.
             RuntimeError: the backend that was asked for cannot take the gradients.
             Whatever is raised, the gradients stay as they were.
         """
@@ -303,13 +349,22 @@ class GradientSurgery:
         self._check_options()
         guides = {name: self._matching(name, grads) for name in names}
         # A gradient takes part in the precision of the finest of its guides.
-        work = {key: widened(grad, [guide[key] for guide in guides.values()]) for key, grad in grads.items()}
-        pairs = {name: [guide[key].to(part.device, part.dtype) for key, part in work.items()] for name, guide in guides.items()}
+        work = {
+            key: widened(grad, [guide[key] for guide in guides.values()])
+            for key, grad in grads.items()
+        }
+        pairs = {
+            name: [guide[key].to(part.device, part.dtype) for key, part in work.items()]
+            for name, guide in guides.items()
+        }
         for guide in pairs.values():
             selected_backend("project_", *work.values(), *guide)
         scale = loss_scale(grads, scaler)
         options = scaled_options(self._options, scale)
-        report = {name: true_projection(project_(list(work.values()), guide, **options), scale) for name, guide in pairs.items()}
+        report = {
+            name: true_projection(project_(list(work.values()), guide, **options), scale)
+            for name, guide in pairs.items()
+        }
         for key, grad in grads.items():
             if work[key] is not grad:
                 grad.copy_(work[key])  # exact where v = 0
@@ -327,29 +382,55 @@ class GradientSurgery:
             raise ValueError(f"modality: no gradient of {modality!r} was captured")
 
     def state_dict(self) -> dict[str, Any]:
-        """The captured gradients, as copies by modality and name of the parameter, for ``torch.save``. The options are no part."""
-        return {"guides": {m: {name: part.clone() for name, part in guide.items()} for m, guide in self._guides.items()}}
+        """The captured gradients, as copies by modality and name of the parameter, for
+        ``torch.save``. The options are no part.
+        """
+        return {
+            "guides": {
+                m: {name: part.clone() for name, part in guide.items()}
+                for m, guide in self._guides.items()
+            }
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace all captured gradients by those of :meth:`state_dict`, moved to the parameters' device.
+        """Replace all captured gradients by those of :meth:`state_dict`, moved to the parameters'
+        device.
 
         Raises:
             TypeError: ``state`` is no such dictionary of dense tensors.
-            ValueError: a parameter that is not shared here, or of another shape. Then the guides stay as they were.
+            ValueError: a parameter that is not shared here, or of another shape. Then the guides
+                stay as they were.
         """
-        if not isinstance(state, Mapping) or set(state) != {"guides"} or not isinstance(state["guides"], Mapping):
-            raise TypeError("state must be what state_dict() returns: a dictionary with the key 'guides'")
+        if (
+            not isinstance(state, Mapping)
+            or set(state) != {"guides"}
+            or not isinstance(state["guides"], Mapping)
+        ):
+            raise TypeError(
+                "state must be what state_dict() returns: a dictionary with the key 'guides'"
+            )
         known = self._named(frozen=True)
         loaded: dict[str, dict[str, Tensor]] = {}
         for modality, guide in state["guides"].items():
             if not isinstance(guide, Mapping):
-                raise TypeError(f"state: the guide {modality!r} must be a dictionary of tensors, got {type(guide).__name__}")
+                raise TypeError(
+                    f"state: the guide {modality!r} must be a dictionary of tensors, got"
+                    f" {type(guide).__name__}"
+                )
             for name, part in guide.items():
                 if name not in known:
-                    raise ValueError(f"state: the guide {modality!r} has a gradient of {name!r}, which is no shared parameter")
-                check_gradient(f"state: the guide {modality!r} of parameter {name}", part, known[name])
+                    raise ValueError(
+                        f"state: the guide {modality!r} has a gradient of {name!r}, which is no"
+                        " shared parameter"
+                    )
+                check_gradient(
+                    f"state: the guide {modality!r} of parameter {name}", part, known[name]
+                )
             with torch.inference_mode(False):
-                loaded[modality] = {name: part.detach().to(known[name].device, copy=True) for name, part in guide.items()}
+                loaded[modality] = {
+                    name: part.detach().to(known[name].device, copy=True)
+                    for name, part in guide.items()
+                }
         self._guides = loaded
 
     def _named(self, frozen: bool = False) -> dict[str, Tensor]:
@@ -362,9 +443,17 @@ class GradientSurgery:
         for name, parameter in self._all():
             if frozen or parameter.requires_grad:
                 if sharded(parameter):
-                    raise TypeError(f"shared: parameter {name} is a {type(parameter).__name__}: sharded gradients are not supported")
-                if getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_flat_param", False):
-                    raise TypeError(f"shared: parameter {name} belongs to FullyShardedDataParallel: sharded gradients are not supported")
+                    raise TypeError(
+                        f"shared: parameter {name} is a {type(parameter).__name__}: sharded"
+                        " gradients are not supported"
+                    )
+                if getattr(parameter, "_fsdp_flattened", False) or getattr(
+                    parameter, "_is_flat_param", False
+                ):
+                    raise TypeError(
+                        f"shared: parameter {name} belongs to FullyShardedDataParallel: sharded"
+                        " gradients are not supported"
+                    )
                 found.setdefault(id(parameter), (name, parameter))
         return dict(found.values())
 
@@ -373,14 +462,21 @@ class GradientSurgery:
             if isinstance(part, Tensor):
                 yield prefix or "shared", part
             else:
-                yield from ((f"{prefix}.{name}" if prefix else name, parameter) for name, parameter in part.named_parameters())
+                yield from (
+                    (f"{prefix}.{name}" if prefix else name, parameter)
+                    for name, parameter in part.named_parameters()
+                )
 
     def _check_options(self) -> None:
         """Raise ValueError or TypeError where an option is bad, without running an op."""
         tensors = [value for value in self._options.values() if isinstance(value, Tensor)]
-        device = next((tensor.device for tensor in tensors if not tensor.is_cpu), torch.device("cpu"))
+        device = next(
+            (tensor.device for tensor in tensors if not tensor.is_cpu), torch.device("cpu")
+        )
         check.in_memory(**self._options)
-        check.projection_arguments(**self._options, device=device, values=not any(tensor.is_meta for tensor in tensors))
+        check.projection_arguments(
+            **self._options, device=device, values=not any(tensor.is_meta for tensor in tensors)
+        )
 
     def _against(self, modality: str, against: str | Sequence[str] | None) -> list[str]:
         """The guides to project on."""
@@ -392,21 +488,32 @@ class GradientSurgery:
                 raise ValueError(f"against: {name!r} is the modality that is being repaired")
             if name not in self._guides:
                 known = ", ".join(map(repr, self._guides)) or "none"
-                raise ValueError(f"against: no gradient of {name!r} was captured (captured: {known})")
+                raise ValueError(
+                    f"against: no gradient of {name!r} was captured (captured: {known})"
+                )
         return names
 
     def _matching(self, modality: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The guide's part for each gradient, zeros where it has none."""
         guide = self._guides[modality]
         for name in guide.keys() - self._named(frozen=True).keys():
-            raise ValueError(f"the captured gradient of {modality!r} is of parameter {name}, which is shared no more: forget() it")
+            raise ValueError(
+                f"the captured gradient of {modality!r} is of parameter {name}, which is shared no"
+                " more: forget() it"
+            )
         for name, grad in grads.items():
             if name in guide and guide[name].shape != grad.shape:
                 raise ValueError(other_shape(modality, name, guide[name], grad))
-        return {name: guide[name] if name in guide else torch.zeros_like(grad) for name, grad in grads.items()}
+        return {
+            name: guide[name] if name in guide else torch.zeros_like(grad)
+            for name, grad in grads.items()
+        }
 
-    def _current(self, grads: Sequence[Tensor | None] | None, empty: bool = False) -> dict[str, Tensor]:
-        """The gradients by name, given or from the parameters, checked one by one; missing ones are left out.
+    def _current(
+        self, grads: Sequence[Tensor | None] | None, empty: bool = False
+    ) -> dict[str, Tensor]:
+        """The gradients by name, given or from the parameters, checked one by one; missing ones are
+        left out.
 
         None at all is an error unless ``empty`` allows it.
         """
@@ -416,10 +523,15 @@ class GradientSurgery:
         else:
             given, source = list(grads), "grads"
             if len(given) != len(named):
-                raise ValueError(f"grads must hold one gradient per shared parameter: got {len(given)} for {len(named)}")
+                raise ValueError(
+                    f"grads must hold one gradient per shared parameter: got {len(given)} for"
+                    f" {len(named)}"
+                )
         found = {name: grad for name, grad in zip(named, given, strict=True) if grad is not None}
         for name, grad in found.items():
             check_gradient(f"{source} of parameter {name}", grad, named[name])
         if not found and not empty:
-            raise ValueError(f"{source}: no shared parameter has a gradient; call backward() before")
+            raise ValueError(
+                f"{source}: no shared parameter has a gradient; call backward() before"
+            )
         return found

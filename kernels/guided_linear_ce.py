@@ -49,8 +49,22 @@ from ._common import (
     ticket,
 )
 from .entropy_topk import key_index, order_keys, sort_descending, sort_warps
-from .linear_ce_grad import head_grad_tile, load_rows, product_options, product_tiles, residual_tile, store_head_grad
-from .project import SUM_BLOCK, add_guide, finish_projection, rule_arguments, scalar_outputs, store_partials
+from .linear_ce_grad import (
+    head_grad_tile,
+    load_rows,
+    product_options,
+    product_tiles,
+    residual_tile,
+    store_head_grad,
+)
+from .project import (
+    SUM_BLOCK,
+    add_guide,
+    finish_projection,
+    rule_arguments,
+    scalar_outputs,
+    store_partials,
+)
 from .softmax_stats import COMBINE_ROWS, merge_partials, row_stats, split_columns, tile_shape
 
 LOGIT_ROWS, LOGIT_COLUMNS = 32, 64  # tile of the logits kernel

@@ -1,4 +1,6 @@
-"""What the runners share that break the kernels on purpose, one place at a time, to see a test fail."""
+"""What the runners share that break the kernels on purpose, one place at a time, to see a test
+fail.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from dataclasses import KW_ONLY, dataclass
 
 @dataclass(frozen=True)
 class Replacement:
-    """The ``number``-th occurrence of ``old`` in ``file`` becomes ``new``; ``what`` says in words what that does."""
+    """The ``number``-th occurrence of ``old`` in ``file`` becomes ``new``; ``what`` says in words
+    what that does.
+    """
 
     file: str
     what: str
@@ -21,12 +25,19 @@ class Replacement:
         """``source`` with the change. Raises ValueError where there is nothing to change."""
         parts = source.split(self.old)
         if len(parts) < self.number + 2:
-            raise ValueError(f"{self.file}: {self.old!r} does not occur {self.number + 1} times ({self.what})")
-        return self.old.join(parts[: self.number + 1]) + self.new + self.old.join(parts[self.number + 1 :])
+            raise ValueError(
+                f"{self.file}: {self.old!r} does not occur {self.number + 1} times ({self.what})"
+            )
+        return (
+            self.old.join(parts[: self.number + 1])
+            + self.new
+            + self.old.join(parts[self.number + 1 :])
+        )
 
 
 def verdict(code: int, output: str) -> tuple[bool, str]:
-    """(caught, by which test), from the exit code of pytest (minus the signal that ended it) and its output.
+    """(caught, by which test), from the exit code of pytest (minus the signal that ended it) and
+    its output.
 
     Raises RuntimeError where the tests did not run.
     """

@@ -1,7 +1,9 @@
-"""NumPy float64 restatement of the method, written from the paper's equations (1) to (8). It shares no code with the package.
+"""NumPy float64 restatement of the method, written from the paper's equations (1) to (8). It shares
+no code with the package.
 
-Rows are samples (B of them, k selected), columns are classes (Y) or features (d). ``loops_*`` restate the same once more in plain Python,
-element by element, to check this module itself on tiny inputs.
+Rows are samples (B of them, k selected), columns are classes (Y) or features (d). ``loops_*``
+restate the same once more in plain Python, element by element, to check this module itself on tiny
+inputs.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ def _wide(values: object) -> Array:
 
 
 def _relative_to_largest(logits: Array) -> tuple[Array, Array, Array]:
-    """The largest logit m of each row, z - m, and log Σ e^(z-m), of which the largest class alone would make 0.
+    """The largest logit m of each row, z - m, and log Σ e^(z-m), of which the largest class alone
+    would make 0.
 
-    The others are summed apart from it: 1 + e^-40 is 1, but log1p(e^-40) is not 0. Rows of nothing but -inf, with +inf or with NaN
-    become NaN.
+    The others are summed apart from it: 1 + e^-40 is 1, but log1p(e^-40) is not 0. Rows of nothing
+    but -inf, with +inf or with NaN become NaN.
     """
     z = _wide(logits)
     top = z.max(axis=1, keepdims=True)
@@ -53,21 +56,29 @@ class Stats(NamedTuple):
 
 
 def softmax_stats(logits: Array, target: Array | None = None) -> Stats:
-    """H(p) = -Σ_c p_c log p_c (equation 6) with 0 log 0 = 0, log Σ_c e^{z_c}, and -log p_y (equation 1, one row)."""
+    """H(p) = -Σ_c p_c log p_c (equation 6) with 0 log 0 = 0, log Σ_c e^{z_c}, and -log p_y
+    (equation 1, one row).
+    """
     top, shifted, log_sum = _relative_to_largest(logits)
     p = np.exp(shifted - log_sum)
     with np.errstate(invalid="ignore"):
         # Σ p (log Σ e^(z-m) - (z - m)): no term is negative.
         terms = np.where(p == 0.0, 0.0, p * (log_sum - shifted))
         lse = (top + log_sum)[:, 0]
-    nll = None if target is None else (log_sum - shifted)[np.arange(len(shifted)), np.asarray(target)]
+    nll = (
+        None if target is None else (log_sum - shifted)[np.arange(len(shifted)), np.asarray(target)]
+    )
     return Stats(terms.sum(axis=1), lse, nll)
 
 
 def topk(entropy: Array, k: int) -> Array:
-    """Indices of the k greatest (equation 7), descending; NaN is greatest, ties go to the smaller index."""
+    """Indices of the k greatest (equation 7), descending; NaN is greatest, ties go to the smaller
+    index.
+    """
     entropy = _wide(entropy)
-    order = np.lexsort((np.arange(len(entropy)), np.where(np.isnan(entropy), 0.0, -entropy), ~np.isnan(entropy)))
+    order = np.lexsort(
+        (np.arange(len(entropy)), np.where(np.isnan(entropy), 0.0, -entropy), ~np.isnan(entropy))
+    )
     return order[:k]
 
 
@@ -85,7 +96,9 @@ def row_weights(target: Array, class_weights: Array | None) -> Array:
 
 
 def residual(logits: Array, target: Array, class_weights: Array | None = None) -> Array:
-    """Gradient of the mean cross-entropy to the logits: w_i (p_i - onehot(y_i)), with p_y - 1 as minus the sum of the other p."""
+    """Gradient of the mean cross-entropy to the logits: w_i (p_i - onehot(y_i)), with p_y - 1 as
+    minus the sum of the other p.
+    """
     p = softmax(logits)
     rows = np.arange(len(p))
     p[rows, np.asarray(target)] *= 0.0  # NaN stays
@@ -113,12 +126,17 @@ def cross_entropy(logits: Array, target: Array, class_weights: Array | None = No
 class HeadGradient(NamedTuple):
     weight: Array
     bias: Array
-    weight_scale: Array  # the same sums with every part taken positive: what their rounding error is measured against
+    # the same sums with every part taken positive: what their rounding error is measured against
+    weight_scale: Array
     bias_scale: Array
 
 
 def linear_ce_grad(
-    features: Array, logits: Array, target: Array, index: Array | None = None, class_weights: Array | None = None
+    features: Array,
+    logits: Array,
+    target: Array,
+    index: Array | None = None,
+    class_weights: Array | None = None,
 ) -> HeadGradient:
     """Equation (8) for a linear head: Aᵀ U and the column sums of A over the rows in ``index``."""
     rows = slice(None) if index is None else np.asarray(index)
@@ -146,7 +164,11 @@ class Rule:
         if guide_norm2 == 0.0:
             return 0.0
         if self.rule == "paper":
-            floor = self.epsilon * math.sqrt(grad_norm2 * guide_norm2) if self.relative else self.epsilon
+            floor = (
+                self.epsilon * math.sqrt(grad_norm2 * guide_norm2)
+                if self.relative
+                else self.epsilon
+            )
             v = max(0.0, (floor - dot) / guide_norm2)
         else:
             v = max(self.margin, -dot / (guide_norm2 + self.ridge)) if dot < 0.0 else 0.0
@@ -170,7 +192,10 @@ def project(grads: Sequence[Array], guides: Sequence[Array], rule: Rule) -> Proj
     with np.errstate(all="ignore"):
         dot, guide_norm2, grad_norm2 = float(g @ p), float(p @ p), float(g @ g)
         v = rule.factor(dot, guide_norm2, grad_norm2)
-        moved = [_wide(x).copy() if v == 0.0 else _wide(x) + v * _wide(y) for x, y in zip(grads, guides, strict=True)]
+        moved = [
+            _wide(x).copy() if v == 0.0 else _wide(x) + v * _wide(y)
+            for x, y in zip(grads, guides, strict=True)
+        ]
     return Projected(moved, v, dot, guide_norm2, grad_norm2)
 
 
@@ -208,7 +233,9 @@ def guided_linear_ce(
     class_weights: Array | None = None,
     index: Array | None = None,
 ) -> Step:
-    """Lines 8 to 15 of Algorithm 1 for a linear head. ``index`` overrides the selection, for a selection that rounding may change."""
+    """Lines 8 to 15 of Algorithm 1 for a linear head. ``index`` overrides the selection, for a
+    selection that rounding may change.
+    """
     features, guide_features, weight = _wide(features), _wide(guide_features), _wide(weight)
     b = np.zeros(len(weight)) if bias is None else _wide(bias)
     logits, guide_logits = features @ weight.T + b, guide_features @ weight.T + b
@@ -218,11 +245,18 @@ def guided_linear_ce(
     g = linear_ce_grad(features, logits, target, None, class_weights)
     p = linear_ce_grad(guide_features, guide_logits, guide_target, index, class_weights)
     if len(index):
-        parts = ([g.weight], [p.weight]) if bias is None else ([g.weight, g.bias], [p.weight, p.bias])
+        parts = (
+            ([g.weight], [p.weight]) if bias is None else ([g.weight, g.bias], [p.weight, p.bias])
+        )
         new, *scalars = project(*parts, rule)
     else:
         new = [g.weight, g.bias]
-        scalars = [0.0, 0.0, 0.0, float((g.weight**2).sum() + (0.0 if bias is None else (g.bias**2).sum()))]
+        scalars = [
+            0.0,
+            0.0,
+            0.0,
+            float((g.weight**2).sum() + (0.0 if bias is None else (g.bias**2).sum())),
+        ]
     a = residual(logits, target, class_weights)
     return Step(
         cross_entropy(logits, target, class_weights),

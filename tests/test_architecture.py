@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Folder -> the parts of gaal_fast that its modules may import; anything from outside the project is free unless listed below.
+# Folder -> the parts of gaal_fast that its modules may import; anything from outside the project is
+# free unless listed below.
 LAYERS = {
     "kernels": {"gaal_fast.kernels"},
-    "gaal_fast/ops": {"gaal_fast.ops", "gaal_fast.kernels", "gaal_fast._native_cpu", "gaal_fast._native_cuda"},
+    "gaal_fast/ops": {
+        "gaal_fast.ops",
+        "gaal_fast.kernels",
+        "gaal_fast._native_cpu",
+        "gaal_fast._native_cuda",
+    },
     "gaal_fast/models": {"gaal_fast.models", "gaal_fast.config", "gaal_fast.errors"},
-    "gaal_fast/methods": {"gaal_fast.methods", "gaal_fast.models", "gaal_fast.ops", "gaal_fast.config", "gaal_fast.errors"},
+    "gaal_fast/methods": {
+        "gaal_fast.methods",
+        "gaal_fast.models",
+        "gaal_fast.ops",
+        "gaal_fast.config",
+        "gaal_fast.errors",
+    },
     "gaal_fast/_gradients.py": {"gaal_fast.ops"},
     "gaal_fast/surgery.py": {"gaal_fast._gradients", "gaal_fast.ops"},
     "gaal_fast/config.py": {"gaal_fast.errors"},
@@ -34,9 +46,18 @@ def imported(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level <= 1, f"{file}: imports from above its own package hide the layer they come from"
+            assert node.level <= 1, (
+                f"{file}: imports from above its own package hide the layer they come from"
+            )
             if node.level == 0:
-                found |= {f"{node.module}.{alias.name}" if node.module == "gaal_fast" else str(node.module) for alias in node.names}
+                found |= {
+                    (
+                        f"{node.module}.{alias.name}"
+                        if node.module == "gaal_fast"
+                        else str(node.module)
+                    )
+                    for alias in node.names
+                }
     return found
 
 
@@ -47,7 +68,9 @@ def test_a_layer_imports_nothing_above_it(place: str) -> None:
     for file in files:
         for name in imported(file):
             if name.split(".")[0] == "gaal_fast":
-                assert any(name == allowed or name.startswith(f"{allowed}.") for allowed in LAYERS[place]), f"{file} imports {name}"
+                assert any(
+                    name == allowed or name.startswith(f"{allowed}.") for allowed in LAYERS[place]
+                ), f"{file} imports {name}"
 
 
 def test_kernels_need_triton_and_torch_only() -> None:
@@ -62,7 +85,13 @@ def test_no_library_module_imports_tests_or_benchmarks() -> None:
 
 
 def test_importing_the_ops_loads_neither_triton_nor_a_native_module() -> None:
-    program = "import sys, gaal_fast.ops, gaal_fast.surgery; print([m for m in sys.modules if 'triton' in m or '_native' in m])"
-    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    # torch itself looks whether triton is there; what counts is that our kernels and native code wait for their first use.
+    program = (
+        "import sys, gaal_fast.ops, gaal_fast.surgery; print([m for m in sys.modules if 'triton' in"
+        " m or '_native' in m])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    # torch itself looks whether triton is there; what counts is that our kernels and native code
+    # wait for their first use.
     assert "gaal_fast" not in loaded

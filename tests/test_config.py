@@ -1,4 +1,6 @@
-"""Flags, YAML and presets end in one validated configuration, and a mistake ends in one line that names the key."""
+"""Flags, YAML and presets end in one validated configuration, and a mistake ends in one line that
+names the key.
+"""
 
 from __future__ import annotations
 
@@ -34,37 +36,81 @@ def configure(*argv: str) -> Config:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--method.lambda-image", "1.5"], r"--method\.lambda-image must lie in \(0, 1\], got 1\.5"),
+        (
+            ["--method.lambda-image", "1.5"],
+            r"--method\.lambda-image must lie in \(0, 1\], got 1\.5",
+        ),
         (["--method.lambda-table=0"], r"--method\.lambda-table must lie in \(0, 1\], got 0"),
         (["--optim.lr", "-1"], r"--optim\.lr must be greater than 0, got -1"),
         (["--optim.lr", "nan"], r"--optim\.lr must be a finite number, got nan"),
         (["--train.epochs", "1.5"], r"--train\.epochs must be a whole number, got 1\.5"),
         (["--train.batch-size", "1"], r"--train\.batch-size must be 2 or more, got 1"),
         (["--method.surgery", "maybe"], r"--method\.surgery must be true or false, got maybe"),
-        (["--method.guide", "stale"], r"--method\.guide must be one of 'fresh' or 'cached', got stale"),
+        (
+            ["--method.guide", "stale"],
+            r"--method\.guide must be one of 'fresh' or 'cached', got stale",
+        ),
         (["--method.order", "image,image"], r"--method\.order names one thing twice"),
         (["--method.order", "image"], r"--method\.order must name image and table"),
         (["--data.test-fraction", "0.95"], r"--data\.test-fraction leaves no rows to train on"),
-        (["--method.lamda-image", "0.5"], r"unknown key --method\.lamda-image; did you mean --method\.lambda-image\?"),
+        (
+            ["--method.lamda-image", "0.5"],
+            r"unknown key --method\.lamda-image; did you mean --method\.lambda-image\?",
+        ),
         (["--data.csv"], r"--data\.csv: expected one argument"),
-        (["--data.encoding", "klingon"], r"--data\.encoding is no encoding that Python knows.*, got klingon"),
-        (["--data.delimiter", "||"], r"--data\.delimiter must be one character or one of comma, semicolon, tab, .*, got \|\|"),
+        (
+            ["--data.encoding", "klingon"],
+            r"--data\.encoding is no encoding that Python knows.*, got klingon",
+        ),
+        (
+            ["--data.delimiter", "||"],
+            (
+                r"--data\.delimiter must be one character or one of comma, semicolon, tab, .*, got"
+                r" \|\|"
+            ),
+        ),
         (["--data.decimal", "x"], r"--data\.decimal must be one of '\.' or ',', got x"),
-        (["--data.decimal", ",", "--data.thousands", "comma"], r"--data\.thousands is --data\.decimal as well, got comma"),
+        (
+            ["--data.decimal", ",", "--data.thousands", "comma"],
+            r"--data\.thousands is --data\.decimal as well, got comma",
+        ),
         (["--data.image-range", "5"], r"--data\.image-range must be two numbers, LOW,HIGH, got 5"),
-        (["--data.image-range", "0,high"], r"--data\.image-range must be two numbers, LOW,HIGH, got 0,high"),
-        (["--data.image-range", "9,-1"], r"--data\.image-range must be two finite numbers, LOW,HIGH, the lower one first, got 9,-1"),
+        (
+            ["--data.image-range", "0,high"],
+            r"--data\.image-range must be two numbers, LOW,HIGH, got 0,high",
+        ),
+        (
+            ["--data.image-range", "9,-1"],
+            (
+                r"--data\.image-range must be two finite numbers, LOW,HIGH, the lower one first,"
+                r" got 9,-1"
+            ),
+        ),
         (["--data.image-range", "0,inf"], r"--data\.image-range must be two finite numbers"),
         (["stray"], r"unexpected argument stray"),
-        (["--train.device", "gpu"], r"^--train\.device must be auto, cpu, cuda or cuda:N, got gpu$"),
-        (["--train.seed", "4294967296"], r"^--train\.seed must lie in \[0, 4294967295\], got 4294967296$"),
+        (
+            ["--train.device", "gpu"],
+            r"^--train\.device must be auto, cpu, cuda or cuda:N, got gpu$",
+        ),
+        (
+            ["--train.seed", "4294967296"],
+            r"^--train\.seed must lie in \[0, 4294967295\], got 4294967296$",
+        ),
         (["--data.csv", ""], r"^--data\.csv must not be empty$"),
-        (["--data.csv", "t", "--data.drop", '"a'], r'^--data\.drop must be names with commas .* is written as "a,b", got "a$'),
-        (["--data.csv", "t", "--data.drop", '"a"b'], r'^--data\.drop must be names with commas .* is written as "a,b", got "a"b$'),
+        (
+            ["--data.csv", "t", "--data.drop", '"a'],
+            r'^--data\.drop must be names with commas .* is written as "a,b", got "a$',
+        ),
+        (
+            ["--data.csv", "t", "--data.drop", '"a"b'],
+            r'^--data\.drop must be names with commas .* is written as "a,b", got "a"b$',
+        ),
         (["--preset", "best"], r"--preset: invalid choice: 'best'"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line_naming_the_key(argv: list[str], message: str) -> None:
+def test_a_mistake_on_the_command_line_is_one_line_naming_the_key(
+    argv: list[str], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
         configure(*argv)
     assert "\n" not in str(caught.value)
@@ -73,7 +119,10 @@ def test_a_mistake_on_the_command_line_is_one_line_naming_the_key(argv: list[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("method: {lamda-image: 0.5}", r"unknown key method\.lamda-image in --config; did you mean method\.lambda-image\?"),
+        (
+            "method: {lamda-image: 0.5}",
+            r"unknown key method\.lamda-image in --config; did you mean method\.lambda-image\?",
+        ),
         ("metod: {rule: paper}", r"unknown key metod in --config; did you mean method\?"),
         ("method: 3", r"method must hold keys such as method\.name"),
         ("- 1", r"must hold sections"),
@@ -87,18 +136,29 @@ def test_a_mistake_on_the_command_line_is_one_line_naming_the_key(argv: list[str
         ("epochs: 3", r"^unknown key epochs in --config; did you mean train\.epochs\?$"),
         ("~: 3", r"^--config: a key must be text, got none$"),
         ("? [a]\n: 3", r"is not YAML \(line 1: found unhashable key\)$"),
-        ("data:\n\tcsv: x", r"is not YAML \(line 2: found character '\\t' that cannot start any token\)$"),
+        (
+            "data:\n\tcsv: x",
+            r"is not YAML \(line 2: found character '\\t' that cannot start any token\)$",
+        ),
         ("a: *b", r"is not YAML \(line 1: found undefined alias 'b'\)$"),
-        ("data: {csv: !!python/name:os.system x}", r"is not YAML \(line 1: could not determine a constructor"),
+        (
+            "data: {csv: !!python/name:os.system x}",
+            r"is not YAML \(line 1: could not determine a constructor",
+        ),
         ("data: {csv: [a]}", r"^--data\.csv must be a path, got \['a'\]$"),
-        ("data: {csv: x, drop: {a: b}}", r"^--data\.drop must be a list of names, got \{'a': 'b'\}$"),
+        (
+            "data: {csv: x, drop: {a: b}}",
+            r"^--data\.drop must be a list of names, got \{'a': 'b'\}$",
+        ),
         ("data: {csv: x, drop: [[a]]}", r"^--data\.drop must be text, got \['a'\]$"),
         ("train: {epochs: yes}", r"^--train\.epochs must be a whole number, got yes$"),
         ("data: &a {target: *a}", r"^--data\.target must be text, got"),
         ("{a: " * 3000, r"is not YAML \(too deep\)$"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_naming_the_key(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_in_the_file_is_one_line_naming_the_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=message):
@@ -109,7 +169,11 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     file = tmp_path / "run.yaml"
     file.write_text("train: {epochs: 3, batch_size: 8}\nmethod:\n  lambda-image: 0.25\n")
     config = configure("--preset", "paper", "--config", str(file), "--train.batch_size=16")
-    assert (config.train.epochs, config.train.batch_size, config.method.lambda_image) == (3, 16, 0.25)
+    assert (config.train.epochs, config.train.batch_size, config.method.lambda_image) == (
+        3,
+        16,
+        0.25,
+    )
     assert config.model.image == PRESETS["paper"]["model"]["image"]
 
 
@@ -141,7 +205,10 @@ def test_keys_are_nested_or_dotted_in_the_file(tmp_path: Path, content: str | by
 
 def test_words_of_the_file_are_read_as_flags_are(tmp_path: Path) -> None:
     """YAML 1.1 would read 7, False, 8, 90 and a date."""
-    text = "data: {csv: a.csv, target: 007, drop: [no, '1,5', 2024-01-01], split-column: none}\ntrain: {seed: 010}\noptim: {lr: 1e-3}"
+    text = (
+        "data: {csv: a.csv, target: 007, drop: [no, '1,5', 2024-01-01], split-column: none}\ntrain:"
+        " {seed: 010}\noptim: {lr: 1e-3}"
+    )
     config = configured(tmp_path, text)
     assert (config.data.target, config.data.drop) == ("007", ["no", "1,5", "2024-01-01"])
     assert (config.data.split_column, config.train.seed, config.optim.lr) == (None, 10, 0.001)
@@ -169,15 +236,22 @@ def test_keys_about_a_table_without_one_are_a_mistake(tmp_path: Path) -> None:
         ("images", "x"), ("image-column", "x"), ("target", "x"), ("numeric", "x"), ("categorical", "x"), ("drop", "x"),
         ("split-column", "x"), ("group-column", "x"),
     ):  # fmt: skip
-        line = f"--data.csv is needed with --data.{key}: which table? Without any of these the demo set is used"
+        line = (
+            f"--data.csv is needed with --data.{key}: which table? Without any of these the demo"
+            " set is used"
+        )
         with pytest.raises(UserError) as caught:
             configure(f"--data.{key}", value)
         assert str(caught.value) == line
         with pytest.raises(UserError) as caught:
             configured(tmp_path, f"data: {{{key}: {value}}}")
         assert str(caught.value) == line
-    with pytest.raises(UserError, match=r"^--data\.csv is needed with --data\.images, --data\.target:"):
-        configure("--preset", "demo", "--data.target", "x", "--data.images", "y", "--data.csv", "none")
+    with pytest.raises(
+        UserError, match=r"^--data\.csv is needed with --data\.images, --data\.target:"
+    ):
+        configure(
+            "--preset", "demo", "--data.target", "x", "--data.images", "y", "--data.csv", "none"
+        )
 
 
 def test_keys_that_suit_any_data_leave_the_demo_set() -> None:
@@ -202,8 +276,15 @@ def test_none_clears_an_optional_key_only() -> None:
     lr=st.floats(1e-8, 10), epochs=st.integers(1, 500), drop=st.lists(st.text("abc_é x", min_size=1), max_size=3, unique=True),
     rule=st.sampled_from(["paper", "official"]), preset=st.sampled_from(sorted(PRESETS)),
 )  # fmt: skip
-def test_printed_configuration_reads_back_equal(lr: float, epochs: int, drop: list[str], rule: str, preset: str) -> None:
-    layer = {"optim": {"lr": lr}, "train": {"epochs": epochs}, "data": {"drop": drop}, "method": {"rule": rule}}
+def test_printed_configuration_reads_back_equal(
+    lr: float, epochs: int, drop: list[str], rule: str, preset: str
+) -> None:
+    layer = {
+        "optim": {"lr": lr},
+        "train": {"epochs": epochs},
+        "data": {"drop": drop},
+        "method": {"rule": rule},
+    }
     config = build([("preset", PRESETS[preset]), ("test", layer)])
     assert build([("printed", yaml.safe_load(to_yaml(config)))]) == config
 
@@ -211,7 +292,10 @@ def test_printed_configuration_reads_back_equal(lr: float, epochs: int, drop: li
 def test_a_range_is_two_numbers_of_any_sign(tmp_path: Path) -> None:
     assert configure().data.image_range is None
     assert configure("--data.image-range", "-1024,3071").data.image_range == (-1024, 3071)
-    assert configure("--data.image-range=-.5,1e3", "--optim.lr", "1e-3").data.image_range == (-0.5, 1000)
+    assert configure("--data.image-range=-.5,1e3", "--optim.lr", "1e-3").data.image_range == (
+        -0.5,
+        1000,
+    )
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(configure("--data.image-range", "-3,-1")))
     assert configure("--config", str(file)).data.image_range == (-3, -1)
@@ -249,7 +333,10 @@ def test_marks_are_given_by_name_or_as_they_are(argv: list[str], key: str, value
 
 
 def test_missing_values_may_be_numbers_in_yaml(tmp_path: Path) -> None:
-    assert build([("x", {"data": {"missing-values": [-999, "x"]}})]).data.missing_values == ["-999", "x"]
+    assert build([("x", {"data": {"missing-values": [-999, "x"]}})]).data.missing_values == [
+        "-999",
+        "x",
+    ]
 
 
 def test_the_flags_of_a_table_to_predict_are_checked_under_their_own_names() -> None:

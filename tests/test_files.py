@@ -22,11 +22,17 @@ def test_a_file_is_replaced_whole_with_the_rights_of_a_plain_one(tmp_path: Path)
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "plain"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), ValueError("x"), OSError(errno.ENOSPC, "No space left on device")],
+)
 def test_an_error_leaves_the_former_file_and_no_other(tmp_path: Path, error: BaseException) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    with pytest.raises(WriteError if isinstance(error, OSError) else type(error)) as caught, replacing(file) as stream:
+    with (
+        pytest.raises(WriteError if isinstance(error, OSError) else type(error)) as caught,
+        replacing(file) as stream,
+    ):
         stream.write(b"new")
         raise error
     assert file.read_text() == "old"

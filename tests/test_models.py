@@ -1,4 +1,6 @@
-"""Encoders have the widths and the initialisation of the paper, take local weights, and refuse what does not fit."""
+"""Encoders have the widths and the initialisation of the paper, take local weights, and refuse what
+does not fit.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,12 @@ from gaal_fast.models import SmallImageEncoder, TableEncoder, build_image_encode
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "features"), [("small", None, 128), ("small", 40, 40), ("resnet18", None, 512), ("resnet18", 64, 64)]
+    ("name", "width", "features"),
+    [("small", None, 128), ("small", 40, 40), ("resnet18", None, 512), ("resnet18", 64, 64)],
 )
-def test_image_encoder_gives_features_of_the_width_it_says(name: str, width: int | None, features: int) -> None:
+def test_image_encoder_gives_features_of_the_width_it_says(
+    name: str, width: int | None, features: int
+) -> None:
     encoder, found = build_image_encoder(name, width=width)
     assert found == features
     assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, features)
@@ -28,7 +33,9 @@ def test_resnet50_is_the_papers_2048_wide_network() -> None:
     with torch.device("meta"):
         encoder, features = build_image_encoder("resnet50")
     assert features == 2048
-    assert sum(p.numel() for p in encoder.parameters()) == 23_508_032, "25 557 032 less the classifier's 2 049 000"
+    assert sum(p.numel() for p in encoder.parameters()) == 23_508_032, (
+        "25 557 032 less the classifier's 2 049 000"
+    )
 
 
 def test_table_encoder_is_the_papers_perceptron() -> None:
@@ -37,7 +44,12 @@ def test_table_encoder_is_the_papers_perceptron() -> None:
     kinds = [type(layer) for layer in encoder.layers]
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
     first, last = encoder.layers[0], encoder.layers[3]
-    assert (first.in_features, first.out_features, last.in_features, last.out_features) == (300, 2048, 2048, 2048)
+    assert (first.in_features, first.out_features, last.in_features, last.out_features) == (
+        300,
+        2048,
+        2048,
+        2048,
+    )
     assert first.weight.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.01)
     assert last.weight.std().item() == pytest.approx((2 / 2048) ** 0.5, rel=0.01)
     assert not first.bias.any()
@@ -47,9 +59,15 @@ def test_table_encoder_is_the_papers_perceptron() -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_pretrained_weights_come_from_a_local_file(tmp_path: Path, suffix: str) -> None:
     source = SmallImageEncoder()
-    state = {name: value for name, value in source.state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = {
+        name: value
+        for name, value in source.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
     file = tmp_path / f"weights{suffix}"
-    save_file(state, file) if suffix == ".safetensors" else torch.save({**state, "fc.weight": torch.zeros(1000, 128)}, file)
+    save_file(state, file) if suffix == ".safetensors" else torch.save(
+        {**state, "fc.weight": torch.zeros(1000, 128)}, file
+    )
     encoder, _ = build_image_encoder("small", weights=file)
     for name, value in state.items():
         assert torch.equal(encoder.state_dict()[name], value)

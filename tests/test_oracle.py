@@ -1,4 +1,6 @@
-"""The oracle against plain loops, against numerical solvers of the quadratic programs, and against numerical derivatives."""
+"""The oracle against plain loops, against numerical solvers of the quadratic programs, and against
+numerical derivatives.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ def test_agrees_with_plain_loops(seed: int) -> None:
     stats = oracle.softmax_stats(logits, target)
     for i in range(rows):
         p = oracle.loops_softmax(logits[i].tolist())
-        assert stats.entropy[i] == pytest.approx(oracle.loops_entropy(logits[i].tolist()), abs=1e-14)
-        assert stats.lse[i] == pytest.approx(math.log(sum(math.exp(x) for x in logits[i])), abs=1e-14)
+        assert stats.entropy[i] == pytest.approx(
+            oracle.loops_entropy(logits[i].tolist()), abs=1e-14
+        )
+        assert stats.lse[i] == pytest.approx(
+            math.log(sum(math.exp(x) for x in logits[i])), abs=1e-14
+        )
         expected = -math.log(p[target[i]]) if p[target[i]] > 0.0 else math.inf
         assert stats.nll[i] == pytest.approx(expected, abs=1e-13)
 
@@ -36,14 +42,18 @@ def test_agrees_with_plain_loops(seed: int) -> None:
     some = rng.permutation(rows)[: rng.integers(1, rows + 1)]
     for weights in (None, c):
         got = oracle.linear_ce_grad(features, logits, target, some, weights)
-        weight, bias = oracle.loops_head_gradient(features.tolist(), logits.tolist(), target.tolist(), some.tolist(), weights)
+        weight, bias = oracle.loops_head_gradient(
+            features.tolist(), logits.tolist(), target.tolist(), some.tolist(), weights
+        )
         np.testing.assert_allclose(got.weight, weight, atol=1e-14)
         np.testing.assert_allclose(got.bias, bias, atol=1e-14)
         assert (got.weight_scale >= np.abs(got.weight) - 1e-15).all()
 
     g, p = rng.normal(size=6), rng.normal(size=6)
     new = oracle.project([g[:2], g[2:]], [p[:2], p[2:]], oracle.Rule(epsilon=0.3)).grads
-    np.testing.assert_allclose(np.concatenate(new), oracle.loops_project(g.tolist(), p.tolist(), 0.3), atol=1e-14)
+    np.testing.assert_allclose(
+        np.concatenate(new), oracle.loops_project(g.tolist(), p.tolist(), 0.3), atol=1e-14
+    )
 
 
 def test_ties_nan_and_infinity_in_the_selection() -> None:
@@ -51,7 +61,9 @@ def test_ties_nan_and_infinity_in_the_selection() -> None:
     assert oracle.topk(np.array([1.0, 2.0, 1.0, 2.0]), 4).tolist() == [1, 3, 0, 2]
     assert oracle.topk(np.array([1.0, nan, 9.0, nan]), 3).tolist() == [1, 3, 2]
     inf = math.inf
-    stats = oracle.softmax_stats(np.array([[-inf, -inf], [inf, 0.0], [nan, 0.0], [-inf, 5.0], [1e4, -1e4]]), np.zeros(5, int))
+    stats = oracle.softmax_stats(
+        np.array([[-inf, -inf], [inf, 0.0], [nan, 0.0], [-inf, 5.0], [1e4, -1e4]]), np.zeros(5, int)
+    )
     assert np.isnan(stats.entropy).tolist() == [True, True, True, False, False]
     assert np.isnan(stats.nll).tolist() == [True, True, True, False, False]
     assert stats.entropy[3:].tolist() == [0.0, 0.0] and stats.nll[3] == inf and stats.lse[4] == 1e4
@@ -70,7 +82,9 @@ def test_confident_rows_keep_all_digits(gap: int, target: int) -> None:
     stats = oracle.softmax_stats([row], [target])
     assert stats.entropy[0] == pytest.approx(float(entropy), rel=1e-14, abs=0.0)
     assert stats.nll[0] == pytest.approx(float(nll), rel=1e-14, abs=0.0)
-    np.testing.assert_allclose(oracle.residual([row], [target])[0], [float(a) for a in residual], rtol=1e-13, atol=0.0)
+    np.testing.assert_allclose(
+        oracle.residual([row], [target])[0], [float(a) for a in residual], rtol=1e-13, atol=0.0
+    )
 
 
 @pytest.mark.parametrize("with_weights", [False, True])
@@ -86,7 +100,9 @@ def test_head_gradient_is_the_derivative_of_the_loss(with_weights: bool) -> None
 
     point = np.concatenate([weight.ravel(), bias, features.ravel()])
     numeric = optimize.approx_fprime(point, loss, 1e-7)
-    step = oracle.guided_linear_ce(features, target, features, target, weight, bias, 0, oracle.Rule(), c)
+    step = oracle.guided_linear_ce(
+        features, target, features, target, weight, bias, 0, oracle.Rule(), c
+    )
     exact = np.concatenate([step.grad_weight.ravel(), step.grad_bias, step.grad_features.ravel()])
     np.testing.assert_allclose(numeric, exact, atol=1e-6)
     assert step.loss == loss(point)
@@ -121,7 +137,9 @@ def test_closed_form_solves_the_quadratic_program(seed: int, epsilon: float) -> 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_official_rule_solves_the_quadratic_program_of_gem(seed: int) -> None:
-    """min ½ v (‖g_p‖² + ridge) v + <g, g_p> v subject to v >= margin, which the released code solves if <g, g_p> < 0."""
+    """min ½ v (‖g_p‖² + ridge) v + <g, g_p> v subject to v >= margin, which the released code
+    solves if <g, g_p> < 0.
+    """
     rng = np.random.default_rng(seed)
     g, p = rng.normal(size=5) * rng.choice([0.3, 3.0]), rng.normal(size=5)
     rule = oracle.Rule("official", margin=0.75, ridge=1e-3)

@@ -24,7 +24,12 @@ def test_the_examples_in_the_docstrings_run() -> None:
 
 def shared_mlp(seed: int = 0) -> torch.nn.Sequential:
     torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5), torch.nn.ReLU(), torch.nn.Linear(5, 4, bias=False))
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 5),
+        torch.nn.LayerNorm(5),
+        torch.nn.ReLU(),
+        torch.nn.Linear(5, 4, bias=False),
+    )
 
 
 def loss_of(model: torch.nn.Module, modality: str) -> Tensor:
@@ -54,15 +59,27 @@ def conflicting(model: torch.nn.Module, guides: int = 1) -> tuple[list[Tensor], 
     """A gradient and guides at obtuse angles to it, guides at an obtuse angle to each other too."""
     generator = torch.Generator().manual_seed(1)
     g = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
-    others = [[0.7 * torch.randn(x.shape, generator=generator) - 0.5 * x * (-1) ** (i // 2) for x in g] for i in range(guides)]
+    others = [
+        [0.7 * torch.randn(x.shape, generator=generator) - 0.5 * x * (-1) ** (i // 2) for x in g]
+        for i in range(guides)
+    ]
     return g, others
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"epsilon": 0.3, "relative": True}, {"rule": "official"}, {"epsilon": 5.0, "max_correction": 0.2}], ids=str
+    "options",
+    [
+        {},
+        {"epsilon": 0.3, "relative": True},
+        {"rule": "official"},
+        {"epsilon": 5.0, "max_correction": 0.2},
+    ],
+    ids=str,
 )
 def test_two_modalities_on_a_shared_mlp(options: dict) -> None:
-    """The repaired gradient is that of ops.project_ on all parameters as one vector, and of the oracle."""
+    """The repaired gradient is that of ops.project_ on all parameters as one vector, and of the
+    oracle.
+    """
     model = shared_mlp()
     ours = GradientSurgery(model, **options)
     table = gradient(model, "table")
@@ -75,8 +92,15 @@ def test_two_modalities_on_a_shared_mlp(options: dict) -> None:
     projection = ops.project_(expected, table, **options)
     assert list(report) == ["table"] and projection.v > 0.0
     assert all(torch.equal(a, b) for a, b in zip(report["table"], projection, strict=True))
-    assert all(torch.equal(parameter.grad, want) for parameter, want in zip(model.parameters(), expected, strict=True))
-    truth = oracle.project([g.double().numpy() for g in image], [g.double().numpy() for g in table], oracle.Rule(**options))
+    assert all(
+        torch.equal(parameter.grad, want)
+        for parameter, want in zip(model.parameters(), expected, strict=True)
+    )
+    truth = oracle.project(
+        [g.double().numpy() for g in image],
+        [g.double().numpy() for g in table],
+        oracle.Rule(**options),
+    )
     for parameter, want in zip(model.parameters(), truth.grads, strict=True):
         np.testing.assert_allclose(parameter.grad.numpy(), want, rtol=1e-4, atol=1e-6)
 
@@ -153,7 +177,10 @@ def test_all_constraints_hold_if_the_guides_do_not_conflict() -> None:
         model = shared_mlp()
         generator = torch.Generator().manual_seed(seed)
         base = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
-        guides = {n: [x + 0.8 * torch.randn(x.shape, generator=generator) for x in base] for n in ("a", "b", "c")}
+        guides = {
+            n: [x + 0.8 * torch.randn(x.shape, generator=generator) for x in base]
+            for n in ("a", "b", "c")
+        }
         assert all(flat(p) @ flat(q) >= 0.0 for p in guides.values() for q in guides.values())
         tool = GradientSurgery(model)
         for name, guide in guides.items():
@@ -188,7 +215,9 @@ def test_a_guide_is_a_copy() -> None:
             parameter.grad.zero_()
     set_grads(model, g)
     report = tool.repair("image")
-    assert report["table"].guide_norm2.item() == pytest.approx((flat(guide) @ flat(guide)).item(), rel=1e-5)
+    assert report["table"].guide_norm2.item() == pytest.approx(
+        (flat(guide) @ flat(guide)).item(), rel=1e-5
+    )
 
 
 def test_missing_gradients() -> None:
@@ -209,7 +238,8 @@ def test_missing_gradients() -> None:
     assert all(torch.equal(p.grad, x) for p, x in zip(parameters[1:], expected, strict=True))
     assert torch.equal(parameters[1].grad, g[1])
 
-    # A parameter that this step does not move does not move: momentum alone would move it if its gradient were 0.
+    # A parameter that this step does not move does not move: momentum alone would move it if its
+    # gradient were 0.
     before = parameters[0].detach().clone()
     torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1).step()
     assert torch.equal(parameters[0], before)
@@ -222,19 +252,27 @@ def test_left_out_parameters_give_the_nearest_gradient_among_those_that_move() -
 
 
 @pytest.mark.parametrize("scale", [2.0**16, 2.0**-3])
-@pytest.mark.parametrize("options", [{"epsilon": 0.5}, {"rule": "official"}, {"epsilon": 0.3, "relative": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"epsilon": 0.5}, {"rule": "official"}, {"epsilon": 0.3, "relative": True}], ids=str
+)
 def test_grad_scaler(scale: float, options: dict) -> None:
-    """A scaled run ends where the unscaled one does, also when the scale changes between capture and repair."""
+    """A scaled run ends where the unscaled one does, also when the scale changes between capture
+    and repair.
+    """
     results = []
     for use_scaler in (False, True):
         model = shared_mlp()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1, enabled=use_scaler)
+        scaler = torch.amp.GradScaler(
+            "cpu", init_scale=scale, growth_interval=1, enabled=use_scaler
+        )
         tool = GradientSurgery(model, **options)
         values = []
         for modality in ("table", "image", "table", "image"):
             optimizer.zero_grad()
-            scaler.scale(-loss_of(model, modality) if modality == "table" else loss_of(model, modality)).backward()
+            scaler.scale(
+                -loss_of(model, modality) if modality == "table" else loss_of(model, modality)
+            ).backward()
             tool.capture(modality, scaler=scaler)
             report = tool.repair(modality, scaler=scaler)
             values += [value.item() for projection in report.values() for value in projection]
@@ -328,7 +366,9 @@ def test_parameters_and_repr() -> None:
     assert [p.shape for p in tool.parameters] == [(5, 6), (5,), (4, 5)]
     again = GradientSurgery([*model.parameters(), *model.parameters()], rule="official")
     assert len(again.parameters) == 3
-    assert repr(again).startswith("GradientSurgery(3 parameters, rule='official', epsilon=0.0") and "captured=()" in repr(again)
+    assert repr(again).startswith(
+        "GradientSurgery(3 parameters, rule='official', epsilon=0.0"
+    ) and "captured=()" in repr(again)
 
 
 def sparse_embedding() -> GradientSurgery:
@@ -340,27 +380,81 @@ def sparse_embedding() -> GradientSurgery:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda t: GradientSurgery([]), ValueError, "shared has no parameter that requires a gradient"),
+        (
+            lambda t: GradientSurgery([]),
+            ValueError,
+            "shared has no parameter that requires a gradient",
+        ),
         (lambda t: GradientSurgery(torch.nn.ReLU()), ValueError, "shared has no parameter"),
-        (lambda t: GradientSurgery([3.0]), TypeError, r"shared must be a module or tensors, \[0\] is a float"),
+        (
+            lambda t: GradientSurgery([3.0]),
+            TypeError,
+            r"shared must be a module or tensors, \[0\] is a float",
+        ),
         (lambda t: GradientSurgery(torch.nn.Linear(1, 1), rule="gem"), ValueError, "rule must be"),
-        (lambda t: t.capture("a"), ValueError, r"\.grad: no shared parameter has a gradient; call backward\(\) before"),
+        (
+            lambda t: t.capture("a"),
+            ValueError,
+            r"\.grad: no shared parameter has a gradient; call backward\(\) before",
+        ),
         (lambda t: t.repair("a"), ValueError, r"\.grad: no shared parameter has a gradient"),
-        (lambda t: t.capture("a", [None] * 5), ValueError, "grads: no shared parameter has a gradient"),
-        (lambda t: t.capture("a", [torch.ones(1)]), ValueError, "grads must hold one gradient per shared parameter: got 1 for 5"),
-        (lambda t: t.capture("a", [torch.ones(1)] * 5), ValueError, r"grads of parameter 0\.weight must have shape \(5, 6\), got \(1,\)"),
-        (lambda t: t.capture("a", [1.0] * 5), TypeError, r"grads of parameter 0\.weight must be a tensor or None, got float"),
-        (lambda t: sparse_embedding().capture("a"), TypeError, r"\.grad of parameter weight is sparse"),
+        (
+            lambda t: t.capture("a", [None] * 5),
+            ValueError,
+            "grads: no shared parameter has a gradient",
+        ),
+        (
+            lambda t: t.capture("a", [torch.ones(1)]),
+            ValueError,
+            "grads must hold one gradient per shared parameter: got 1 for 5",
+        ),
+        (
+            lambda t: t.capture("a", [torch.ones(1)] * 5),
+            ValueError,
+            r"grads of parameter 0\.weight must have shape \(5, 6\), got \(1,\)",
+        ),
+        (
+            lambda t: t.capture("a", [1.0] * 5),
+            TypeError,
+            r"grads of parameter 0\.weight must be a tensor or None, got float",
+        ),
+        (
+            lambda t: sparse_embedding().capture("a"),
+            TypeError,
+            r"\.grad of parameter weight is sparse",
+        ),
         (lambda t: t.forget("a"), ValueError, "modality: no gradient of 'a' was captured"),
-        (lambda t: align_([None], [torch.ones(1)]), ValueError, "grads must hold at least one gradient: all are None"),
-        (lambda t: align_([torch.ones(1)], []), ValueError, "guides must hold as many gradients as grads: got 0 and 1"),
-        (lambda t: align_([torch.ones(2)], [torch.ones(3)]), ValueError, r"guides\[0\] must have the shape of grads\[0\]"),
-        (lambda t: align_([torch.ones(2)], [torch.ones(2).to_sparse()]), TypeError, r"guides\[0\] is sparse"),
+        (
+            lambda t: align_([None], [torch.ones(1)]),
+            ValueError,
+            "grads must hold at least one gradient: all are None",
+        ),
+        (
+            lambda t: align_([torch.ones(1)], []),
+            ValueError,
+            "guides must hold as many gradients as grads: got 0 and 1",
+        ),
+        (
+            lambda t: align_([torch.ones(2)], [torch.ones(3)]),
+            ValueError,
+            r"guides\[0\] must have the shape of grads\[0\]",
+        ),
+        (
+            lambda t: align_([torch.ones(2)], [torch.ones(2).to_sparse()]),
+            TypeError,
+            r"guides\[0\] is sparse",
+        ),
         (lambda t: align_([1.0], [torch.ones(1)]), TypeError, r"grads\[0\] must be a tensor"),
-        (lambda t: align_(torch.ones(1), torch.ones(1), epsilon=math.nan), ValueError, "epsilon must be finite"),
+        (
+            lambda t: align_(torch.ones(1), torch.ones(1), epsilon=math.nan),
+            ValueError,
+            "epsilon must be finite",
+        ),
     ],
 )
-def test_bad_arguments(call: Callable[[GradientSurgery], object], error: type[Exception], message: str) -> None:
+def test_bad_arguments(
+    call: Callable[[GradientSurgery], object], error: type[Exception], message: str
+) -> None:
     tool = GradientSurgery(shared_mlp())
     with pytest.raises(error, match=f"^{message}"):
         call(tool)
@@ -372,8 +466,12 @@ def test_an_unknown_guide_is_named_and_changes_nothing() -> None:
     g, (guide,) = conflicting(model)
     tool.capture("table", guide)
     set_grads(model, g)
-    with pytest.raises(ValueError, match=r"^against: no gradient of 'tabel' was captured \(captured: 'table'\)$"):
+    with pytest.raises(
+        ValueError, match=r"^against: no gradient of 'tabel' was captured \(captured: 'table'\)$"
+    ):
         tool.repair("image", against=["table", "tabel"])
-    with pytest.raises(ValueError, match=r"^against: 'table' is the modality that is being repaired"):
+    with pytest.raises(
+        ValueError, match=r"^against: 'table' is the modality that is being repaired"
+    ):
         tool.repair("table", against="table")
     assert all(torch.equal(p.grad, x) for p, x in zip(model.parameters(), g, strict=True))

@@ -244,7 +244,10 @@ def test_replaced_parameters_are_followed() -> None:
     module.weight.grad = torch.ones(1, 3)
     with pytest.raises(
         ValueError,
-        match=r"^the captured gradient of 'a' for parameter weight has shape \(1, 2\), the current one \(1, 3\)",
+        match=(
+            r"^the captured gradient of 'a' for parameter weight has shape \(1, 2\), the current"
+            r" one \(1, 3\)"
+        ),
     ):
         surgery.repair("b")
     del module.weight
@@ -252,7 +255,10 @@ def test_replaced_parameters_are_followed() -> None:
     module.kernel.grad = torch.ones(1, 2)
     with pytest.raises(
         ValueError,
-        match=r"^the captured gradient of 'a' is of parameter weight, which is shared no more: forget\(\) it",
+        match=(
+            r"^the captured gradient of 'a' is of parameter weight, which is shared no more:"
+            r" forget\(\) it"
+        ),
     ):
         surgery.repair("b")
 
@@ -318,7 +324,10 @@ def test_bad_options_are_refused_at_construction_wherever_that_is(option: str) -
 
 
 def test_the_environment_variable_does_not_stop_construction() -> None:
-    code = "import torch; from gaal_fast.surgery import GradientSurgery; print(GradientSurgery(torch.nn.Linear(1, 1)).captured)"
+    code = (
+        "import torch; from gaal_fast.surgery import GradientSurgery;"
+        " print(GradientSurgery(torch.nn.Linear(1, 1)).captured)"
+    )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
         "GAAL_FAST_BACKEND": "triton"
     }
@@ -369,10 +378,7 @@ def test_saved_guides() -> None:
     assert again.captured == ("image", "table")
     assert {
         m: {n: t.tolist() for n, t in g.items()} for m, g in again.state_dict()["guides"].items()
-    } == {
-        "image": {"weight": [[1.0, 2.0]]},
-        "table": {"weight": [[3.0, 4.0]], "bias": [5.0]},
-    }
+    } == {"image": {"weight": [[1.0, 2.0]]}, "table": {"weight": [[3.0, 4.0]], "bias": [5.0]}}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""A table and its pictures: reading, checking, splitting, and batches for training and prediction.
+"""A table and its images: reading, checking, splitting, and batches for training and prediction.
 
-What is named here is imported at its first use: it needs torch, pandas and scikit-learn, for which `--help` is not to wait.
+What is named here is imported at its first use: it needs torch, pandas and scikit-learn, for which
+`--help` is not to wait.
 """
 
 from importlib import import_module
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
     from gaal_fast.data.image_store import ImageStore
     from gaal_fast.data.images import ImageError, decode
     from gaal_fast.data.issues import DataIssue, issues_frame, write_issues
-    from gaal_fast.data.load import FusionData, PredictionData, data_fingerprint, load_data, load_for_prediction
+    from gaal_fast.data.load import (
+        FusionData,
+        PredictionData,
+        data_fingerprint,
+        load_data,
+        load_for_prediction,
+    )
     from gaal_fast.data.loader import EpochSampler, dead_readers_as_user_errors, make_loader
     from gaal_fast.data.preprocess import TablePreprocessor
     from gaal_fast.data.schema import TableSchema, infer_schema
@@ -21,13 +28,18 @@ if TYPE_CHECKING:
     from gaal_fast.data.table import read_table
 
 _PLACES = {
-    **dict.fromkeys(("Batch", "FusionDataset", "ImageModality", "Modality", "TableModality"), "dataset"),
+    **dict.fromkeys(
+        ("Batch", "FusionDataset", "ImageModality", "Modality", "TableModality"), "dataset"
+    ),
     **dict.fromkeys(("resolve_images",), "image_files"),
     **dict.fromkeys(("ImageFolder",), "image_folder"),
     **dict.fromkeys(("ImageStore",), "image_store"),
     **dict.fromkeys(("ImageError", "decode"), "images"),
     **dict.fromkeys(("DataIssue", "issues_frame", "write_issues"), "issues"),
-    **dict.fromkeys(("FusionData", "PredictionData", "data_fingerprint", "load_data", "load_for_prediction"), "load"),
+    **dict.fromkeys(
+        ("FusionData", "PredictionData", "data_fingerprint", "load_data", "load_for_prediction"),
+        "load",
+    ),
     **dict.fromkeys(("EpochSampler", "dead_readers_as_user_errors", "make_loader"), "loader"),
     **dict.fromkeys(("TablePreprocessor",), "preprocess"),
     **dict.fromkeys(("TableSchema", "infer_schema"), "schema"),

@@ -1,4 +1,6 @@
-"""``python -m gaal_fast.data``: what the trainer would read from a table and its pictures, or the demo set written to a folder."""
+"""``python -m gaal_fast.data``: what the trainer would read from a table and its images, or the
+demo set written to a folder.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,24 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.data",
-        description="Report how a table and its pictures are read: columns, classes, split, problems. Writes nothing unless told to.",
-        epilog="examples: python -m gaal_fast.data --data.csv cars.csv --data.target model\n"
-        "          python -m gaal_fast.data --demo demo-folder",
+        description=(
+            "Report how a table and its images are read: columns, classes, split, problems."
+            " Writes nothing unless told to."
+        ),
+        epilog=(
+            "examples: python -m gaal_fast.data --data.csv cars.csv --data.target model\n"
+            "          python -m gaal_fast.data --demo demo-folder"
+        ),
     )
-    parser.add_argument("--demo", type=Path, metavar="DIR", help="write the demo set into this new folder and stop")
-    parser.add_argument("--issues", type=Path, metavar="FILE", help="write every problem found in single rows to this new CSV file")
+    parser.add_argument(
+        "--demo", type=Path, metavar="DIR", help="write the demo set into this new folder and stop"
+    )
+    parser.add_argument(
+        "--issues",
+        type=Path,
+        metavar="FILE",
+        help="write every problem found in single rows to this new CSV file",
+    )
     add_config_flags(parser)
     arguments = parser.parse(argv)
     if arguments.demo is not None:
@@ -43,7 +57,9 @@ def main(argv: Sequence[str]) -> int:
         warn(message)
     print("\n".join(report(data)))
     if arguments.issues is not None:
-        print(f"{write_issues(data.issues, arguments.issues)} problems written to {arguments.issues}")
+        print(
+            f"{write_issues(data.issues, arguments.issues)} problems written to {arguments.issues}"
+        )
     return 0
 
 
@@ -55,7 +71,10 @@ def write_demo(folder: Path) -> int:
 
     paths, best = ensure_demo(folder), best_possible()
     print(f"demo set: {paths.csv} and {paths.images}")
-    print("best possible accuracy: " + "  ".join(f"{'fused' if k == 'multi' else k} {v:.3f}" for k, v in best.items()))
+    print(
+        "best possible accuracy: "
+        + "  ".join(f"{'fused' if k == 'multi' else k} {v:.3f}" for k, v in best.items())
+    )
     return 0
 
 
@@ -68,7 +87,10 @@ def report(data: FusionData) -> Iterator[str]:
     shown = ", ".join(f"{data.classes[i]} ({data.class_counts[i]})" for i in order[:8])
     yield f"training rows by class: {shown}{' ...' if len(order) > 8 else ''}"
     for issue in data.issues[:10]:
-        yield f"problem in row {issue.row}, column {issue.column}: {f'{issue.path}: ' if issue.path else ''}{issue.reason}"
+        yield (
+            f"problem in row {issue.row}, column {issue.column}:"
+            f" {f'{issue.path}: ' if issue.path else ''}{issue.reason}"
+        )
     if len(data.issues) > 10:
         yield f"and {len(data.issues) - 10} more problems; --issues FILE writes them all"
 

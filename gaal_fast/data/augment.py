@@ -1,8 +1,9 @@
-"""Random changes of training pictures, a pure function of (seed, epoch, row).
+"""Random changes of training images, a pure function of (seed, epoch, row).
 
-The operations are torchvision's (the tests compare them), written out for two reasons. Products and sums are separate operations
-and means are sums of integers: a fused multiply-add, or another order of summation, makes the last bit of torchvision's jitter and
-blur depend on the number of threads, so that worker processes would see other pictures. And importing torchvision takes seconds.
+The operations are torchvision's (the tests compare them), written out for two reasons. Products and
+sums are separate operations and means are sums of integers: a fused multiply-add, or another order
+of summation, makes the last bit of torchvision's jitter and blur depend on the number of threads,
+so that worker processes would see other images. And importing torchvision takes seconds.
 """
 
 import math
@@ -28,18 +29,22 @@ _LIGHT_SHIFT = 1 / 12
 
 
 def sample_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """The random numbers of one row in one epoch: independent of every other row, of their order and of the process, so that
-    a run resumed in the middle of an epoch, or with another number of workers, sees the same pictures bit for bit."""
+    """The random numbers of one row in one epoch: independent of every other row, of their order
+    and of the process, so that a run resumed in the middle of an epoch, or with another number of
+    workers, sees the same images bit for bit.
+    """
     return np.random.Generator(np.random.PCG64((seed, epoch, row)))
 
 
 def augment(image: torch.Tensor, preset: Preset, rng: np.random.Generator) -> torch.Tensor:
-    """One random version of a uint8 [3, S, S] picture, same shape and type; the argument is not changed.
+    """One random version of a uint8 [3, S, S] image, same shape and type; the argument is not
+    changed.
 
-    "paper": with probability 0.95 colour jitter (brightness, contrast, saturation 0.8; p 0.8), grey (p 0.2), Gaussian blur
-    (kernel 29, sigma 0.1 to 2; p 0.5), a crop of 60 to 100 % resized back, and a flip (p 0.5). The kernel is that of pictures
-    of 64 pixels and more; below, it shrinks with the size, and never exceeds it.
-    "light": a shift by up to a twelfth of the size (edges repeated) and a flip. "none": the picture as it is.
+    "paper": with probability 0.95 colour jitter (brightness, contrast, saturation 0.8; p 0.8), grey
+    (p 0.2), Gaussian blur (kernel 29, sigma 0.1 to 2; p 0.5), a crop of 60 to 100 % resized back,
+    and a flip (p 0.5). The kernel is that of images of 64 pixels and more; below, it shrinks with
+    the size, and never exceeds it. "light": a shift by up to a twelfth of the size (edges repeated)
+    and a flip. "none": the image as it is.
     """
     if preset == "none":
         return image
@@ -51,7 +56,9 @@ def augment(image: torch.Tensor, preset: Preset, rng: np.random.Generator) -> to
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, 3, H, W] to float32: scaled to 0..1, then the ImageNet mean and standard deviation of each channel."""
+    """uint8 [n, 3, H, W] to float32: scaled to 0..1, then the ImageNet mean and standard deviation
+    of each channel.
+    """
     mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -107,13 +114,17 @@ def _saturation(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def blur_kernel(size: int) -> int:
-    """Odd width of the blur's kernel for a picture of that size: 29 from 64 pixels on, in proportion below, at least 3."""
+    """Odd width of the blur's kernel for an image of that size: 29 from 64 pixels on, in
+    proportion below, at least 3.
+    """
     kernel = _BLUR_KERNEL * min(size, _BLUR_FULL_SIZE) / _BLUR_FULL_SIZE
     return max(3, 2 * int(kernel / 2) + 1 if kernel < _BLUR_KERNEL else _BLUR_KERNEL)
 
 
 def gaussian_blur(image: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Blurs uint8 [3, S, S] with a normalised Gaussian of `kernel` taps, edges reflected: one direction after the other."""
+    """Blurs uint8 [3, S, S] with a normalised Gaussian of `kernel` taps, edges reflected: one
+    direction after the other.
+    """
     radius = min(kernel // 2, image.shape[-1] - 1)
     taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(radius + 1)]
     total = taps[0] + 2 * sum(taps[1:])
@@ -124,10 +135,14 @@ def gaussian_blur(image: torch.Tensor, kernel: int, sigma: float) -> torch.Tenso
         size = values.shape[axis]
         reach = len(weights) - 1
         where = torch.arange(-reach, size + reach).abs_()
-        padded = values.index_select(axis, torch.where(where >= size, 2 * (size - 1) - where, where))
+        padded = values.index_select(
+            axis, torch.where(where >= size, 2 * (size - 1) - where, where)
+        )
         values = padded.narrow(axis, reach, size) * weights[0]
         for offset, weight in enumerate(weights[1:], start=1):
-            pair = padded.narrow(axis, reach - offset, size) + padded.narrow(axis, reach + offset, size)
+            pair = padded.narrow(axis, reach - offset, size) + padded.narrow(
+                axis, reach + offset, size
+            )
             values += pair * weight
     return values.round_().clamp_(0, 255).to(torch.uint8)
 
@@ -139,11 +154,18 @@ def resized_crop(image: torch.Tensor, top: int, left: int, height: int, width: i
 
 
 def _crop_box(size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """top, left, height, width of a box with a random share of the area and a random aspect ratio (uniform in its logarithm)."""
+    """top, left, height, width of a box with a random share of the area and a random aspect ratio
+    (uniform in its logarithm).
+    """
     for _ in range(10):
         area = size * size * rng.uniform(*_CROP_SCALE)
         ratio = math.exp(rng.uniform(math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])))
         width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= size and 0 < height <= size:
-            return int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1)), height, width
+            return (
+                int(rng.integers(size - height + 1)),
+                int(rng.integers(size - width + 1)),
+                height,
+                width,
+            )
     return 0, 0, size, size

@@ -1,4 +1,6 @@
-"""Table cells to numbers, texts and days. One reading of a cell for training and prediction, for text and typed files."""
+"""Table cells to numbers, texts and days. One reading of a cell for training and prediction, for
+text and typed files.
+"""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,20 +11,129 @@ import pandas as pd
 
 # The tokens pandas reads as missing by default, and the question mark of the UCI files.
 MISSING_TOKENS = frozenset(
-    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN"}
+    {
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+    }
     | {"None", "n/a", "nan", "null", "?"}
 )
 # In a column of numbers these stand for none as well, however they are cased and bracketed.
 MISSING_WORDS = frozenset(
-    {"unknown", "unk", "missing", "none", "none given", "not given", "not available", "not applicable", "not known"}
-    | {"not measured", "not recorded", "not specified", "unspecified", "undefined", "no data", "nodata", "nil", "void"}
-    | {"empty", "blank", "tbd", "tba", "na", "n.a.", "n.a", "n/a", "n/a.", "nd", "n.d.", "n.d", "n/d", "n.k.", "n.r.", "nr"}
-    | {"null", "nan", "k.a.", "k. a.", "k.a", "keine angabe", "unbekannt", "fehlt", "fehlend", "inconnu", "inconnue"}
-    | {"non renseigné", "s/d", "s.d.", "sin datos", "desconocido", "desconhecido", "sconosciuto", "onbekend", "brak"}
-    | {"неизвестно", "нет данных", "不明", "未知", "なし", "无", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"}
-    | {"#n/a", "-", "--", "---", "–", "—", "−", ".", "..", "...", "…", "*", "**", "?", "??", "???", "/", "_", "-.-"}
+    {
+        "unknown",
+        "unk",
+        "missing",
+        "none",
+        "none given",
+        "not given",
+        "not available",
+        "not applicable",
+        "not known",
+    }
+    | {
+        "not measured",
+        "not recorded",
+        "not specified",
+        "unspecified",
+        "undefined",
+        "no data",
+        "nodata",
+        "nil",
+        "void",
+    }
+    | {
+        "empty",
+        "blank",
+        "tbd",
+        "tba",
+        "na",
+        "n.a.",
+        "n.a",
+        "n/a",
+        "n/a.",
+        "nd",
+        "n.d.",
+        "n.d",
+        "n/d",
+        "n.k.",
+        "n.r.",
+        "nr",
+    }
+    | {
+        "null",
+        "nan",
+        "k.a.",
+        "k. a.",
+        "k.a",
+        "keine angabe",
+        "unbekannt",
+        "fehlt",
+        "fehlend",
+        "inconnu",
+        "inconnue",
+    }
+    | {
+        "non renseigné",
+        "s/d",
+        "s.d.",
+        "sin datos",
+        "desconocido",
+        "desconhecido",
+        "sconosciuto",
+        "onbekend",
+        "brak",
+    }
+    | {
+        "неизвестно",
+        "нет данных",
+        "不明",
+        "未知",
+        "なし",
+        "无",
+        "#div/0!",
+        "#value!",
+        "#ref!",
+        "#num!",
+        "#name?",
+        "#null!",
+    }
+    | {
+        "#n/a",
+        "-",
+        "--",
+        "---",
+        "–",
+        "—",
+        "−",
+        ".",
+        "..",
+        "...",
+        "…",
+        "*",
+        "**",
+        "?",
+        "??",
+        "???",
+        "/",
+        "_",
+        "-.-",
+    }
 )
-# A larger number would overflow the float64 variance of its column; it is an error or a code for "missing".
+# A larger number would overflow the float64 variance of its column; it is an error or a code for
+# "missing".
 LARGEST_NUMBER = 1e100
 
 # With so few cells it takes longer to find the different ones than to look at each.
@@ -34,7 +145,9 @@ _CODE = re.compile(r"^[ \t]*[+-]?0\d+[ \t]*$", re.MULTILINE)
 
 
 class Numbers(NamedTuple):
-    """values: float64 [N], NaN where missing or bad. bad: bool [N], not a number. infinite: bool [N], taken as missing."""
+    """values: float64 [N], NaN where missing or bad. bad: bool [N], not a number. infinite: bool
+    [N], taken as missing.
+    """
 
     values: np.ndarray
     bad: np.ndarray
@@ -51,13 +164,21 @@ def missing_cells(series: pd.Series, extra: Iterable[str] = ()) -> np.ndarray:
     if not is_text(series):
         return series.isna().to_numpy(dtype=bool)
     tokens = MISSING_TOKENS.union(extra) if extra else MISSING_TOKENS
-    return _for_each_different(series, lambda cell: isinstance(cell, str) and cell.strip() in tokens, True).astype(bool)
+    return _for_each_different(
+        series, lambda cell: isinstance(cell, str) and cell.strip() in tokens, True
+    ).astype(bool)
 
 
 def is_missing_word(text: str) -> bool:
-    """Whether a text stands for a missing number: a token, or a word such as "unknown", "n.a." or "-"."""
+    """Whether a text stands for a missing number: a token, or a word such as "unknown", "n.a." or
+    "-".
+    """
     text = text.strip()
-    return text in MISSING_TOKENS or text.casefold() in MISSING_WORDS or text.casefold().strip("()[]<>{} ") in MISSING_WORDS
+    return (
+        text in MISSING_TOKENS
+        or text.casefold() in MISSING_WORDS
+        or text.casefold().strip("()[]<>{} ") in MISSING_WORDS
+    )
 
 
 def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
@@ -75,18 +196,27 @@ def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
 
 
 def to_texts(series: pd.Series) -> np.ndarray:
-    """object [N] of str, None where missing. Blanks around a text are not part of it; a whole number reads the same from
-    every file type ("3", "3.0", 3 and 3.0 are all "3"), while "007" stays "007"."""
+    """object [N] of str, None where missing. Blanks around a text are not part of it; a whole
+    number reads the same from every file type ("3", "3.0", 3 and 3.0 are all "3"), while "007"
+    stays "007".
+    """
     return _for_each_different(series, _text_of, None)
 
 
-def _for_each_different(series: pd.Series, function: Callable[[object], object], missing: object) -> np.ndarray:
-    """object [N] of function(cell), called once for equal cells; `missing` where there is none (None, NaN, NaT)."""
+def _for_each_different(
+    series: pd.Series, function: Callable[[object], object], missing: object
+) -> np.ndarray:
+    """object [N] of function(cell), called once for equal cells; `missing` where there is none
+    (None, NaN, NaT).
+    """
     cells = series.to_numpy(dtype=object)
     if len(cells) <= _FEW_CELLS:
         results = np.empty(len(cells), dtype=object)
         none = pd.isna(cells)
-        results[:] = [missing if empty else function(cell) for cell, empty in zip(cells.tolist(), none.tolist(), strict=True)]
+        results[:] = [
+            missing if empty else function(cell)
+            for cell, empty in zip(cells.tolist(), none.tolist(), strict=True)
+        ]
         return results
     try:
         codes, different = pd.factorize(cells)
@@ -111,6 +241,8 @@ def _text_of(value: object) -> str | None:
 
 
 def holds_codes(series: pd.Series) -> bool:
-    """Whether a whole number with a leading zero is among the texts: codes, such as postal codes, and no quantities."""
+    """Whether a whole number with a leading zero is among the texts: codes, such as postal codes,
+    and no quantities.
+    """
     only_texts = pd.api.types.infer_dtype(series) == "string"
     return only_texts and _CODE.search("\n".join(series.tolist())) is not None

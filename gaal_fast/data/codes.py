@@ -8,16 +8,60 @@ import numpy as np
 
 # What pandas, R, readr and spreadsheets call a column of row numbers that nobody named.
 _LEFT_BEHIND = re.compile(
-    r"unnamed(?:[:_ ]+\d+(?:\.\d+)*(?:_level_\d+)?)?|index(?:[._]\d+)?|level_\d+|x(?:\.\d+)?|\.\.\.\d+|v1|column ?\d+"
+    r"unnamed(?:[:_"
+    r" ]+\d+(?:\.\d+)*(?:_level_\d+)?)?|index(?:[._]\d+)?|level_\d+|x(?:\.\d+)?|\.\.\.\d+|v1|column"
+    r" ?\d+"
     r"|row[ ._]?(?:names?|numbers?|index|nr|no)|",
     re.IGNORECASE,
 )
-# Names that also head real quantities: only numbers that count up, or that are all different and dense, are left behind.
+# Names that also head real quantities: only numbers that count up, or that are all different and
+# dense, are left behind.
 _MAYBE_QUANTITY = re.compile(r"x(?:\.\d+)?|\.\.\.\d+|v1|column ?\d+", re.IGNORECASE)
 _CODE_WORDS = frozenset(
-    {"zip", "zipcode", "postcode", "postalcode", "postal", "plz", "code", "codes", "cod", "kode", "fips", "sic", "naics", "icd"}
-    | {"id", "ids", "store", "shop", "branch", "class", "subclass", "category", "cat", "type", "kind", "cluster", "segment"}
-    | {"region", "district", "county", "state", "country", "zone", "sector", "department", "dept", "channel", "species"}
+    {
+        "zip",
+        "zipcode",
+        "postcode",
+        "postalcode",
+        "postal",
+        "plz",
+        "code",
+        "codes",
+        "cod",
+        "kode",
+        "fips",
+        "sic",
+        "naics",
+        "icd",
+    }
+    | {
+        "id",
+        "ids",
+        "store",
+        "shop",
+        "branch",
+        "class",
+        "subclass",
+        "category",
+        "cat",
+        "type",
+        "kind",
+        "cluster",
+        "segment",
+    }
+    | {
+        "region",
+        "district",
+        "county",
+        "state",
+        "country",
+        "zone",
+        "sector",
+        "department",
+        "dept",
+        "channel",
+        "species",
+    }
 )
 _FEW = (3, 10)  # so many different small numbers may be kinds ("1..4")
 _ROWS_PER_KIND = 10
@@ -29,7 +73,8 @@ def words_of(name: str) -> list[str]:
 
 
 def is_left_behind(name: str, values: np.ndarray) -> bool:
-    """Whether a column is an index that an earlier step wrote along, in any order, with gaps or repeated.
+    """Whether a column is an index that an earlier step wrote along, in any order, with gaps or
+    repeated.
 
     values: float64 [n], the numbers of the column that are there, in the order of the table.
     """
@@ -42,7 +87,8 @@ def is_left_behind(name: str, values: np.ndarray) -> bool:
     all_different = distinct == values.size
     if _MAYBE_QUANTITY.fullmatch(name):
         rising = all_different and values.size > 2 and bool((np.diff(values) > 0).all())
-        # Few different numbers below a small bound are what is left of a range of row numbers, in any order.
+        # Few different numbers below a small bound are what is left of a range of row numbers, in
+        # any order.
         return rising or (all_different and values.size >= 20 and values.max() < 3 * values.size)
     if all_different or distinct >= values.size / 2:
         return True
@@ -51,7 +97,8 @@ def is_left_behind(name: str, values: np.ndarray) -> bool:
 
 
 def looks_like_codes(name: str, values: np.ndarray) -> bool:
-    """Whether the numbers of a quantity may rather be codes of things: by the words of its name, or as few small numbers.
+    """Whether the numbers of a quantity may rather be codes of things: by the words of its name, or
+    as few small numbers.
 
     values: float64 [n], the finite numbers of the column.
     """

@@ -19,10 +19,10 @@ Key = int | tuple[int, int]
 class Batch:
     """B rows of the data.
 
-    target: int64 [B], the class, -1 where unknown. index: int64 [B], the rows' numbers in the table.
-    inputs: modality -> the inputs of the n_m rows that have it: "image" float32 [n_I, 3, H, W], "table" float32 [n_T, D].
-    rows: modality -> int64 [n_m], ascending: where those rows stand in the batch.
-    issues: pictures that turned out to be broken while this batch was read.
+    target: int64 [B], the class, -1 where unknown. index: int64 [B], the rows' numbers in the
+    table. inputs: modality -> the inputs of the n_m rows that have it: "image" float32 [n_I, 3, H,
+    W], "table" float32 [n_T, D]. rows: modality -> int64 [n_m], ascending: where those rows stand
+    in the batch. issues: images that turned out to be broken while this batch was read.
     """
 
     target: torch.Tensor
@@ -48,7 +48,9 @@ class Batch:
 
 
 class Loaded(NamedTuple):
-    """values: [n, ...] of the rows that have the modality; positions: int64 [n], which of the rows asked for these are."""
+    """values: [n, ...] of the rows that have the modality; positions: int64 [n], which of the rows
+    asked for these are.
+    """
 
     values: torch.Tensor
     positions: torch.Tensor
@@ -56,7 +58,9 @@ class Loaded(NamedTuple):
 
 
 class Modality(Protocol):
-    """One kind of input. `present` is bool [N], the rows of the table that have it; one may still turn out broken in `load`."""
+    """One kind of input. `present` is bool [N], the rows of the table that have it; one may still
+    turn out broken in `load`.
+    """
 
     name: str
     present: np.ndarray
@@ -80,14 +84,18 @@ class TableModality:
 
     def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
         positions = np.flatnonzero(self.present[rows])
-        return Loaded(self.features[torch.from_numpy(rows[positions])], torch.from_numpy(positions), [])
+        return Loaded(
+            self.features[torch.from_numpy(rows[positions])], torch.from_numpy(positions), []
+        )
 
     def is_slow(self) -> bool:
         return False
 
 
 class ImageModality:
-    """The pictures of a store: augmented by a preset as a function of (seed, epoch, row), then normalised."""
+    """The images of a store: augmented by a preset as a function of (seed, epoch, row), then
+    normalised.
+    """
 
     name = "image"
 
@@ -100,21 +108,24 @@ class ImageModality:
 
     def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
         size = self.store.size
-        pictures, positions, issues = [], [], []
+        images, positions, issues = [], [], []
         for position, (row, epoch) in enumerate(zip(rows.tolist(), epochs.tolist(), strict=True)):
-            picture, issue = self.store.get(row)
+            image, issue = self.store.get(row)
             if issue is not None:
                 issues.append(issue)
-            if picture is not None:
+            if image is not None:
                 if self.preset != "none":
-                    picture = augment(picture, self.preset, sample_rng(self.seed, epoch, row))
-                pictures.append(picture)
+                    image = augment(image, self.preset, sample_rng(self.seed, epoch, row))
+                images.append(image)
                 positions.append(position)
-        stacked = torch.stack(pictures) if pictures else torch.empty((0, 3, size, size), dtype=torch.uint8)
+        stacked = (
+            torch.stack(images) if images else torch.empty((0, 3, size, size), dtype=torch.uint8)
+        )
         return Loaded(normalise(stacked), torch.tensor(positions, dtype=torch.int64), issues)
 
     def is_slow(self) -> bool:
-        # The paper's augmentation takes about a millisecond a picture: worth processes where there are processors to spare.
+        # The paper's augmentation takes about a millisecond an image: worth processes where there
+        # are processors to spare.
         busy = not self.store.cached or (self.preset == "paper" and available_cpus() >= 4)
         return busy and bool(self.store.files)
 
@@ -122,8 +133,9 @@ class ImageModality:
 class FusionDataset(Dataset):
     """Some rows of a table (a part of the split, or all) with their modalities.
 
-    rows: int64 [n], row numbers in the table. target: int64 [N], the class of every row of the table, -1 = unknown.
-    A key is a position 0..n-1, or (epoch, position): the epoch matters to augmentation only and defaults to 0.
+    rows: int64 [n], row numbers in the table. target: int64 [N], the class of every row of the
+    table, -1 = unknown. A key is a position 0..n-1, or (epoch, position): the epoch matters to
+    augmentation only and defaults to 0.
     """
 
     def __init__(self, rows: np.ndarray, target: np.ndarray, modalities: Sequence[Modality]):
@@ -140,7 +152,9 @@ class FusionDataset(Dataset):
 
     def only(self, names: Sequence[str]) -> "FusionDataset":
         """The same rows with no other modalities than these, so that the others are not read."""
-        return FusionDataset(self.target, [modality for modality in self.modalities if modality.name in names])
+        return FusionDataset(
+            self.target, [modality for modality in self.modalities if modality.name in names]
+        )
 
     def present(self) -> dict[str, np.ndarray]:
         """modality -> bool [n]: which of the rows have it."""
@@ -152,7 +166,9 @@ class FusionDataset(Dataset):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """A batch of the rows with these keys, in their order."""
-        pairs = np.array([key if isinstance(key, tuple) else (0, key) for key in keys], dtype=np.int64).reshape(-1, 2)
+        pairs = np.array(
+            [key if isinstance(key, tuple) else (0, key) for key in keys], dtype=np.int64
+        ).reshape(-1, 2)
         index = self.rows[pairs[:, 1]]
         loaded = {modality.name: modality.load(index, pairs[:, 0]) for modality in self.modalities}
         return Batch(

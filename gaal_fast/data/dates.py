@@ -1,4 +1,6 @@
-"""Dates and times of day: one format for a column, decided in training and applied again at prediction."""
+"""Dates and times of day: one format for a column, decided in training and applied again at
+prediction.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from gaal_fast.data.issues import warn
 
 DateOrder = Literal["auto", "day-month", "month-day"]
 ISO, TIME_OF_DAY = "ISO8601", "time of day"
-# A column with at most this share of cells that are no dates still is a date column; those cells count as missing.
+# A column with at most this share of cells that are no dates still is a date column; those cells
+# count as missing.
 BAD_DATE_SHARE, _MIN_CELLS_FOR_SHARE = 0.05, 20
-# Databases write "never" as 9999-12-31 and "not known" as 0001-01-01; either would flatten the scale of all real dates.
+# Databases write "never" as 9999-12-31 and "not known" as 0001-01-01; either would flatten the
+# scale of all real dates.
 FIRST_YEAR, LAST_YEAR = 1000, 2200
 
 # Where two formats read a column equally well, the earlier one is taken.
@@ -25,7 +29,16 @@ _FORMATS = (
     "%d.%m.%y", "%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%b %d, %Y",
     "%B %d, %Y", "%a %b %d %Y", "%Y%m%d", TIME_OF_DAY,
 )  # fmt: skip
-_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S%z", " %I %p")
+_TIMES = (
+    "",
+    " %H:%M",
+    " %H:%M:%S",
+    " %H:%M:%S.%f",
+    " %I:%M %p",
+    " %I:%M:%S %p",
+    " %H:%M:%S%z",
+    " %I %p",
+)
 _PARTS = {
     **{"%Y": r"\d{4}", "%m": r"\d{1,2}", "%d": r"\d{1,2}", "%y": r"\d{2}"},
     **{"%b": "[A-Za-z]{3}", "%B": "[A-Za-z]{3,9}", "%a": "[A-Za-z]{3}"},
@@ -50,10 +63,15 @@ def _shape(form: str) -> re.Pattern[str]:
     if form == TIME_OF_DAY:
         return re.compile(_TIME + "$")
     if form == ISO:
-        return re.compile(rf"\d{{4}}-\d{{2}}(?:-\d{{2}}(?:[T ]\d{{2}}(?::?\d{{2}}(?::?\d{{2}}(?:[.,]\d+)?)?)?{_ZONE})?)?$")
+        return re.compile(
+            r"\d{4}-\d{2}(?:-\d{2}(?:[T"
+            rf" ]\d{{2}}(?::?\d{{2}}(?::?\d{{2}}(?:[.,]\d+)?)?)?{_ZONE})?)?$"
+        )
     if form == "%d.%m.%y":  # 1.2.10 is the number of a version
         return re.compile(rf"\d{{2}}\.\d{{2}}\.\d{{2}}(?:,?[T\s]\s*{_TIME}{_ZONE})?$")
-    pattern = re.sub("%[YmdybBa]", lambda part: _PARTS[part[0]], re.escape(form).replace("\\%", "%"))
+    pattern = re.sub(
+        "%[YmdybBa]", lambda part: _PARTS[part[0]], re.escape(form).replace("\\%", "%")
+    )
     return re.compile(pattern + ("$" if form == "%Y%m%d" else rf"(?:,?[T\s]\s*{_TIME}{_ZONE})?$"))
 
 
@@ -63,8 +81,8 @@ _SHAPES = {form: _shape(form) for form in _FORMATS}
 def choose_format(series: pd.Series, order: DateOrder = "auto") -> DateChoice | None:
     """How to read a column as dates; None if it is none (a few bad cells among many do no harm).
 
-    order: which of day and month comes first where the column itself does not tell; ``auto`` is month-day for slashes with
-    the year last, day-month for dots and dashes.
+    order: which of day and month comes first where the column itself does not tell; ``auto`` is
+    month-day for slashes with the year last, day-month for dots and dashes.
     """
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         return DateChoice(ISO, False, np.zeros(len(series), dtype=bool))
@@ -80,11 +98,15 @@ def choose_format(series: pd.Series, order: DateOrder = "auto") -> DateChoice | 
     for form in _plausible(texts):
         dates = _parse(texts, form)
         bad = int(counts[dates.isna()].sum())
-        if bad <= (0 if form == "%Y%m%d" else allowed) and (form != "%Y%m%d" or _is_packed(dates, len(cells))):
+        if bad <= (0 if form == "%Y%m%d" else allowed) and (
+            form != "%Y%m%d" or _is_packed(dates, len(cells))
+        ):
             read[form] = dates
     if not read:
         return None
-    best = min(read, key=lambda form: (int(counts[read[form].isna()].sum()), list(read).index(form)))
+    best = min(
+        read, key=lambda form: (int(counts[read[form].isna()].sum()), list(read).index(form))
+    )
     other = _exchanged(best)
     ambiguous = other in read and not read[other].equals(read[best])
     ambiguous = ambiguous and read[other].isna().equals(read[best].isna())
@@ -109,9 +131,13 @@ def to_days(series: pd.Series, form: str) -> Numbers:
         texts = pd.Series([_text(cell) for cell in different], dtype=object)
         read = _parse(texts, form)
         # A typed date of another file is one whatever the texts of the training looked like.
-        typed = read.isna() & np.array([not isinstance(cell, str) for cell in different], dtype=bool)
+        typed = read.isna() & np.array(
+            [not isinstance(cell, str) for cell in different], dtype=bool
+        )
         read[typed] = _parse(texts[typed], ISO)
-        dates = pd.concat([read, pd.Series([pd.NaT], dtype=read.dtype)], ignore_index=True).iloc[codes]
+        dates = pd.concat([read, pd.Series([pd.NaT], dtype=read.dtype)], ignore_index=True).iloc[
+            codes
+        ]
     if form == TIME_OF_DAY:
         dates = dates - dates.dt.normalize() + _EPOCH
     years = dates.dt.year.to_numpy(dtype=np.float64)
@@ -121,9 +147,11 @@ def to_days(series: pd.Series, form: str) -> Numbers:
 
 
 def date_parts(days: np.ndarray, name: str) -> dict[str, np.ndarray]:
-    """Features that repeat, which a count of days does not show: name -> float64 [N], NaN where missing.
+    """Features that repeat, which a count of days does not show: name -> float64 [N], NaN where
+    missing.
 
-    Sine and cosine put the end of a year, of a week and of a day beside its beginning. days: float64 [N], as of `to_days`.
+    Sine and cosine put the end of a year, of a week and of a day beside its beginning. days:
+    float64 [N], as of `to_days`.
     """
     whole = np.floor(days)
     stamps = pd.Series(pd.to_datetime(whole, unit="D"))
@@ -140,7 +168,9 @@ def date_parts(days: np.ndarray, name: str) -> dict[str, np.ndarray]:
 
 
 def informative_parts(days: np.ndarray, name: str) -> Iterator[str]:
-    """The parts that can tell more than the days themselves: those whose period comes round at least twice in the column."""
+    """The parts that can tell more than the days themselves: those whose period comes round at
+    least twice in the column.
+    """
     known = days[~np.isnan(days)]
     if not known.size:
         return
@@ -152,7 +182,10 @@ def informative_parts(days: np.ndarray, name: str) -> Iterator[str]:
         wanted.append("time of day")
     for part in date_parts(known, name):
         values = date_parts(known, name)[part]
-        if any(f": {words}" in part for words in wanted) and len(np.unique(np.round(values, 9))) > 1:
+        if (
+            any(f": {words}" in part for words in wanted)
+            and len(np.unique(np.round(values, 9))) > 1
+        ):
             yield part
 
 
@@ -164,7 +197,9 @@ def _may_hold_dates(series: pd.Series) -> bool:
 
 
 def _text(cell: object) -> str:
-    """A cell as it would be written; "a.m." and a comma before the time are what some countries write."""
+    """A cell as it would be written; "a.m." and a comma before the time are what some countries
+    write.
+    """
     text = str(cell).strip()
     text = re.sub(r",?\s+(?=\d{1,2}(?::\d\d|\s?[AaPp]\.?[Mm]))", " ", text)
     return re.sub(r"\s?([AaPp])\.?[Mm]\.?$", lambda found: f" {found[1].upper()}M", text)
@@ -173,7 +208,11 @@ def _text(cell: object) -> str:
 def _plausible(texts: pd.Series) -> list[str]:
     """The formats whose shape most of the first texts have."""
     sample = texts.iloc[:50]
-    return [form for form in _FORMATS if sum(map(bool, map(_SHAPES[form].match, sample))) > len(sample) / 2]
+    return [
+        form
+        for form in _FORMATS
+        if sum(map(bool, map(_SHAPES[form].match, sample))) > len(sample) / 2
+    ]
 
 
 def _parse(texts: pd.Series, form: str) -> pd.Series:
@@ -212,24 +251,34 @@ def example(form: str) -> str:
 
 
 def settle_order(
-    choices: Mapping[str, DateChoice], columns: Mapping[str, pd.Series], order: DateOrder, warnings: list[str]
+    choices: Mapping[str, DateChoice],
+    columns: Mapping[str, pd.Series],
+    order: DateOrder,
+    warnings: list[str],
 ) -> dict[str, str]:
-    """The format of each date column. Those that leave day and month open follow those that do not; what is still open is
-    named in `warnings`."""
+    """The format of each date column. Those that leave day and month open follow those that do not;
+    what is still open is named in `warnings`.
+    """
     formats = {name: choice.format for name, choice in choices.items()}
-    told = {_day_first(choice.format) for choice in choices.values() if not choice.ambiguous and _has_both(choice.format)}
+    told = {
+        _day_first(choice.format)
+        for choice in choices.values()
+        if not choice.ambiguous and _has_both(choice.format)
+    }
     open_ones = [name for name, choice in choices.items() if choice.ambiguous]
     if order != "auto":
         return formats
     for name in open_ones:
         if len(told) == 1:
-            formats[name] = choose_format(columns[name], "day-month" if told == {True} else "month-day").format
+            formats[name] = choose_format(
+                columns[name], "day-month" if told == {True} else "month-day"
+            ).format
         else:
             words = "day before month" if _day_first(formats[name]) else "month before day"
             warn(
                 warnings,
-                f'column "{name}": its dates leave open which number is the day; read as {example(formats[name])} ({words}); '
-                "say otherwise with --data.date-order",
+                f'column "{name}": its dates leave open which number is the day; read as'
+                f" {example(formats[name])} ({words}); say otherwise with --data.date-order",
             )
     return formats
 

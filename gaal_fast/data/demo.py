@@ -1,23 +1,25 @@
-"""The built-in demo set: a housewares catalogue, one small picture and one table row per item.
+"""The built-in demo set: a housewares catalogue, one small image and one table row per item.
 
-Ten kinds of item come in five pairs that share a body. Only one part tells the two of a pair apart: a mug is a cup
-with a handle, a tumbler the same cup without. That part is often turned away, folded down or taken off (and now and
-then a tumbler has a handle), so a picture always gives the pair away and only sometimes the kind. The table has it
-the other way round: the two of a pair differ in size, weight and price, while kinds of different pairs overlap. Each
-modality tells part of the class, and the table, whose classes lie in nearly Gaussian clouds, is learned in far fewer
-steps than the pictures.
+Ten kinds of item come in five pairs that share a body. Only one part tells the two of a pair apart:
+a mug is a cup with a handle, a tumbler the same cup without. That part is often turned away, folded
+down or taken off (and now and then a tumbler has a handle), so an image always gives the pair away
+and only sometimes the kind. The table has it the other way round: the two of a pair differ in size,
+weight and price, while kinds of different pairs overlap. Each modality tells part of the class, and
+the table, whose classes lie in nearly Gaussian clouds, is learned in far fewer steps than the
+images.
 
-Every row is drawn from the generative model written down here, so its exact posterior is known (:func:`posterior`)
-and with it the best accuracy any classifier can reach (:func:`best_possible`).
+Every row is drawn from the generative model written down here, so its exact posterior is known
+(:func:`posterior`) and with it the best accuracy any classifier can reach (:func:`best_possible`).
 
 The model, for an item of kind y::
 
     p(y) p(look | y) p(decoration | y) p(glaze)  prod_c p(column c | y)
 
-``look`` (which body, with or without its part) and ``decoration`` are seen in the picture; ``glaze`` is the colour in
-the picture and a column of the table, and says nothing about y. Everything else in a picture (position, size,
-rotation, view, light, background, noise) is drawn independently of y, so p(y | picture) depends on the picture
-through ``look`` and ``decoration`` alone.
+``look`` (which body, with or without its part) and ``decoration`` are seen in the image;
+``glaze`` is the colour in the image and a column of the table, and says nothing about y.
+Everything else in an image (position, size, rotation, view, light, background, noise) is drawn
+independently of y, so p(y | image) depends on the image through ``look`` and ``decoration``
+alone.
 """
 
 import contextlib
@@ -48,8 +50,8 @@ from gaal_fast.errors import UserError
 
 DEMO_VERSION = 1
 DEMO_ROWS = 2400
-PICTURE_SIZE = 32
-IMAGE_COLUMN = "picture"
+IMAGE_SIZE = 32
+IMAGE_COLUMN = "image"
 TARGET = "kind"
 
 BODIES = ("flask", "pan", "pot", "pitcher", "cup")
@@ -81,9 +83,9 @@ GLAZES = tuple(_GLAZE_RGB)
 class _Kind:
     """What one kind of item looks like and measures.
 
-    ``height_cm`` and ``wall_mm`` are (mean, standard deviation) of a Gaussian; ``weight_g`` and ``price_eur`` are
-    (median, standard deviation of the logarithm) of a log-normal. ``decoration`` and ``material`` are unnormalised
-    weights in the order of DECORATIONS and MATERIALS.
+    ``height_cm`` and ``wall_mm`` are (mean, standard deviation) of a Gaussian; ``weight_g`` and
+    ``price_eur`` are (median, standard deviation of the logarithm) of a log-normal. ``decoration``
+    and ``material`` are unnormalised weights in the order of DECORATIONS and MATERIALS.
     """
 
     name: str
@@ -157,7 +159,9 @@ KINDS = tuple(kind.name for kind in _KINDS)
 
 
 class _Measure(NamedTuple):
-    """A numeric column: written as a multiple of ``step``, Gaussian itself or (``log``) in its logarithm."""
+    """A numeric column: written as a multiple of ``step``, Gaussian itself or (``log``) in its
+    logarithm.
+    """
 
     name: str
     step: float
@@ -189,14 +193,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Items:
-    """n items as the model draws them: what the picture shows and what the table says, before any pixel or text.
+    """n items as the model draws them: what the image shows and what the table says, before any
+    pixel or text.
 
     Attributes
     ----------
     kind : int64[n], index into KINDS (the class).
     look : int64[n], 2 * body + 1 if the part is seen else 2 * body, with body an index into BODIES.
     decoration : int64[n], index into DECORATIONS.
-    glaze : int64[n], index into GLAZES (the colour in the picture).
+    glaze : int64[n], index into GLAZES (the colour in the image).
     glaze_written : bool[n], False where the table leaves the glaze out.
     ticks : int64[n, 4], height_cm, weight_g, price_eur and wall_mm in units of their written step.
     written : bool[n, 4], False where that cell is missing.
@@ -252,7 +257,8 @@ def _model() -> _Model:
             centre, sd[y, column] = getattr(kind, measure.name)
             mean[y, column] = np.log(centre) if measure.log else centre
             missing[y, column] = kind.weight_missing if measure.missing is None else measure.missing
-    # Makers follow a power law, so most of the sixty are rare; each kind has its own favourites among them.
+    # Makers follow a power law, so most of the sixty are rare; each kind has its own favourites
+    # among them.
     rank = np.arange(len(MAKERS))
     favourite = np.where((3 * rank + np.arange(len(_KINDS))[:, None]) % 10 < 3, 1.45, 0.8)
     return _Model(
@@ -271,13 +277,17 @@ _UNIFORMS = 19  # random numbers per table row
 
 
 def _pick(uniform: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Inverse of the discrete distribution function. uniform[n], probabilities[n, K] or [K] -> int64[n]."""
+    """Inverse of the discrete distribution function. uniform[n], probabilities[n, K] or [K] ->
+    int64[n].
+    """
     cumulative = np.cumsum(probabilities, axis=-1)
     return np.minimum((uniform[:, None] >= cumulative).sum(axis=1), probabilities.shape[-1] - 1)
 
 
 def _items_from_uniforms(u: np.ndarray) -> Items:
-    """Map u[n, 19], uniform on [0, 1), to items. Inverse distribution functions only: one number, one quantity."""
+    """Map u[n, 19], uniform on [0, 1), to items. Inverse distribution functions only: one number,
+    one quantity.
+    """
     model = _model()
     kind = _pick(u[:, 0], model.prior)
     gaussian = model.mean[kind] + model.sd[kind] * ndtri(u[:, 1:5] + 2.0**-54)
@@ -300,10 +310,14 @@ def _items_from_uniforms(u: np.ndarray) -> Items:
 
 
 def sample_items(rows: int = DEMO_ROWS, seed: int = 0) -> Items:
-    """The first ``rows`` items of the demo set of this seed. Item i depends on (DEMO_VERSION, seed, i) alone."""
+    """The first ``rows`` items of the demo set of this seed. Item i depends on (DEMO_VERSION, seed,
+    i) alone.
+    """
     u = np.empty((rows, _UNIFORMS))
     for row in range(rows):
-        u[row] = np.random.Generator(np.random.PCG64([DEMO_VERSION, seed, row, 0])).random(_UNIFORMS)
+        u[row] = np.random.Generator(np.random.PCG64([DEMO_VERSION, seed, row, 0])).random(
+            _UNIFORMS
+        )
     return _items_from_uniforms(u)
 
 
@@ -318,14 +332,16 @@ def _log_normal_interval(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def log_likelihood(items: Items, modality: str) -> np.ndarray:
     """log p(evidence | kind) up to a constant per row, float64[n, 10].
 
-    ``modality`` is "image" (look and decoration) or "table" (every cell as written: a measure counts with the
-    probability of its rounding interval, a missing cell with the probability of being missing). The glaze and the
-    noise columns do not depend on the kind and drop out.
+    ``modality`` is "image" (look and decoration) or "table" (every cell as written: a measure
+    counts with the probability of its rounding interval, a missing cell with the probability of
+    being missing). The glaze and the noise columns do not depend on the kind and drop out.
     """
     model = _model()
     with np.errstate(divide="ignore"):
         if modality == "image":
-            return (np.log(model.look[:, items.look]) + np.log(model.decoration[:, items.decoration])).T
+            return (
+                np.log(model.look[:, items.look]) + np.log(model.decoration[:, items.decoration])
+            ).T
         if modality != "table":
             raise ValueError(f'modality must be "image" or "table", not {modality!r}')
         total = np.zeros((len(items), len(KINDS)))
@@ -336,17 +352,20 @@ def log_likelihood(items: Items, modality: str) -> np.ndarray:
             z = (edges[:, :, None] - model.mean[:, column]) / model.sd[:, column]
             interval = _log_normal_interval(z[:, 0], z[:, 1])
             missing = model.missing[:, column]
-            total += np.where(items.written[:, column, None], np.log1p(-missing) + interval, np.log(missing))
+            total += np.where(
+                items.written[:, column, None], np.log1p(-missing) + interval, np.log(missing)
+            )
         for level, table in ((items.material, model.material), (items.maker, model.maker)):
             total += np.where((level >= 0)[:, None], np.log(table[:, level]).T, 0.0)
         return total
 
 
 def posterior(items: Items, modalities: Iterable[str] = ("image", "table")) -> np.ndarray:
-    """The exact p(kind | evidence of the given modalities), float64[n, 10]. No modality gives the prior.
+    """The exact p(kind | evidence of the given modalities), float64[n, 10]. No modality gives the
+    prior.
 
-    Given the kind, picture and table are independent but for the glaze, which says nothing about the kind; so the
-    log-likelihoods add.
+    Given the kind, image and table are independent but for the glaze, which says nothing about
+    the kind; so the log-likelihoods add.
     """
     joint = np.tile(np.log(_model().prior), (len(items), 1))
     for modality in modalities:
@@ -363,38 +382,44 @@ _CHUNK = 20_000
 def _expected_maximum(draws: int) -> tuple[dict[str, float], dict[str, float]]:
     """E[max_y p(y | evidence)] and its standard error for image, table and both.
 
-    The picture's evidence has 40 states and is enumerated. The table's is integrated by Monte Carlo with a fixed
-    seed; given a table, the picture is enumerated again, which leaves only the table's share of the variance.
+    The image's evidence has 40 states and is enumerated. The table's is integrated by Monte Carlo
+    with a fixed seed; given a table, the image is enumerated again, which leaves only the table's
+    share of the variance.
     """
     model = _model()
-    picture = (model.look[:, :, None] * model.decoration[:, None, :]).reshape(len(KINDS), -1)
+    image = (model.look[:, :, None] * model.decoration[:, None, :]).reshape(len(KINDS), -1)
     rng = np.random.Generator(np.random.PCG64([DEMO_VERSION, draws]))
     table_best, multi_best = [], []
     for start in range(0, draws, _CHUNK):
         items = _items_from_uniforms(rng.random((min(_CHUNK, draws - start), _UNIFORMS)))
         given_table = posterior(items, ("table",))
         table_best.append(given_table.max(axis=1))
-        best = np.zeros((len(items), picture.shape[1]))
+        best = np.zeros((len(items), image.shape[1]))
         for y in range(len(KINDS)):
-            seen = np.flatnonzero(picture[y])
-            best[:, seen] = np.maximum(best[:, seen], given_table[:, y, None] * picture[y, seen])
+            seen = np.flatnonzero(image[y])
+            best[:, seen] = np.maximum(best[:, seen], given_table[:, y, None] * image[y, seen])
         multi_best.append(best.sum(axis=1))
     table, multi = np.concatenate(table_best), np.concatenate(multi_best)
     accuracy = {
-        "image": float((model.prior[:, None] * picture).max(axis=0).sum()),
+        "image": float((model.prior[:, None] * image).max(axis=0).sum()),
         "table": float(table.mean()),
         "multi": float(multi.mean()),
     }
-    error = {name: float(v.std(ddof=1) / np.sqrt(draws)) for name, v in (("table", table), ("multi", multi))}
+    error = {
+        name: float(v.std(ddof=1) / np.sqrt(draws))
+        for name, v in (("table", table), ("multi", multi))
+    }
     return accuracy, {"image": 0.0, **error}
 
 
 def best_possible(draws: int = _DRAWS) -> dict[str, float]:
-    """The best accuracy any classifier can reach on fresh rows: the expected maximum of the exact posterior.
+    """The best accuracy any classifier can reach on fresh rows: the expected maximum of the exact
+    posterior.
 
-    Keys ``image``, ``table`` and ``multi`` (both). For pictures, look and decoration count as read without error; a
-    classifier of pixels knows at most that, so the figure bounds it from above. ``image`` is exact, the other two are
-    Monte Carlo means over ``draws`` tables with the standard error of :func:`best_possible_error`.
+    Keys ``image``, ``table`` and ``multi`` (both). For images, look and decoration count as read
+    without error; a classifier of pixels knows at most that, so the figure bounds it from above.
+    ``image`` is exact, the other two are Monte Carlo means over ``draws`` tables with the standard
+    error of :func:`best_possible_error`.
     """
     return dict(_expected_maximum(draws)[0])
 
@@ -405,7 +430,7 @@ def best_possible_error(draws: int = _DRAWS) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures: shapes turned on a lathe, sampled 3 x 3 per pixel
+# Images: shapes turned on a lathe, sampled 3 x 3 per pixel
 # ---------------------------------------------------------------------------------------------------------------------
 
 _SUPERSAMPLE = 3
@@ -414,7 +439,9 @@ _PROFILE_STEPS_PER_UNIT = 400
 
 
 class _Body(NamedTuple):
-    """A solid of revolution. ``profile`` lists (height, radius), y pointing down; ``decorated`` is a height range."""
+    """A solid of revolution. ``profile`` lists (height, radius), y pointing down; ``decorated`` is
+    a height range.
+    """
 
     profile: tuple[tuple[float, float], ...]
     open_top: bool
@@ -443,8 +470,22 @@ _BODIES = {
     ),
 }  # fmt: skip
 
-_WALLS = ((222, 218, 208), (196, 208, 214), (206, 198, 184), (168, 182, 170), (214, 188, 176), (150, 152, 164))
-_TABLES = ((152, 116, 84), (120, 92, 72), (188, 170, 146), (104, 112, 116), (170, 140, 104), (92, 84, 92))
+_WALLS = (
+    (222, 218, 208),
+    (196, 208, 214),
+    (206, 198, 184),
+    (168, 182, 170),
+    (214, 188, 176),
+    (150, 152, 164),
+)
+_TABLES = (
+    (152, 116, 84),
+    (120, 92, 72),
+    (188, 170, 146),
+    (104, 112, 116),
+    (170, 140, 104),
+    (92, 84, 92),
+)
 _LIGHT_INK = (246, 240, 224)
 _DARK_INK = (44, 40, 58)
 _SHADE_RGB = (250, 222, 160)
@@ -454,12 +495,17 @@ _SHADE_RGB = (250, 222, 160)
 def _radius_table(body: str) -> np.ndarray:
     """Radius at heights _PROFILE_TOP + i / _PROFILE_STEPS_PER_UNIT; 0 outside the body."""
     height, radius = np.array(_BODIES[body].profile).T
-    at = _PROFILE_TOP + np.arange(int(2 * -_PROFILE_TOP * _PROFILE_STEPS_PER_UNIT)) / _PROFILE_STEPS_PER_UNIT
+    at = (
+        _PROFILE_TOP
+        + np.arange(int(2 * -_PROFILE_TOP * _PROFILE_STEPS_PER_UNIT)) / _PROFILE_STEPS_PER_UNIT
+    )
     return np.nan_to_num(PchipInterpolator(height, radius, extrapolate=False)(at))
 
 
 class _Painter:
-    """One picture, oversampled: float64[3, side, side], with y pointing down and both axes on [-1, 1]."""
+    """One image, oversampled: float64[3, side, side], with y pointing down and both axes on [-1,
+    1].
+    """
 
     def __init__(self, size: int):
         side = size * _SUPERSAMPLE
@@ -468,14 +514,19 @@ class _Painter:
         self.x, self.y = np.broadcast_arrays(axis[None, :], axis[:, None])
         self.pixels = np.empty((3, side, side))
 
-    def paint(self, where: np.ndarray | bool, rgb: Sequence[float], light: np.ndarray | float = 1.0) -> None:
+    def paint(
+        self, where: np.ndarray | bool, rgb: Sequence[float], light: np.ndarray | float = 1.0
+    ) -> None:
         """Cover ``where`` with ``rgb`` (0..255) times ``light`` (a number, or one per sample)."""
         for channel, value in zip(self.pixels, rgb, strict=True):
             np.copyto(channel, value * light, where=where)
 
     def finish(self, noise: np.ndarray) -> np.ndarray:
-        """Average the samples of each pixel, add noise[size, size, 3] (in grey levels) and round to uint8."""
-        # Whole numbers from here on: their sum does not depend on the order in which a machine adds.
+        """Average the samples of each pixel, add noise[size, size, 3] (in grey levels) and round to
+        uint8.
+        """
+        # Whole numbers from here on: their sum does not depend on the order in which a machine
+        # adds.
         samples = np.clip(self.pixels * 16.0 + 0.5, 0.0, 255 * 16.0).astype(np.int64)
         k = _SUPERSAMPLE
         total = samples.reshape(3, self.size, k, self.size, k).sum(axis=(2, 4)).transpose(1, 2, 0)
@@ -483,18 +534,24 @@ class _Painter:
         return np.clip((total + noise * scale + scale // 2) // scale, 0, 255).astype(np.uint8)
 
 
-def _ellipse(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+def _ellipse(
+    x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float
+) -> np.ndarray:
     """(distance from the centre / radius)^2 for an upright ellipse."""
     return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
 
 
 def _ring(x, y, cx: float, cy: float, rx: float, ry: float, width: float) -> np.ndarray:
     """True on an elliptic ring whose outer radii are rx, ry."""
-    return (_ellipse(x, y, cx, cy, rx, ry) <= 1.0) & (_ellipse(x, y, cx, cy, rx - width, ry - width) > 1.0)
+    return (_ellipse(x, y, cx, cy, rx, ry) <= 1.0) & (
+        _ellipse(x, y, cx, cy, rx - width, ry - width) > 1.0
+    )
 
 
 def _paint_background(canvas: _Painter, u: np.ndarray, foot: float) -> None:
-    """Wall, wallpaper and table from u[8]. ``foot`` is the height the item stands at, so that it never floats."""
+    """Wall, wallpaper and table from u[8]. ``foot`` is the height the item stands at, so that it
+    never floats.
+    """
     wall = np.array(_WALLS[int(u[0] * len(_WALLS))]) * (0.85 + 0.25 * u[1])
     table = np.array(_TABLES[int(u[2] * len(_TABLES))]) * (0.85 + 0.3 * u[3])
     horizon = foot - 0.06 - 0.45 * u[4]
@@ -504,14 +561,19 @@ def _paint_background(canvas: _Painter, u: np.ndarray, foot: float) -> None:
     if pattern == 0:
         light = light - 0.09 * ((canvas.x / pitch + phase) % 1.0 < 0.5)
     elif pattern == 1:
-        across, down = (canvas.x / pitch + phase) % 1.0 - 0.5, (canvas.y / pitch + phase) % 1.0 - 0.5
+        across, down = (
+            (canvas.x / pitch + phase) % 1.0 - 0.5,
+            (canvas.y / pitch + phase) % 1.0 - 0.5,
+        )
         light = light - 0.12 * (across**2 + down**2 < 0.07)
     canvas.paint(True, wall, light)
     canvas.paint(canvas.y > horizon, table, 1.0 - 0.12 * (1.0 - canvas.y))
 
 
 def _decoration_mask(name: str, body: _Body, nx: np.ndarray, bent: np.ndarray) -> np.ndarray:
-    """Where the decoration lies. nx: sample / radius in [-1, 1]; bent: height along the curved surface."""
+    """Where the decoration lies. nx: sample / radius in [-1, 1]; bent: height along the curved
+    surface.
+    """
     top, bottom = body.decorated
     t = (bent - top) / (bottom - top)
     within = (t >= 0.0) & (t <= 1.0)
@@ -525,17 +587,24 @@ def _decoration_mask(name: str, body: _Body, nx: np.ndarray, bent: np.ndarray) -
     rows = max(2.0, np.floor((bottom - top) / 0.36 + 0.5))
     row = np.floor(t * rows)
     across = (along / 0.62 + 0.5 * (row % 2.0)) % 1.0 - 0.5
-    return within & ((across * 0.62 * 1.1) ** 2 + ((t * rows - row - 0.5) * (bottom - top) / rows) ** 2 < 0.0225)
+    return within & (
+        (across * 0.62 * 1.1) ** 2 + ((t * rows - row - 0.5) * (bottom - top) / rows) ** 2 < 0.0225
+    )
 
 
-def _draw(look: int, decoration: int, glaze: int, rng: np.random.Generator, size: int) -> np.ndarray:
-    """One picture, uint8[size, size, 3]. All that varies beside the three factors comes from ``rng``."""
+def _draw(
+    look: int, decoration: int, glaze: int, rng: np.random.Generator, size: int
+) -> np.ndarray:
+    """One image, uint8[size, size, 3]. All that varies beside the three factors comes from
+    ``rng``.
+    """
     name, part = BODIES[look // 2], bool(look % 2)
     body = _BODIES[name]
     u = rng.random(24)
     canvas = _Painter(size)
 
-    # Into the item's own coordinates: shift, turn, size, proportions, and which way round it stands.
+    # Into the item's own coordinates: shift, turn, size, proportions, and which way round it
+    # stands.
     turn = (u[10] - 0.5) * 0.28
     unit = 0.58 + 0.14 * u[11]
     wide = unit * (0.90 + 0.20 * u[12])
@@ -565,17 +634,22 @@ def _draw(look: int, decoration: int, glaze: int, rng: np.random.Generator, size
         canvas.paint(_ring(x, y, 0.66, -0.06, 0.44, 0.46, 0.17), rgb * 0.86, flat)
     elif part and name == "pitcher":
         canvas.paint(_ring(x, y, 0.50, -0.36, 0.48, 0.56, 0.16), rgb * 0.86, flat)
-        canvas.paint((x < -0.1) & (-x - 0.72 < (y + 1.0) * -1.2) & (y > -1.06) & (y < -0.6), rgb * 0.95, flat)
+        canvas.paint(
+            (x < -0.1) & (-x - 0.72 < (y + 1.0) * -1.2) & (y > -1.06) & (y < -0.6), rgb * 0.95, flat
+        )
     elif part and name == "pot":
         canvas.paint(_ring(x, y, 0.80, -0.02, 0.44, 0.44, 0.16), rgb * 0.86, flat)
         along = -(x + 0.6)  # the spout: a tapering bar that leans out and up
-        spout = (along > 0.0) & (along < 0.68) & (np.abs(y - 0.22 + 0.95 * along) < 0.22 - 0.16 * along)
+        spout = (
+            (along > 0.0) & (along < 0.68) & (np.abs(y - 0.22 + 0.95 * along) < 0.22 - 0.16 * along)
+        )
         canvas.paint(spout, rgb * 0.92, flat)
     elif part and name == "pan":
         hoop = _ring(x, y, 0.0, -0.30, 0.94, 0.92, 0.14) & (y < -0.28)
         canvas.paint(hoop, rgb * 0.80, flat)
 
-    # The body: shaded by its normal, with one soft highlight, the foot rounded by the view from above.
+    # The body: shaded by its normal, with one soft highlight, the foot rounded by the view from
+    # above.
     nx = np.clip(x / np.maximum(radius, 1e-6), -1.5, 1.5)
     facing = np.sqrt(np.maximum(0.0, 1.0 - nx * nx))
     gloss = np.maximum(0.0, 1.0 - np.abs(nx - 0.42 * lamp_side) / 0.16)
@@ -608,8 +682,10 @@ def _draw(look: int, decoration: int, glaze: int, rng: np.random.Generator, size
     return canvas.finish(noise)
 
 
-def render_picture(items: Items, row: int, seed: int = 0, size: int = PICTURE_SIZE) -> np.ndarray:
-    """The picture of one item, uint8[size, size, 3] in RGB, from its look, decoration, glaze and (seed, row)."""
+def render_image(items: Items, row: int, seed: int = 0, size: int = IMAGE_SIZE) -> np.ndarray:
+    """The image of one item, uint8[size, size, 3] in RGB, from its look, decoration, glaze and
+    (seed, row).
+    """
     rng = np.random.Generator(np.random.PCG64([DEMO_VERSION, seed, row, 1]))
     return _draw(int(items.look[row]), int(items.decoration[row]), int(items.glaze[row]), rng, size)
 
@@ -619,13 +695,15 @@ def render_picture(items: Items, row: int, seed: int = 0, size: int = PICTURE_SI
 # ---------------------------------------------------------------------------------------------------------------------
 
 _CSV_NAME = "catalogue.csv"
-_PICTURE_FOLDER = "pictures"
+_IMAGE_FOLDER = "images"
 _MARKER_NAME = "demo.json"
 _STALE_SECONDS = 3600.0
 
 
 class DemoPaths(NamedTuple):
-    """Where the demo set lies: what --data.csv, --data.images, --data.image-column and --data.target take."""
+    """Where the demo set lies: what --data.csv, --data.images, --data.image-column and
+    --data.target take.
+    """
 
     csv: Path
     images: Path
@@ -636,14 +714,20 @@ class DemoPaths(NamedTuple):
 def _png_bytes(pixels: np.ndarray) -> bytes:
     """An uncompressed PNG of uint8[height, width, 3], under 64 KiB.
 
-    Written by hand because compressors differ (zlib, zlib-ng) and the same pixels are to give the same file anywhere.
+    Written by hand because compressors differ (zlib, zlib-ng) and the same pixels are to give the
+    same file anywhere.
     """
     height, width, _ = pixels.shape
     lines = b"".join(b"\0" + line.tobytes() for line in pixels)
     stored = struct.pack("<BHH", 1, len(lines), len(lines) ^ 0xFFFF) + lines
 
     def chunk(tag: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + tag + content + struct.pack(">I", zlib.crc32(tag + content))
+        return (
+            struct.pack(">I", len(content))
+            + tag
+            + content
+            + struct.pack(">I", zlib.crc32(tag + content))
+        )
 
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -653,7 +737,7 @@ def _png_bytes(pixels: np.ndarray) -> bytes:
     )
 
 
-def _picture_name(row: int) -> str:
+def _image_name(row: int) -> str:
     return f"{row:05d}.png"
 
 
@@ -662,11 +746,13 @@ def _csv_rows(items: Items) -> Iterator[list[str]]:
     for row in range(len(items)):
         measures = [
             f"{tick / 10**measure.decimals:.{measure.decimals}f}" if written else ""
-            for tick, written, measure in zip(items.ticks[row].tolist(), items.written[row], _MEASURES, strict=True)
+            for tick, written, measure in zip(
+                items.ticks[row].tolist(), items.written[row], _MEASURES, strict=True
+            )
         ]
         yield [
             f"HW-{row:05d}",
-            _picture_name(row),
+            _image_name(row),
             *measures,
             MATERIALS[items.material[row]] if items.material[row] >= 0 else "",
             MAKERS[items.maker[row]] if items.maker[row] >= 0 else "",
@@ -685,8 +771,10 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
         return ImageFont.load_default()
 
 
-def _contact_sheet(items: Items, pictures: np.ndarray) -> Image.Image:
-    """Examples of every kind: nine as it usually looks, three that look like the other kind of its pair."""
+def _contact_sheet(items: Items, images: np.ndarray) -> Image.Image:
+    """Examples of every kind: nine as it usually looks, three that look like the other kind of its
+    pair.
+    """
     cell, gap, left, top, usual, rare = 80, 4, 96, 34, 9, 3
     step = cell + gap
     divide = 20
@@ -707,8 +795,8 @@ def _contact_sheet(items: Items, pictures: np.ndarray) -> Image.Image:
             (left + usual * step + divide, rare, items.look == own ^ 1),
         ):
             for column, row in enumerate(np.flatnonzero((items.kind == y) & chosen)[:count]):
-                picture = Image.fromarray(pictures[row]).resize((cell, cell), Image.Resampling.BICUBIC)
-                sheet.paste(picture, (at + column * step, line))
+                image = Image.fromarray(images[row]).resize((cell, cell), Image.Resampling.BICUBIC)
+                sheet.paste(image, (at + column * step, line))
     return sheet
 
 
@@ -717,19 +805,19 @@ gaal_fast demo set, version {version}, seed {seed}: a housewares catalogue
 {rows} items of {kinds} kinds. Rendered, not photographed; made again from the seed if this folder is deleted.
 
 {csv:<18} the table, one row per item; an empty cell is a missing value
-{pictures:<18} the pictures named in the column "{image_column}", {size} x {size} RGB
+{images:<18} the images named in the column "{image_column}", {size} x {size} RGB
 contact_sheet.png  examples of every kind
 
 Columns
   item_id         unique
-  {image_column:<15} file name in {pictures}
+  {image_column:<15} file name in {images}
   height_cm       height in centimetres
   weight_g        weight in grams; left out more often for some kinds than for others
   price_eur       price in euros
   wall_mm         thickness of the wall in millimetres
   material        {materials}
   maker           {makers} makers, most of them rare
-  glaze           the colour in the picture; says nothing about the kind
+  glaze           the colour in the image; says nothing about the kind
   catalogue_page  says nothing about the kind
   stock_count     says nothing about the kind
   currency        always {currency}
@@ -738,16 +826,16 @@ Columns
 How it is made
   The kinds come in pairs that share a body: {pairs}.
   A part (handle, spout, hoop, shade) tells the two of a pair apart, and is often turned away, folded down or taken
-  off. So a picture always gives the pair away and only sometimes the kind. The table separates the two of a pair by
+  off. So an image always gives the pair away and only sometimes the kind. The table separates the two of a pair by
   size, weight and price, and confuses kinds of different pairs.
 
 Best possible accuracy on fresh items, from the exact posterior of the generative model (standard error in brackets)
-  picture and table  {multi:.4f} ({multi_error:.4f})
-  picture alone      {image:.4f} (exact)
+  image and table  {multi:.4f} ({multi_error:.4f})
+  image alone      {image:.4f} (exact)
   table alone        {table:.4f} ({table_error:.4f})
 
 Train on it as on any other data:
-  python -m gaal_fast.train --data.csv {csv} --data.images {pictures} \\
+  python -m gaal_fast.train --data.csv {csv} --data.images {images} \\
       --data.image-column {image_column} --data.target {target}
 """
 
@@ -761,10 +849,10 @@ def _readme(seed: int, rows: int) -> str:
         rows=rows,
         kinds=len(KINDS),
         csv=_CSV_NAME,
-        pictures=_PICTURE_FOLDER + "/",
+        images=_IMAGE_FOLDER + "/",
         image_column=IMAGE_COLUMN,
         target=TARGET,
-        size=PICTURE_SIZE,
+        size=IMAGE_SIZE,
         materials=", ".join(MATERIALS),
         makers=len(MAKERS),
         currency=_CURRENCY,
@@ -778,16 +866,18 @@ def _readme(seed: int, rows: int) -> str:
 def _write(folder: Path, seed: int, rows: int) -> None:
     """Render the whole set into an empty folder; the marker comes last."""
     items = sample_items(rows, seed)
-    (folder / _PICTURE_FOLDER).mkdir()
-    pictures = np.empty((rows, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
-    for row in tqdm(range(rows), desc="Rendering the demo set", unit="picture", leave=False, disable=None):
-        pictures[row] = render_picture(items, row, seed)
-        (folder / _PICTURE_FOLDER / _picture_name(row)).write_bytes(_png_bytes(pictures[row]))
+    (folder / _IMAGE_FOLDER).mkdir()
+    images = np.empty((rows, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    for row in tqdm(
+        range(rows), desc="Rendering the demo set", unit="image", leave=False, disable=None
+    ):
+        images[row] = render_image(items, row, seed)
+        (folder / _IMAGE_FOLDER / _image_name(row)).write_bytes(_png_bytes(images[row]))
     with open(folder / _CSV_NAME, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_csv_rows(items))
-    _contact_sheet(items, pictures).save(folder / "contact_sheet.png")
+    _contact_sheet(items, images).save(folder / "contact_sheet.png")
     (folder / "README.txt").write_text(_readme(seed, rows), encoding="utf-8", newline="\n")
     marker = {
         "demo": "gaal_fast",
@@ -796,7 +886,9 @@ def _write(folder: Path, seed: int, rows: int) -> None:
         "rows": rows,
         "csv_sha256": hashlib.sha256((folder / _CSV_NAME).read_bytes()).hexdigest(),
     }
-    (folder / _MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8", newline="\n")
+    (folder / _MARKER_NAME).write_text(
+        json.dumps(marker, indent=2) + "\n", encoding="utf-8", newline="\n"
+    )
 
 
 def _marker(folder: Path) -> dict | None:
@@ -809,18 +901,26 @@ def _marker(folder: Path) -> dict | None:
 
 
 def _is_whole(folder: Path, seed: int, rows: int) -> bool:
-    """True if nothing of this version and seed is missing: marker, table by its hash, pictures by name and size."""
+    """True if nothing of this version and seed is missing: marker, table by its hash, images by
+    name and size.
+    """
     marker = _marker(folder)
-    if marker is None or (marker.get("version"), marker.get("seed"), marker.get("rows")) != (DEMO_VERSION, seed, rows):
+    if marker is None or (marker.get("version"), marker.get("seed"), marker.get("rows")) != (
+        DEMO_VERSION,
+        seed,
+        rows,
+    ):
         return False
-    expected = len(_png_bytes(np.zeros((PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)))
+    expected = len(_png_bytes(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)))
     try:
         digest = hashlib.sha256((folder / _CSV_NAME).read_bytes()).hexdigest()
-        with os.scandir(folder / _PICTURE_FOLDER) as entries:
+        with os.scandir(folder / _IMAGE_FOLDER) as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries}
     except OSError:
         return False
-    return digest == marker.get("csv_sha256") and all(sizes.get(_picture_name(row)) == expected for row in range(rows))
+    return digest == marker.get("csv_sha256") and all(
+        sizes.get(_image_name(row)) == expected for row in range(rows)
+    )
 
 
 def _default_roots(seed: int) -> list[Path]:
@@ -839,7 +939,9 @@ def _default_roots(seed: int) -> list[Path]:
 
 
 def _remove_stale(root: Path) -> None:
-    """Drop what killed runs left beside ``root``; a younger folder may belong to a run that is still at work."""
+    """Drop what killed runs left beside ``root``; a younger folder may belong to a run that is
+    still at work.
+    """
     for partial in root.parent.glob(f".{glob.escape(root.name)}.*.partial"):
         with contextlib.suppress(OSError):  # another process may be removing it too
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
@@ -847,7 +949,9 @@ def _remove_stale(root: Path) -> None:
 
 
 def _put_aside(root: Path) -> None:
-    """Make way at ``root``: a set that is broken or was edited is kept under a new name, an empty folder is not."""
+    """Make way at ``root``: a set that is broken or was edited is kept under a new name, an empty
+    folder is not.
+    """
     with contextlib.suppress(OSError):
         root.rmdir()
         return
@@ -855,11 +959,16 @@ def _put_aside(root: Path) -> None:
     while (kept := root.with_name(f"{root.name}.replaced-{number}")).exists():
         number += 1
     os.rename(root, kept)
-    warnings.warn(f"{root} was incomplete or edited: rendered anew, the old folder is kept as {kept}", stacklevel=4)
+    warnings.warn(
+        f"{root} was incomplete or edited: rendered anew, the old folder is kept as {kept}",
+        stacklevel=4,
+    )
 
 
 def _render(root: Path, seed: int, rows: int) -> None:
-    """Write the set beside ``root`` and rename it into place, so that ``root`` is either whole or not there."""
+    """Write the set beside ``root`` and rename it into place, so that ``root`` is either whole or
+    not there.
+    """
     root.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(root)
     fresh = root.parent / f".{root.name}.{os.getpid()}-{os.urandom(4).hex()}.partial"
@@ -884,9 +993,12 @@ def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
 
     Parameters
     ----------
-    root : the folder of the set itself. Default: ``gaal_fast/demo-v<version>-seed<seed>`` in the per-user cache
-        (``XDG_CACHE_HOME``, else ``~/.cache``), or among the temporary files if that cannot be written.
-    seed : which set, a whole number >= 0. The same seed and version give the same CSV and PNG bytes.
+    root : the folder of the set itself. Default: ``gaal_fast/demo-v<version>-seed<seed>`` in the
+    per-user cache
+        (``XDG_CACHE_HOME``, else ``~/.cache``), or among the temporary files if that cannot be
+        written.
+    seed : which set, a whole number >= 0. The same seed and version give the same CSV and PNG
+    bytes.
 
     Raises
     ------
@@ -909,11 +1021,13 @@ def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
         break
     if place is None:
         raise UserError(f"cannot write the demo set to {reason}")
-    return DemoPaths(place / _CSV_NAME, place / _PICTURE_FOLDER, IMAGE_COLUMN, TARGET)
+    return DemoPaths(place / _CSV_NAME, place / _IMAGE_FOLDER, IMAGE_COLUMN, TARGET)
 
 
 def _refuse_foreign(folder: Path, seed: int) -> None:
-    """Raise UserError if ``folder``, named by the user, holds anything but this demo set, whole or broken."""
+    """Raise UserError if ``folder``, named by the user, holds anything but this demo set, whole or
+    broken.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -921,7 +1035,11 @@ def _refuse_foreign(folder: Path, seed: int) -> None:
     marker = _marker(folder)
     if marker is None:
         if any(folder.iterdir()):
-            raise UserError(f"{folder} holds other files; name a new or empty folder for the demo set")
+            raise UserError(
+                f"{folder} holds other files; name a new or empty folder for the demo set"
+            )
     elif (marker.get("version"), marker.get("seed")) != (DEMO_VERSION, seed):
         found = f"version {marker.get('version')}, seed {marker.get('seed')}"
-        raise UserError(f"{folder} holds the demo set of {found}, not version {DEMO_VERSION}, seed {seed}")
+        raise UserError(
+            f"{folder} holds the demo set of {found}, not version {DEMO_VERSION}, seed {seed}"
+        )

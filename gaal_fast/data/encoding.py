@@ -1,7 +1,8 @@
 """Which encoding bytes beyond ASCII are in, when they are not UTF-8.
 
-Detectors want paragraphs; a table has a few names and labels. So each candidate decodes them, and the one whose result looks most
-like words wins: letters that its languages use often, capitals at the start, no symbols within a word.
+Detectors want paragraphs; a table has a few names and labels. So each candidate decodes them, and
+the one whose result looks most like words wins: letters that its languages use often, capitals at
+the start, no symbols within a word.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ _COMMON_LEADS = {
     "cp949": (range(0xB0, 0xC9),),
     "euc_jp": (range(0xA4, 0xA6), range(0xB0, 0xD0)),
 }
-# Between equals the first has the better claim: few texts of the others are wholly Hangul, or hold kana.
+# Between equals the first has the better claim: few texts of the others are wholly Hangul, or hold
+# kana.
 _CLAIM = {"cp949": 0.03, "euc_jp": 0.05, "gb18030": 0.06, "cp932": 0.06, "big5": 0.07}
 _HANGUL = frozenset(
     "이다는가에의을를고지한기사서아하도로자리인해스시어나그대정수원일제보부전구주오상여소장라마비미신우선성안김박최무유"
@@ -64,7 +66,9 @@ _UNDECODABLE = 10.0
 
 
 def detect_encoding(raw: bytes) -> str:
-    """The likeliest encoding of bytes that are not UTF-8; "cp1252" where nothing speaks for another."""
+    """The likeliest encoding of bytes that are not UTF-8; "cp1252" where nothing speaks for
+    another.
+    """
     pieces = Counter(re.findall(rb"[A-Za-z]*[\x80-\xff][^\x00-\x2f\x3a-\x3f]*", raw))
     sample = b"\n".join(pieces)[:_SAMPLE_BYTES]
     costs = {name: _alphabet_cost(sample, name) for name in _ALPHABETS}
@@ -95,7 +99,9 @@ def _char_cost(before: str, char: str, after: str, letters: str) -> float:
     if char in letters:
         capital = char.isupper() and before.isalpha() and (before.islower() or after.islower())
         misplaced = char in _FINAL and after.isalpha()
-        stray = unicodedata.category(char) == "Mn" and not (before.isalpha() or unicodedata.category(before) == "Mn")
+        stray = unicodedata.category(char) == "Mn" and not (
+            before.isalpha() or unicodedata.category(before) == "Mn"
+        )
         shouted = 0.15 if char.isupper() and before.isalpha() else 0.0
         wrong = 1.5 * (capital or misplaced or stray) + 0.3 * (char in _SELDOM) + shouted
         return wrong + _neighbours_cost(before, char, after)
@@ -120,9 +126,9 @@ def _neighbours_cost(before: str, char: str, after: str) -> float:
 
 def _double_byte_cost(raw: bytes, encoding: str) -> float:
     """The same for a double-byte encoding: characters that are seldom, and halves of characters."""
-    text = b"\n".join(line for line in dict.fromkeys(raw.splitlines()) if not line.isascii())[:_SAMPLE_BYTES].decode(
-        encoding, errors="replace"
-    )
+    text = b"\n".join(line for line in dict.fromkeys(raw.splitlines()) if not line.isascii())[
+        :_SAMPLE_BYTES
+    ].decode(encoding, errors="replace")
     cost, high = 0.0, 0
     leads = _COMMON_LEADS[encoding]
     for before, char in zip(f"\n{text}", text, strict=False):
@@ -138,6 +144,8 @@ def _double_byte_cost(raw: bytes, encoding: str) -> float:
             cost += 1.0
         elif before.isascii() and before.isalpha():
             cost += 1.5  # a letter beside it is most likely its own half
-        elif (encoding == "cp949" and char not in _HANGUL) or (encoding == "euc_jp" and not "\u3040" <= char <= "\u30ff"):
+        elif (encoding == "cp949" and char not in _HANGUL) or (
+            encoding == "euc_jp" and not "\u3040" <= char <= "\u30ff"
+        ):
             cost += 0.1
     return cost / max(high, 1) + _CLAIM[encoding]

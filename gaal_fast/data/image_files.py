@@ -76,7 +76,7 @@ def find_image_column(
     for found in ways.values() if chosen is None else ():
         if len(found) > 1:
             raise UserError(
-                f"{source}: several columns name pictures ({some(found)}); "
+                f"{source}: several columns name images ({some(found)}); "
                 "choose with --data.image-column"
             )
         if found:
@@ -141,7 +141,7 @@ def resolve_images(
     ]
     if not named:
         if not empty_ok:
-            raise UserError(f'the picture column "{column}" is empty')
+            raise UserError(f'the image column "{column}" is empty')
     elif len(issues) == len(paths):
         message = _none_exists(named, [reasons[name] for name in named], folder, column)
         if not empty_ok:
@@ -204,7 +204,7 @@ def _none_exists(
         first = _short(named[at])
         return f'column "{column}": {count} of {len(named)} cells {words} (first: "{first}")'
     return (
-        f'none of the {len(named)} pictures named in column "{column}" exists in {folder.base} '
+        f'none of the {len(named)} images named in column "{column}" exists in {folder.base} '
         f'(first: "{_short(named[0])}"){_hint(named, folder)}'
     )
 
@@ -270,7 +270,7 @@ def _hint(named: Sequence[str], folder: ImageFolder) -> str:
     if elsewhere is not None:
         return f"; the folder differs: they are under {elsewhere} ({folder.option})"
     if not any(has_image_suffix(name) for name in folder.listing(str(folder.base)).names):
-        return "; the folder holds no pictures"
+        return "; the folder holds no images"
     return ""
 
 

@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = UNREAD_SUFFIXES.union(
     (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".bmp", ".dib", ".gif"),
     (".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
 )
-NO_NAME = "no picture named"
+NO_NAME = "no image named"
 WEB_ADDRESS = "a web address: images are not downloaded; save them in a folder and name the files"
 IMAGE_DATA = "image data, not a file name: save the images as files and name those"
 SEVERAL = (

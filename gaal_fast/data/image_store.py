@@ -1,4 +1,6 @@
-"""The decoded pictures of a data set, by row: decoded when asked for, or once and kept in memory or in a file."""
+"""The decoded images of a data set, by row: decoded when asked for, or once and kept in memory or
+in a file.
+"""
 
 import hashlib
 import json
@@ -28,18 +30,19 @@ def available_cpus() -> int:
 
 
 def default_cache_dir() -> Path:
-    """Where decoded pictures are kept if no folder is given ($XDG_CACHE_HOME, else ~/.cache)."""
+    """Where decoded images are kept if no folder is given ($XDG_CACHE_HOME, else ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gaal_fast" / "images"
 
 
 class ImageStore:
-    """Square uint8 pictures by row number.
+    """Square uint8 images by row number.
 
-    paths: one per row, None for a row without a picture; rows may share a file, which is then decoded and kept once.
-    mode: "none" decodes at each use; "ram" and "disk" decode everything in `fill`; "auto" is "ram" up to `AUTO_RAM_BYTES`
-    of pixels, else "none". A cache file's name is a hash of the paths, times and lengths of the picture files, of the size and
-    of the ranges, so it is never stale and can be shared; it is written whole or not at all.
-    ranges: kind of image -> the values that become 0 and 255, as `decode` takes them.
+    paths: one per row, None for a row without an image; rows may share a file, which is then
+    decoded and kept once. mode: "none" decodes at each use; "ram" and "disk" decode everything in
+    `fill`; "auto" is "ram" up to `AUTO_RAM_BYTES` of pixels, else "none". A cache file's name is a
+    hash of the paths, times and lengths of the image files, of the size and of the ranges, so it
+    is never stale and can be shared; it is written whole or not at all. ranges: kind of image ->
+    the values that become 0 and 255, as `decode` takes them.
     """
 
     def __init__(
@@ -54,9 +57,11 @@ class ImageStore:
         self.size, self.column, self.ranges = size, column, dict(ranges or {})
         self.files = list(dict.fromkeys(path for path in paths if path is not None))
         slot_of = {path: slot for slot, path in enumerate(self.files)}
-        self.slots = np.fromiter((-1 if path is None else slot_of[path] for path in paths), np.int64, len(paths))
+        self.slots = np.fromiter(
+            (-1 if path is None else slot_of[path] for path in paths), np.int64, len(paths)
+        )
         if mode == "auto":
-            mode = "ram" if len(self.files) * self._picture_bytes <= AUTO_RAM_BYTES else "none"
+            mode = "ram" if len(self.files) * self._image_bytes <= AUTO_RAM_BYTES else "none"
         self.mode = mode
         self.cache_dir = cache_dir
         self._broken: dict[int, str] = {}
@@ -65,7 +70,7 @@ class ImageStore:
         self._mapped: np.memmap | None = None
 
     @property
-    def _picture_bytes(self) -> int:
+    def _image_bytes(self) -> int:
         return 3 * self.size * self.size
 
     @property
@@ -75,16 +80,20 @@ class ImageStore:
 
     @property
     def present(self) -> np.ndarray:
-        """bool [N]: rows that have a picture, less those known to be broken (all of them once `fill` has cached)."""
+        """bool [N]: rows that have an image, less those known to be broken (all of them once
+        `fill` has cached).
+        """
         return (self.slots >= 0) & ~np.isin(self.slots, list(self._broken))
 
     def issues(self) -> list[DataIssue]:
-        """One for each row whose picture is known to be broken."""
+        """One for each row whose image is known to be broken."""
         rows = np.flatnonzero(np.isin(self.slots, list(self._broken)))
         return [self._issue(int(row)) for row in rows]
 
     def get(self, row: int) -> tuple[torch.Tensor | None, DataIssue | None]:
-        """uint8 [3, size, size] of a row, not to be changed in place; None without one, with an issue if it is broken."""
+        """uint8 [3, size, size] of a row, not to be changed in place; None without one, with an
+        issue if it is broken.
+        """
         slot = int(self.slots[row])
         if slot < 0:
             return None, None
@@ -103,20 +112,24 @@ class ImageStore:
             return None, self._issue(row)
 
     def fill(self, progress: bool = True) -> None:
-        """Decodes every picture once, on all processors, if the mode keeps them. Raises UserError if the disk is full."""
+        """Decodes every image once, on all processors, if the mode keeps them. Raises UserError
+        if the disk is full.
+        """
         if self.cached or not self.files or self.mode == "none":
             return
         if self.mode == "ram":
             memory = torch.zeros(self._shape, dtype=torch.uint8)
-            for slot, picture in self._decode_all(progress):
-                memory[slot] = picture
+            for slot, image in self._decode_all(progress):
+                memory[slot] = image
             self._memory = memory
             return
         folder = self.cache_dir or default_cache_dir()
         try:
             self._fill_disk(Path(folder).expanduser(), progress)
         except OSError as error:
-            raise UserError(f"--data.cache-dir: cannot write {folder}: {error.strerror or error}") from error
+            raise UserError(
+                f"--data.cache-dir: cannot write {folder}: {error.strerror or error}"
+            ) from error
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -131,7 +144,7 @@ class ImageStore:
         return decode(self.files[slot], self.size, **options)
 
     def _decode_all(self, progress: bool) -> Iterator[tuple[int, torch.Tensor]]:
-        """(slot, picture) in the order of the files; broken ones are noted and skipped."""
+        """(slot, image) in the order of the files; broken ones are noted and skipped."""
 
         def attempt(slot: int) -> torch.Tensor | str:
             try:
@@ -140,10 +153,16 @@ class ImageStore:
                 return str(error)
 
         threads = min(16, available_cpus())
-        bar = tqdm(total=len(self.files), desc="decoding pictures", unit="img", leave=False, disable=None if progress else True)
+        bar = tqdm(
+            total=len(self.files),
+            desc="decoding images",
+            unit="img",
+            leave=False,
+            disable=None if progress else True,
+        )
         pool = ThreadPoolExecutor(threads)
         try:
-            # In blocks, so that no more than a block of decoded pictures waits for its consumer.
+            # In blocks, so that no more than a block of decoded images waits for its consumer.
             for start in range(0, len(self.files), 1024):
                 block = range(start, min(start + 1024, len(self.files)))
                 for slot, result in zip(block, pool.map(attempt, block), strict=True):
@@ -162,18 +181,21 @@ class ImageStore:
         if not self._reuse(pixels, notes):
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(pixels) as file:
-                for slot, picture in self._decode_all(progress):
-                    file.seek(slot * self._picture_bytes)
-                    file.write(picture.numpy().tobytes())
-                file.truncate(len(self.files) * self._picture_bytes)
-            text = json.dumps({"pictures": len(self.files), "size": self.size, "broken": self._broken}, ensure_ascii=False)
+                for slot, image in self._decode_all(progress):
+                    file.seek(slot * self._image_bytes)
+                    file.write(image.numpy().tobytes())
+                file.truncate(len(self.files) * self._image_bytes)
+            text = json.dumps(
+                {"images": len(self.files), "size": self.size, "broken": self._broken},
+                ensure_ascii=False,
+            )
             write_text(notes, text)
         self._file = pixels
 
     def _reuse(self, pixels: Path, notes: Path) -> bool:
         # The notes are written last: where they are whole, so are the pixels.
         try:
-            if pixels.stat().st_size != len(self.files) * self._picture_bytes:
+            if pixels.stat().st_size != len(self.files) * self._image_bytes:
                 return False
             broken = json.loads(notes.read_text(encoding="utf-8"))["broken"]
             self._broken = {int(slot): str(reason) for slot, reason in broken.items()}

@@ -1,4 +1,6 @@
-"""What is wrong with single rows of the data (listed, never fatal) and with the data as a whole (warnings)."""
+"""What is wrong with single rows of the data (listed, never fatal) and with the data as a whole
+(warnings).
+"""
 
 import logging
 from collections.abc import Iterable
@@ -10,7 +12,8 @@ import pandas as pd
 from gaal_fast.files import write_text
 
 logger = logging.getLogger("gaal_fast.data")
-# The caller prints the returned warnings; without a handler of its own Python would print each of them a second time.
+# The caller prints the returned warnings; without a handler of its own Python would print each of
+# them a second time.
 logger.addHandler(logging.NullHandler())
 
 
@@ -18,8 +21,9 @@ logger.addHandler(logging.NullHandler())
 class DataIssue:
     """One cell of the table that could not be used.
 
-    row: position in the table, 0 for the first row after the header, as in split.csv (messages for people count from 1).
-    column: the column at fault; path: the picture's file, "" where the issue is not about a file.
+    row: position in the table, 0 for the first row after the header, as in split.csv (messages for
+    people count from 1). column: the column at fault; path: the image's file, "" where the issue
+    is not about a file.
     """
 
     row: int
@@ -35,7 +39,9 @@ def issues_frame(issues: Iterable[DataIssue]) -> pd.DataFrame:
 
 
 def write_issues(issues: Iterable[DataIssue], path: Path) -> int:
-    """Writes `issues_frame` as CSV (a header alone if there is none); returns the number of lines written."""
+    """Writes `issues_frame` as CSV (a header alone if there is none); returns the number of lines
+    written.
+    """
     frame = issues_frame(issues)
     write_text(path, frame.to_csv(index=False))
     return len(frame)

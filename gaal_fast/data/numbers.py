@@ -30,7 +30,9 @@ _PROBE, _SAMPLE = 400, 20_000
 _CELLS_AT_ONCE = 200_000
 _LARGEST_AFFIX = 24
 
-_SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_SPACES = (
+    "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+)
 _INVISIBLE = "\u200b\u200e\u200f\u202a\u202c\u2066\u2069\ufeff"
 _FOREIGN = (
     {ord(mark): "-" for mark in "\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d"}
@@ -50,7 +52,10 @@ _CURRENCIES = (
 )
 _PREFIX = rf"(?:[A-Za-z]{{0,3}}[{_SYMBOLS}]|(?i:{_CURRENCIES})(?![A-Za-z])|(?:Rs|S?Fr|[Kk]r)\b\.?)"
 _LETTER = r"[^\W\d_]"
-_SUFFIX = rf"(?:{_LETTER}|[%‰°″′\"{_SYMBOLS}])(?:{_LETTER}|[%°²³µ·/^. {_SYMBOLS}]|(?<=[^\W\d_^])[23](?!\d))*"
+_SUFFIX = (
+    rf"(?:{_LETTER}|[%‰°″′\"{_SYMBOLS}])(?:{_LETTER}|[%°²³µ·/^."
+    rf" {_SYMBOLS}]|(?<=[^\W\d_^])[23](?!\d))*"
+)
 _CELL = re.compile(
     rf"(?P<open>\()? ?(?P<sign>[+-])? ?(?P<prefix>{_PREFIX})? ?(?P<inner>[+-])? ?"
     r"(?P<digits>\d(?:[\d.,' ]*\d)?(?:\.(?![^\W\d_]))?|[.,]\d+)(?P<power>[eE][+-]?\d+)?"
@@ -131,7 +136,8 @@ class _Evidence:
 
 @dataclass
 class _Column:
-    """One scanned column. plain: its numbers in plain notation. evidence: None if it has no numbers.
+    """One scanned column. plain: its numbers in plain notation. evidence: None if it has no
+    numbers.
 
     The rest is filled in once the column is asked for. coded: bool [N], a declared missing value.
     """
@@ -160,7 +166,12 @@ def _split(cell: str) -> tuple[bool, str, str, tuple[str, str]] | None:
     prefix = (match["prefix"] or "").strip()
     if not prefix and _CURRENCY.fullmatch(suffix):
         prefix, suffix = suffix, ""  # 5 € is €5
-    return brackets or "-" in signs, match["digits"], match["power"] or "", (_SIGNS.get(prefix.upper(), prefix), suffix)
+    return (
+        brackets or "-" in signs,
+        match["digits"],
+        match["power"] or "",
+        (_SIGNS.get(prefix.upper(), prefix), suffix),
+    )
 
 
 def _unit(suffix: str) -> str:
@@ -185,7 +196,9 @@ def _form(point: str, thousands: str) -> re.Pattern[str]:
 
 
 def parse_number(cell: str, style: NumberStyle) -> float | None:
-    """The number a cell holds under a style, or None. A currency may be left out; of other units a zero alone may."""
+    """The number a cell holds under a style, or None. A currency may be left out; of other units a
+    zero alone may.
+    """
     parts = _split(cell)
     if parts is None:
         return None
@@ -194,7 +207,9 @@ def parse_number(cell: str, style: NumberStyle) -> float | None:
         return None
     plain = digits.replace(style.thousands, "") if style.thousands else digits
     value = float(plain.replace(style.point, ".") + power)
-    if affix != style.affix and not (_money(affix, style.affix) or (value == 0 and affix == ("", ""))):
+    if affix != style.affix and not (
+        _money(affix, style.affix) or (value == 0 and affix == ("", ""))
+    ):
         return None
     return -value if negative else value
 
@@ -247,11 +262,12 @@ def _weigh(digits: str, power: str, cell: str, found: _Evidence) -> None:
 
 
 class NumberColumns:
-    """The columns of a table as numbers, each read once; a column's style is decided over the whole table.
+    """The columns of a table as numbers, each read once; a column's style is decided over the whole
+    table.
 
-    A mark such as the one in 1.306 may be a decimal mark or stand between thousands. What decides, in this order: what the
-    user declares, the other cells of the column, the other columns of the file, and at prediction the ``trained`` styles.
-    Where nothing does, a warning names the column.
+    A mark such as the one in 1.306 may be a decimal mark or stand between thousands. What decides,
+    in this order: what the user declares, the other cells of the column, the other columns of the
+    file, and at prediction the ``trained`` styles. Where nothing does, a warning names the column.
     """
 
     def __init__(
@@ -310,7 +326,10 @@ class NumberColumns:
         evidence = self._columns[name].evidence
         if evidence is None or len(evidence.affixes) < 2:
             return []
-        units = [" ".join(filter(None, affix)) or "no unit" for affix, _ in evidence.affixes.most_common()]
+        units = [
+            " ".join(filter(None, affix)) or "no unit"
+            for affix, _ in evidence.affixes.most_common()
+        ]
         # "12A" and "12B" are codes; so are numbers with many different endings.
         return units if len(units) <= 4 and any(len(unit) > 1 for unit in units) else []
 
@@ -329,7 +348,9 @@ class NumberColumns:
         return np.isin(values, self._codes) if self._codes else np.zeros(len(values), dtype=bool)
 
     def _plain_numbers(self) -> Iterator[tuple[str, Numbers]]:
-        """Each column's numbers in plain notation. Text columns go many at a time: a call costs more than a short column."""
+        """Each column's numbers in plain notation. Text columns go many at a time: a call costs
+        more than a short column.
+        """
         texts: list[str] = []
         width = max(1, _CELLS_AT_ONCE // max(1, len(self._frame)))
         for name, dtype in zip(self._frame.columns, self._frame.dtypes, strict=True):
@@ -341,10 +362,15 @@ class NumberColumns:
                 yield name, to_numbers(series, self._words)
             else:
                 nothing = np.full(len(series), np.nan)
-                yield name, Numbers(nothing, series.notna().to_numpy(), np.zeros(len(series), dtype=bool))
+                yield (
+                    name,
+                    Numbers(nothing, series.notna().to_numpy(), np.zeros(len(series), dtype=bool)),
+                )
         for start in range(0, len(texts), width):
             some = texts[start : start + width]
-            cells = pd.Series(self._frame[some].to_numpy(dtype=object).ravel(order="F"), dtype=object)
+            cells = pd.Series(
+                self._frame[some].to_numpy(dtype=object).ravel(order="F"), dtype=object
+            )
             parts = (np.split(part, len(some)) for part in to_numbers(cells, self._words))
             yield from zip(some, map(Numbers, *parts), strict=True)
 
@@ -376,12 +402,20 @@ class NumberColumns:
         style = NumberStyle(decimal if seen else "", thousands, *affix)
         return style, "; ".join(filter(None, (doubt, warning)))
 
-    def _choose_decimal(self, name: str, evidence: _Evidence, trained: NumberStyle | None) -> tuple[str, str]:
+    def _choose_decimal(
+        self, name: str, evidence: _Evidence, trained: NumberStyle | None
+    ) -> tuple[str, str]:
         own, declared = evidence.vote(), self._declared(evidence)
         if declared:
             if own and own != declared:
                 flag = f"{self._flags}{'decimal' if self._options.decimal else 'thousands'}"
-                return own, f'column "{name}": its numbers cannot be read as {flag} says; read with decimal {_NAMES[own]}'
+                return (
+                    own,
+                    (
+                        f'column "{name}": its numbers cannot be read as {flag} says; read with'
+                        f" decimal {_NAMES[own]}"
+                    ),
+                )
             return declared, ""
         if own:
             return own, ""
@@ -391,17 +425,28 @@ class NumberColumns:
             return file or ".", ""
         if file and not divided:
             if trained is not None and trained.decimal and trained.decimal != file:
-                return file, self._doubt(name, evidence, file, "as in the other columns of this file, unlike in training")
+                return file, self._doubt(
+                    name, evidence, file, "as in the other columns of this file, unlike in training"
+                )
             return file, ""
         if trained is not None and (trained.decimal or trained.thousands in (".", ",")):
             decimal = trained.point
             strange = set(evidence.unclear) - {trained.decimal, trained.thousands}
-            return decimal, self._doubt(name, evidence, decimal, "by the decimal mark of training") if strange else ""
+            return decimal, (
+                self._doubt(name, evidence, decimal, "by the decimal mark of training")
+                if strange
+                else ""
+            )
         if file:
             return file, self._doubt(name, evidence, file, "as in most columns of the file")
         if trained is not None and len(evidence.unclear) == 1:
             decimal = _OTHER[next(iter(evidence.unclear))]  # the column had whole numbers only
-            return decimal, self._doubt(name, evidence, decimal, "a whole number as in training, which this file does not settle")
+            return decimal, self._doubt(
+                name,
+                evidence,
+                decimal,
+                "a whole number as in training, which this file does not settle",
+            )
         decimal = self._guess(evidence)
         return decimal, self._doubt(name, evidence, decimal, "which the file does not settle")
 
@@ -416,15 +461,19 @@ class NumberColumns:
         return ""
 
     def _guess(self, evidence: _Evidence) -> str:
-        """Nothing in the file says what 1.306 or 1,306 is. A point is a decimal mark and a comma is not, but for files with
-        semicolons; there, numbers below 1000 without any mark speak for thousands."""
+        """Nothing in the file says what 1.306 or 1,306 is. A point is a decimal mark and a comma is
+        not, but for files with semicolons; there, numbers below 1000 without any mark speak for
+        thousands.
+        """
         grouped = evidence.short_integers and not evidence.long_integers
         if self._delimiter != ";" or "," not in evidence.unclear:
             return "," if self._delimiter == ";" and grouped else "."
         return "." if grouped else ","
 
     def _doubt(self, name: str, evidence: _Evidence, decimal: str, why: str) -> str:
-        value = parse_number(evidence.example, NumberStyle(decimal, _OTHER[decimal], *_split(evidence.example)[3]))
+        value = parse_number(
+            evidence.example, NumberStyle(decimal, _OTHER[decimal], *_split(evidence.example)[3])
+        )
         return (
             f'column "{name}": "{evidence.example}" is read as {value:.15g}, {why} '
             f"({self._flags}decimal or {self._flags}thousands says otherwise)"
@@ -452,7 +501,10 @@ class NumberColumns:
             bad[bad] = ~missing_cells(series[bad], self._words)
         if bad.any():
             bad = bad.copy()
-            words = [isinstance(cell, str) and is_missing_word(cell) for cell in series.to_numpy(dtype=object)[bad]]
+            words = [
+                isinstance(cell, str) and is_missing_word(cell)
+                for cell in series.to_numpy(dtype=object)[bad]
+            ]
             bad[bad] = ~np.array(words)
         column.coded = coded = self._coded(values)
         return Numbers(np.where(coded, np.nan, values), bad & ~coded, infinite)
@@ -462,11 +514,17 @@ _NAMES = {".": "point", ",": "comma"}
 
 
 def _read_cells(cells: np.ndarray, style: NumberStyle) -> np.ndarray:
-    """float64 [N] of texts under a style, NaN where one is no number. Mere decimal commas, which tall tables have, go fast."""
+    """float64 [N] of texts under a style, NaN where one is no number. Mere decimal commas, which
+    tall tables have, go fast.
+    """
     values = np.full(len(cells), np.nan)
     if style == NumberStyle(","):
         pointed = [None if "." in cell else cell.replace(",", ".") for cell in cells]
-        values = pd.to_numeric(pd.Series(pointed, dtype=object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
+        values = (
+            pd.to_numeric(pd.Series(pointed, dtype=object), errors="coerce")
+            .to_numpy(dtype=np.float64, na_value=np.nan)
+            .copy()
+        )
     rest = np.flatnonzero(np.isnan(values))
     values[rest] = [_read_cell(cell, style) for cell in cells[rest]]
     return values
@@ -474,7 +532,11 @@ def _read_cells(cells: np.ndarray, style: NumberStyle) -> np.ndarray:
 
 def _read_cell(cell: object, style: NumberStyle) -> float:
     value = parse_number(cell, style) if isinstance(cell, str) else None
-    if value is None and isinstance(cell, str) and cell.strip().lower().lstrip("+-") in ("inf", "infinity"):
+    if (
+        value is None
+        and isinstance(cell, str)
+        and cell.strip().lower().lstrip("+-") in ("inf", "infinity")
+    ):
         return np.inf
     return np.nan if value is None else value
 
@@ -497,8 +559,12 @@ def _plain_evidence(cells: list[str]) -> _Evidence | None:
     return found
 
 
-def _choose_affix(name: str, evidence: _Evidence, trained: NumberStyle | None) -> tuple[tuple[str, str], str]:
-    """The affix that most numbers have, or the trained one if any has it; a warning where training had another."""
+def _choose_affix(
+    name: str, evidence: _Evidence, trained: NumberStyle | None
+) -> tuple[tuple[str, str], str]:
+    """The affix that most numbers have, or the trained one if any has it; a warning where training
+    had another.
+    """
     if not evidence.affixes:
         return ("", ""), ""
     affix = max(evidence.affixes, key=lambda found: (evidence.affixes[found], found != ("", "")))
@@ -513,7 +579,13 @@ def _choose_affix(name: str, evidence: _Evidence, trained: NumberStyle | None) -
     has = f'"{" ".join(filter(None, affix))}"' if any(affix) else "no unit"
     if any(trained.affix) and any(affix):
         return trained.affix, f'column "{name}" has {has} here, had {had} in training'
-    return affix, f'column "{name}" has {has} here, had {had} in training; its numbers are taken as they stand'
+    return (
+        affix,
+        (
+            f'column "{name}" has {has} here, had {had} in training; its numbers are taken as they'
+            " stand"
+        ),
+    )
 
 
 def _spread(cells: list[str], count: int) -> list[str]:
@@ -524,4 +596,3 @@ def _spread(cells: list[str], count: int) -> list[str]:
 def _as_floats(texts: Iterable[str]) -> list[float]:
     numbers = (parse_number(text, PLAIN) for text in texts)
     return [number for number in numbers if number is not None]
-

@@ -11,7 +11,9 @@ from gaal_fast.data.truth import truth_of
 
 _WORDS = {
     **dict.fromkeys(("train", "training", "trn", "tr", "learn", "learning"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "vld", "dev", "devel", "tune", "tuning"), "val"),
+    **dict.fromkeys(
+        ("val", "valid", "validate", "validation", "vld", "dev", "devel", "tune", "tuning"), "val"
+    ),
     **dict.fromkeys(("test", "testing", "tst", "te", "privatetest"), "test"),
 }
 # Held-out rows: the test, unless another word says test; then validation.
@@ -24,9 +26,9 @@ _NUMBERED = frozenset({"split", "partition", "set", "subset", "part"})
 def read_parts(values: Sequence[str | None], column: str, warnings: list[str]) -> list[str | None]:
     """train, val or test for each value of a split column, None for one that says no part.
 
-    Upper and lower case do not matter. True, false, 1 and 0 are read by the name of the column (``is_valid``, ``is_test``,
-    ``is_train``); 0, 1 and 2 in a column called ``split`` or ``partition`` are train, val and test. `warnings` gets what is
-    not plain from the word.
+    Upper and lower case do not matter. True, false, 1 and 0 are read by the name of the column
+    (``is_valid``, ``is_test``, ``is_train``); 0, 1 and 2 in a column called ``split`` or
+    ``partition`` are train, val and test. `warnings` gets what is not plain from the word.
     """
     words = {value: _plain(value) for value in set(values) - {None}}
     meaning = _by_words(words) or _by_flag(words, column) or _by_number(words, column) or {}
@@ -51,14 +53,20 @@ def _by_words(words: dict[str, str]) -> dict[str, str] | None:
     if not all(word in _WORDS or word in _HELD_OUT for word in words.values()) or len(held_out) > 1:
         return None
     tested = any(_WORDS.get(word) == "test" for word in words.values())
-    return {value: _WORDS.get(word) or ("val" if tested else "test") for value, word in words.items()}
+    return {
+        value: _WORDS.get(word) or ("val" if tested else "test") for value, word in words.items()
+    }
 
 
 def _by_flag(words: dict[str, str], column: str) -> dict[str, str] | None:
-    truths = {value: {"1": True, "0": False}.get(word, truth_of(word)) for value, word in words.items()}
+    truths = {
+        value: {"1": True, "0": False}.get(word, truth_of(word)) for value, word in words.items()
+    }
     if None in truths.values():
         return None
-    named = {"test" if word in _HELD_OUT else _WORDS.get(word) for word in words_of(column)} - {None}
+    named = {"test" if word in _HELD_OUT else _WORDS.get(word) for word in words_of(column)} - {
+        None
+    }
     if len(named) != 1:
         return None
     inside, outside = _FLAGS[named.pop()]

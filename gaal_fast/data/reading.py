@@ -1,4 +1,6 @@
-"""How the files of a data set are read: decided once in training, said, kept in the run folder, and applied again at prediction."""
+"""How the files of a data set are read: decided once in training, said, kept in the run folder, and
+applied again at prediction.
+"""
 
 import json
 import math
@@ -15,7 +17,15 @@ from gaal_fast.files import write_text
 READING_FILE = "reading.json"
 
 ENCODING_NAMES = {"utf-8": "UTF-8", "utf-16": "UTF-16", "utf-32": "UTF-32"}
-_MARK_NAMES = {".": "point", ",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "blank", "'": "apostrophe"}
+_MARK_NAMES = {
+    ".": "point",
+    ",": "comma",
+    ";": "semicolon",
+    "\t": "tab",
+    "|": "pipe",
+    " ": "blank",
+    "'": "apostrophe",
+}
 
 
 def mark_name(mark: str) -> str:
@@ -47,10 +57,17 @@ class TableReading:
         object.__setattr__(self, "numbers", styles)
 
     def describe(self) -> list[str]:
-        """What was decided: one line on the file, one on each kind of number that is unlike the rest."""
-        text = [ENCODING_NAMES.get(self.encoding, self.encoding), f"{mark_name(self.delimiter)}-separated"]
+        """What was decided: one line on the file, one on each kind of number that is unlike the
+        rest.
+        """
+        text = [
+            ENCODING_NAMES.get(self.encoding, self.encoding),
+            f"{mark_name(self.delimiter)}-separated",
+        ]
         marks = [f"decimal {mark_name(self.decimal)}"]
-        marks.append(f"thousands {mark_name(self.thousands)}" if self.thousands else "no thousands mark")
+        marks.append(
+            f"thousands {mark_name(self.thousands)}" if self.thousands else "no thousands mark"
+        )
         lines = [f"read as: {', '.join([*(text if self.encoding else ['Parquet']), *marks])}"]
         if self.missing_values:
             lines[0] += f", missing: {some(self.missing_values)}"
@@ -105,7 +122,9 @@ class ImageReading:
         return {kind: limits for kind, limits in found.items() if limits is not None}
 
     def describe(self) -> list[str]:
-        """What was decided, one line each, for the console; nothing where it is what everybody expects."""
+        """What was decided, one line each, for the console; nothing where it is what everybody
+        expects.
+        """
         if self.given and self.bits16 is not None:
             low, high = self.bits16
             return [
@@ -131,7 +150,10 @@ class Reading:
 
     def save(self, folder: Path) -> None:
         """Write ``reading.json`` into a folder that exists."""
-        write_text(Path(folder) / READING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            Path(folder) / READING_FILE,
+            json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n",
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "Reading":
@@ -139,9 +161,14 @@ class Reading:
         path = Path(folder) / READING_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(_from_dict(TableReading, content["table"]), _from_dict(ImageReading, content["images"]))
+            return cls(
+                _from_dict(TableReading, content["table"]),
+                _from_dict(ImageReading, content["images"]),
+            )
         except FileNotFoundError:
-            raise UserError(f"{folder} does not say how its files were read (no {READING_FILE})") from None
+            raise UserError(
+                f"{folder} does not say how its files were read (no {READING_FILE})"
+            ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
@@ -150,4 +177,9 @@ def _from_dict(kind: type, content: dict[str, Any]) -> Any:
     """A dataclass from its JSON form: lists become the tuples they were."""
     if set(content) != {item.name for item in fields(kind)}:
         raise ValueError(f"the fields of {kind.__name__} differ")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content.items()
+        }
+    )

@@ -10,7 +10,15 @@ import pandas as pd
 
 from gaal_fast.data.cells import Numbers, holds_codes, is_text, missing_cells, to_numbers, to_texts
 from gaal_fast.data.codes import is_left_behind, looks_like_codes, words_of
-from gaal_fast.data.dates import ISO, DateChoice, DateOrder, choose_format, example, settle_order, to_days
+from gaal_fast.data.dates import (
+    ISO,
+    DateChoice,
+    DateOrder,
+    choose_format,
+    example,
+    settle_order,
+    to_days,
+)
 from gaal_fast.data.image_files import find_image_column
 from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.issues import some, warn
@@ -19,24 +27,42 @@ from gaal_fast.data.table import expand_columns, require_column
 from gaal_fast.data.truth import is_boolean, read_words, unify
 from gaal_fast.errors import UserError
 
-# Texts with more levels than max(50, a fifth of the rows) say next to nothing per level, and widen the input by one each.
+# Texts with more levels than max(50, a fifth of the rows) say next to nothing per level, and widen
+# the input by one each.
 FREE_TEXT_LEVELS, FREE_TEXT_SHARE = 50, 0.2
 _MIN_CELLS_FOR_RUN = 20
 # Columns that are told one by one of the cells in them that are no numbers.
 _TOLD_COLUMNS = 20
-_ID_WORDS = {"id", "ids", "uid", "uuid", "guid", "key", "index", "idx", "no", "nr", "number", "row", "rowid", "pk"}
+_ID_WORDS = {
+    "id",
+    "ids",
+    "uid",
+    "uuid",
+    "guid",
+    "key",
+    "index",
+    "idx",
+    "no",
+    "nr",
+    "number",
+    "row",
+    "rowid",
+    "pk",
+}
 
 
 @dataclass(frozen=True)
 class TableSchema:
     """The meaning of a table's columns, as found by `infer_schema` and saved with a run.
 
-    target: the column to predict; classes: its labels, naturally sorted (filled in once the target has been read).
-    image_column: the pictures' file names, or None. split_column, group_column: only steer the split.
-    numeric, categorical, dates: the features. Dates become days since 1970-01-01 and what repeats in them. Integer columns
-    with few values stay numeric unless declared categorical; true/false columns are categorical.
-    date_formats: date column -> how it is read. booleans: columns in which every spelling of true and false is one value.
-    dropped: column -> why it is no feature. missing_texts: numeric column -> further texts that mean "missing" in it.
+    target: the column to predict; classes: its labels, naturally sorted (filled in once the target
+    has been read). image_column: the images' file names, or None. split_column, group_column:
+    only steer the split. numeric, categorical, dates: the features. Dates become days since
+    1970-01-01 and what repeats in them. Integer columns with few values stay numeric unless
+    declared categorical; true/false columns are categorical. date_formats: date column -> how it is
+    read. booleans: columns in which every spelling of true and false is one value. dropped: column
+    -> why it is no feature. missing_texts: numeric column -> further texts that mean "missing" in
+    it.
     """
 
     target: str
@@ -73,13 +99,17 @@ class TableSchema:
             raise ValueError("not a table schema")
         for name in ("classes", "numeric", "categorical", "dates", "booleans"):
             values[name] = tuple(values[name])
-        values["missing_texts"] = {name: tuple(texts) for name, texts in values["missing_texts"].items()}
+        values["missing_texts"] = {
+            name: tuple(texts) for name, texts in values["missing_texts"].items()
+        }
         return cls(**values)
 
     def describe(self) -> list[str]:
         """What was found, one line each, for the console."""
-        lines = [f"target: {self.target}" + (f" ({len(self.classes)} classes)" if self.classes else "")]
-        lines.append(f"pictures: {self.image_column or 'none'}")
+        lines = [
+            f"target: {self.target}" + (f" ({len(self.classes)} classes)" if self.classes else "")
+        ]
+        lines.append(f"images: {self.image_column or 'none'}")
         for kind in ("numeric", "dates", "categorical"):
             names = getattr(self, kind)
             if names:
@@ -117,14 +147,16 @@ def infer_schema(
     warnings: list[str] | None = None,
     numbers: NumberColumns | None = None,
 ) -> TableSchema:
-    """Assigns every column of `frame` a use. `numeric`, `categorical` and `drop` override what would be found (names, or
-    patterns such as "margin*"); without `image_column`, one is looked for if there is a `folder` of pictures. `source` names the
-    table in messages; warnings are appended to `warnings`. numbers: the columns of `frame` as numbers, if they were read before.
+    """Assigns every column of `frame` a use. `numeric`, `categorical` and `drop` override what
+    would be found (names, or patterns such as "margin*"); without `image_column`, one is looked for
+    if there is a `folder` of images. `source` names the table in messages; warnings are appended
+    to `warnings`. numbers: the columns of `frame` as numbers, if they were read before.
     `date_order` says whether day or month comes first in dates that leave it open.
 
-    The kinds are read off the cells of all rows, never off the labels. A column most of whose cells are numbers is numeric; its
-    other cells count as missing, with a warning. Raises UserError for an unknown column, for a declared numeric column most of
-    whose cells are no numbers, and if several columns could name the pictures.
+    The kinds are read off the cells of all rows, never off the labels. A column most of whose cells
+    are numbers is numeric; its other cells count as missing, with a warning. Raises UserError for
+    an unknown column, for a declared numeric column most of whose cells are no numbers, and if
+    several columns could name the images.
     """
     warnings = [] if warnings is None else warnings
     numbers = NumberColumns(frame) if numbers is None else numbers
@@ -140,7 +172,10 @@ def infer_schema(
         image = require_column(columns, image_column, source)
     roles |= {name for name in (split, group, image) if name is not None}
     if target in (split, group, image):
-        raise UserError(f'column "{target}" is the target; it cannot be the picture, split or group column as well')
+        raise UserError(
+            f'column "{target}" is the target; it cannot be the image, split or group column as'
+            " well"
+        )
 
     dropped_names = expand_columns(columns, drop, "--data.drop", source, roles)
     numeric_names = expand_columns(columns, numeric, "--data.numeric", source, roles)
@@ -195,7 +230,9 @@ def infer_schema(
         date_formats=formats,
         booleans=_booleans(frame, numbers, of("numeric"), of("categorical")),
         dropped={name: kinds[name].reason for name in of("dropped")},
-        missing_texts={name: found.missing_texts for name, found in kinds.items() if found.missing_texts},
+        missing_texts={
+            name: found.missing_texts for name, found in kinds.items() if found.missing_texts
+        },
     )
     _warn_of_blanks(frame, schema, warnings)
     warn_of_numbers(frame, {name: name for name in schema.numeric}, numbers, warnings)
@@ -204,8 +241,9 @@ def infer_schema(
 
 
 def read_numbers(series: pd.Series, schema: TableSchema, name: str) -> np.ndarray:
-    """float64 [N] of a numeric or date column, NaN where missing. Raises UserError at a cell that is no number in a numeric
-    column; one that is no date counts as missing."""
+    """float64 [N] of a numeric or date column, NaN where missing. Raises UserError at a cell that
+    is no number in a numeric column; one that is no date counts as missing.
+    """
     if name in schema.dates:
         return read_dates(series, schema, name)
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
@@ -217,16 +255,21 @@ def read_numbers(series: pd.Series, schema: TableSchema, name: str) -> np.ndarra
     return numbers.values
 
 
-def read_dates(series: pd.Series, schema: TableSchema, name: str, warnings: list[str] | None = None) -> np.ndarray:
-    """float64 [N], days since 1970 of a date column, NaN where missing or no date; says how many are none in `warnings`."""
+def read_dates(
+    series: pd.Series, schema: TableSchema, name: str, warnings: list[str] | None = None
+) -> np.ndarray:
+    """float64 [N], days since 1970 of a date column, NaN where missing or no date; says how many
+    are none in `warnings`.
+    """
     numbers = to_days(series, schema.date_formats.get(name, ISO))
     bad = np.flatnonzero(numbers.bad)
     if len(bad) and warnings is not None:
         present = len(series) - int(missing_cells(series).sum())
         warn(
             warnings,
-            f'column "{name}": {len(bad)} of {present} values are no dates like {example(schema.date_formats.get(name, ISO))} '
-            f'(row {bad[0] + 1} holds "{series.iloc[bad[0]]}"); taken as missing',
+            f'column "{name}": {len(bad)} of {present} values are no dates like'
+            f" {example(schema.date_formats.get(name, ISO))} (row {bad[0] + 1} holds"
+            f' "{series.iloc[bad[0]]}"); taken as missing',
         )
     return numbers.values
 
@@ -237,7 +280,9 @@ def _check_numbers(series: pd.Series, numbers: Numbers, name: str, kind: str) ->
         raise UserError(f'column "{name}" is {kind} but row {row + 1} holds "{series.iloc[row]}"')
 
 
-def _declared_numeric(series: pd.Series, name: str, numbers: NumberColumns, order: DateOrder) -> _Kind:
+def _declared_numeric(
+    series: pd.Series, name: str, numbers: NumberColumns, order: DateOrder
+) -> _Kind:
     dates = choose_format(series, order)
     if dates is not None and numbers.numbers(name).bad.any():
         return _Kind("dates", dates=dates)
@@ -259,10 +304,16 @@ def _infer_kind(series: pd.Series, name: str, columns: NumberColumns, order: Dat
     if present == 0:
         return _Kind("dropped", "has no values")
     content = pd.api.types.infer_dtype(cells)
-    if content in ("bytes", "mixed") and any(isinstance(cell, (list, tuple, dict, set, bytes, np.ndarray)) for cell in cells):
+    if content in ("bytes", "mixed") and any(
+        isinstance(cell, (list, tuple, dict, set, bytes, np.ndarray)) for cell in cells
+    ):
         return _Kind("dropped", "holds lists or binary data")
-    if content == "boolean" or (content == "string" and _is_short_of_levels(cells) and is_boolean(to_texts(cells))):
-        return _text_kind(pd.Series(unify(to_texts(cells)), dtype=object), name, bool(missing.any()), len(series))
+    if content == "boolean" or (
+        content == "string" and _is_short_of_levels(cells) and is_boolean(to_texts(cells))
+    ):
+        return _text_kind(
+            pd.Series(unify(to_texts(cells)), dtype=object), name, bool(missing.any()), len(series)
+        )
     dates = choose_format(series, order)
     if dates is not None:
         return _date_kind(series, name, dates, missing)
@@ -273,15 +324,24 @@ def _infer_kind(series: pd.Series, name: str, columns: NumberColumns, order: Dat
         return _text_kind(cells, name, bool(missing.any()), len(series))
     if good > bad:
         kind = _number_kind(numbers.values[read], name, good < len(series))
-        return kind._replace(missing_texts=_missing_texts(series, name, columns)) if kind.kind == "numeric" else kind
+        return (
+            kind._replace(missing_texts=_missing_texts(series, name, columns))
+            if kind.kind == "numeric"
+            else kind
+        )
     kind = _text_kind(cells, name, bool(missing.any()), len(series))
     use = "categorical" if kind.kind == "categorical" else f"not used ({kind.reason})"
     units = columns.different_units(name)
     if units and not kind.warning:
-        kind = kind._replace(warning=f'column "{name}" holds numbers of different units ({some(units)}); {use}')
+        kind = kind._replace(
+            warning=f'column "{name}" holds numbers of different units ({some(units)}); {use}'
+        )
     elif good and good == bad and not kind.warning:
         row = int(np.flatnonzero(numbers.bad)[0])
-        warning = f'column "{name}": {bad} of {good + bad} values are no numbers (row {row + 1} holds "{series.iloc[row]}"); {use}'
+        warning = (
+            f'column "{name}": {bad} of {good + bad} values are no numbers (row {row + 1} holds'
+            f' "{series.iloc[row]}"); {use}'
+        )
         kind = kind._replace(warning=warning)
     return kind
 
@@ -294,8 +354,14 @@ def _is_short_of_levels(cells: pd.Series) -> bool:
 def _booleans(
     frame: pd.DataFrame, columns: NumberColumns, numeric: Iterable[str], categorical: Iterable[str]
 ) -> tuple[str, ...]:
-    """Columns whose other spellings are to be read as their own: true and false as levels, or as the numbers 1 and 0."""
-    found = [name for name in categorical if _is_short_of_levels(frame[name]) and is_boolean(to_texts(frame[name]))]
+    """Columns whose other spellings are to be read as their own: true and false as levels, or as
+    the numbers 1 and 0.
+    """
+    found = [
+        name
+        for name in categorical
+        if _is_short_of_levels(frame[name]) and is_boolean(to_texts(frame[name]))
+    ]
     for name in numeric:
         if frame[name].iloc[:200].nunique() < 20:
             values = columns.numbers(name).values
@@ -309,14 +375,14 @@ def _date_kind(series: pd.Series, name: str, dates: DateChoice, missing: np.ndar
     if dates.bad.any():
         row = int(np.flatnonzero(dates.bad)[0])
         warning = (
-            f'column "{name}": {int(dates.bad.sum())} of {len(series) - int(missing.sum())} values are no dates '
-            f'(row {row + 1} holds "{series.iloc[row]}"); taken as missing'
+            f'column "{name}": {int(dates.bad.sum())} of {len(series) - int(missing.sum())} values'
+            f' are no dates (row {row + 1} holds "{series.iloc[row]}"); taken as missing'
         )
     elif numbers.infinite.any():
         row = int(np.flatnonzero(numbers.infinite)[0])
         warning = (
-            f'column "{name}": {int(numbers.infinite.sum())} dates far from all others count as missing '
-            f'(row {row + 1} holds "{series.iloc[row]}")'
+            f'column "{name}": {int(numbers.infinite.sum())} dates far from all others count as'
+            f' missing (row {row + 1} holds "{series.iloc[row]}")'
         )
     known = numbers.values[~np.isnan(numbers.values)]
     if len(known) == len(series) and len(np.unique(known)) == 1:
@@ -334,8 +400,11 @@ def _number_kind(values: np.ndarray, name: str, any_missing: bool) -> _Kind:
     if distinct.size == values.size and distinct.size > 2 and np.equal(np.mod(finite, 1), 0).all():
         if _is_id_name(name):
             return _Kind("dropped", "an identifier (every value is different)")
-        run = distinct[0] in (0, 1) and np.array_equal(distinct, distinct[0] + np.arange(distinct.size))
-        # A handful of small different integers may well be a quantity; in file order, or many, they are row numbers.
+        run = distinct[0] in (0, 1) and np.array_equal(
+            distinct, distinct[0] + np.arange(distinct.size)
+        )
+        # A handful of small different integers may well be a quantity; in file order, or many, they
+        # are row numbers.
         if run and (np.array_equal(finite, distinct) or distinct.size >= _MIN_CELLS_FOR_RUN):
             return _Kind("dropped", "row numbers")
     return _Kind("dropped", "row numbers") if is_left_behind(name, finite) else _Kind("numeric")
@@ -350,8 +419,15 @@ def _text_kind(cells: pd.Series, name: str, any_missing: bool, rows: int) -> _Ki
         return _Kind("dropped", "an identifier (every value is different)")
     limit = max(FREE_TEXT_LEVELS, FREE_TEXT_SHARE * rows)
     if levels > limit:
-        warning = f'column "{name}" has {levels} different texts in {rows} rows: taken as free text and not used'
-        return _Kind("dropped", f"free text ({levels} levels)", warning=f"{warning} (declare it categorical to keep it)")
+        warning = (
+            f'column "{name}" has {levels} different texts in {rows} rows: taken as free text and'
+            " not used"
+        )
+        return _Kind(
+            "dropped",
+            f"free text ({levels} levels)",
+            warning=f"{warning} (declare it categorical to keep it)",
+        )
     return _Kind("categorical")
 
 
@@ -364,14 +440,18 @@ def _warn_of_blanks(frame: pd.DataFrame, schema: TableSchema, warnings: list[str
     padded = [
         name
         for name in (schema.target, *schema.categorical)
-        if is_text(frame[name]) and any(isinstance(cell, str) and cell != cell.strip() for cell in pd.unique(frame[name]))
+        if is_text(frame[name])
+        and any(isinstance(cell, str) and cell != cell.strip() for cell in pd.unique(frame[name]))
     ]
     if padded:
         warn(warnings, f"blanks around the values of {some(padded)} are ignored")
 
 
-def warn_of_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: NumberColumns, warnings: list[str]) -> None:
-    """Tells which cells of numeric columns count as missing although they are not empty, and what is doubtful about others.
+def warn_of_numbers(
+    frame: pd.DataFrame, names: Mapping[str, str], numbers: NumberColumns, warnings: list[str]
+) -> None:
+    """Tells which cells of numeric columns count as missing although they are not empty, and what
+    is doubtful about others.
 
     names: how a column of ``frame`` is called in messages.
     """
@@ -385,19 +465,31 @@ def warn_of_numbers(frame: pd.DataFrame, names: Mapping[str, str], numbers: Numb
             row = int(np.flatnonzero(others)[0])
             present = count + int((~np.isnan(found.values) | found.infinite).sum())
             told.append(
-                f'column "{name}": {count} of {present} values are no numbers (row {row + 1} holds "{frame[column].iloc[row]}"); '
-                "taken as missing"
+                f'column "{name}": {count} of {present} values are no numbers (row {row + 1} holds'
+                f' "{frame[column].iloc[row]}"); taken as missing'
             )
         if found.infinite.any():
-            warn(warnings, f'column "{name}": {int(found.infinite.sum())} infinite values (beyond 1e100) count as missing')
+            warn(
+                warnings,
+                f'column "{name}": {int(found.infinite.sum())} infinite values (beyond 1e100) count'
+                " as missing",
+            )
     for line in told[:_TOLD_COLUMNS]:
         warn(warnings, line)
     if len(told) > _TOLD_COLUMNS:
-        warn(warnings, f"{len(told) - _TOLD_COLUMNS} more columns hold values that are no numbers; taken as missing")
+        warn(
+            warnings,
+            f"{len(told) - _TOLD_COLUMNS} more columns hold values that are no numbers; taken as"
+            " missing",
+        )
 
 
-def _warn_of_codes(numbers: NumberColumns, schema: TableSchema, declared: Iterable[str], warnings: list[str]) -> None:
-    """Names the whole numbers that may be codes: a zip code read as a quantity costs accuracy, and nobody sees why."""
+def _warn_of_codes(
+    numbers: NumberColumns, schema: TableSchema, declared: Iterable[str], warnings: list[str]
+) -> None:
+    """Names the whole numbers that may be codes: a zip code read as a quantity costs accuracy, and
+    nobody sees why.
+    """
     found = []
     for name in schema.numeric:
         if name not in declared:
@@ -406,6 +498,7 @@ def _warn_of_codes(numbers: NumberColumns, schema: TableSchema, declared: Iterab
     if found:
         warn(
             warnings,
-            f"whole numbers that may be codes are read as quantities: {some(found)}; where they are codes of things, "
+            f"whole numbers that may be codes are read as quantities: {some(found)}; where they are"
+            " codes of things, "
             f'make them categories with --data.categorical "{",".join(found)}"',
         )

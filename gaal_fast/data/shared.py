@@ -19,16 +19,72 @@ from gaal_fast.data.split import PARTS, Split
 
 # Files of equal size are read to see whether they hold the same image, up to so many bytes in all.
 _HASHED_BYTES = 2**29
-# Somebody, or the one thing, that several rows are of. Other words in a name ("patient_age") make it a property of them.
+# Somebody, or the one thing, that several rows are of. Other words in a name ("patient_age") make
+# it a property of them.
 _OWNERS = frozenset(
-    {"patient", "patients", "subject", "subj", "person", "participant", "individual", "donor", "proband", "client", "customer"}
-    | {"user", "animal", "specimen", "lesion", "pid", "mrn", "wsi", "slide", "video", "burst", "household", "case"}
+    {
+        "patient",
+        "patients",
+        "subject",
+        "subj",
+        "person",
+        "participant",
+        "individual",
+        "donor",
+        "proband",
+        "client",
+        "customer",
+    }
+    | {
+        "user",
+        "animal",
+        "specimen",
+        "lesion",
+        "pid",
+        "mrn",
+        "wsi",
+        "slide",
+        "video",
+        "burst",
+        "household",
+        "case",
+    }
 )
 _THINGS = frozenset(
-    {"study", "clip", "session", "visit", "exam", "series", "family", "author", "speaker", "writer", "group", "grp", "track"}
-    | {"product", "item", "listing", "site", "house", "property", "vehicle", "car", "tree", "plant", "scene", "sequence", "album"}
+    {
+        "study",
+        "clip",
+        "session",
+        "visit",
+        "exam",
+        "series",
+        "family",
+        "author",
+        "speaker",
+        "writer",
+        "group",
+        "grp",
+        "track",
+    }
+    | {
+        "product",
+        "item",
+        "listing",
+        "site",
+        "house",
+        "property",
+        "vehicle",
+        "car",
+        "tree",
+        "plant",
+        "scene",
+        "sequence",
+        "album",
+    }
 )
-_ID_WORDS = frozenset({"id", "ids", "uid", "uuid", "guid", "key", "no", "nr", "number", "code", "name", "hash", "idx"})
+_ID_WORDS = frozenset(
+    {"id", "ids", "uid", "uuid", "guid", "key", "no", "nr", "number", "code", "name", "hash", "idx"}
+)
 _KEYS = frozenset({"id", "ids", "uid", "uuid", "guid", "key", "hash"})
 _MIN_LEVELS = 5
 # An ordinary category has few levels with many rows each; rows of one person are few.
@@ -37,8 +93,11 @@ _MANY_LEVELS = 20
 _DECIMAL, _DIGIT, _TWO_DIGITS = re.compile(r"[+-]?\d*\.\d+"), re.compile(r"\d"), re.compile(r"\d\d")
 
 
-def warn_of_shared_images(paths: Sequence[str | None], column: str, split: Split, warnings: list[str]) -> None:
-    """Names images that are in two parts: one file named by several rows, or files with the same content.
+def warn_of_shared_images(
+    paths: Sequence[str | None], column: str, split: Split, warnings: list[str]
+) -> None:
+    """Names images that are in two parts: one file named by several rows, or files with the same
+    content.
 
     paths: the file of each row of the table, None without one.
     """
@@ -52,21 +111,28 @@ def warn_of_shared_images(paths: Sequence[str | None], column: str, split: Split
         first = shared[0]
         warn(
             warnings,
-            f"{len(shared)} pictures are in more than one part of the split (first: rows {_numbers(first)}): what is learned of "
-            f'one is scored again; keep the rows of an image together with --data.group-column "{column}"',
+            f"{len(shared)} images are in more than one part of the split (first: rows"
+            f" {_numbers(first)}): what is learned of "
+            "one is scored again; keep the rows of an image together with --data.group-column"
+            f' "{column}"',
         )
     copies = [[row for path in same for row in rows_of[path]] for same in _copies(list(rows_of))]
     copies = [rows for rows in copies if _spread(rows, part_of)]
     if copies:
         warn(
             warnings,
-            f"{len(copies)} pictures are in more than one part of the split under different file names (first: rows "
-            f"{_numbers(copies[0])}): leave the copies out, or give them one value in a column for --data.group-column",
+            f"{len(copies)} images are in more than one part of the split under different file"
+            f" names (first: rows {_numbers(copies[0])}): leave the copies out, or give them one"
+            " value in a column for --data.group-column",
         )
 
 
-def warn_of_shared_ids(frame: pd.DataFrame, schema: TableSchema, split: Split, warnings: list[str]) -> None:
-    """Names columns that look like ids of persons or things of which several rows are, in more than one part."""
+def warn_of_shared_ids(
+    frame: pd.DataFrame, schema: TableSchema, split: Split, warnings: list[str]
+) -> None:
+    """Names columns that look like ids of persons or things of which several rows are, in more than
+    one part.
+    """
     roles = {schema.target, schema.image_column, schema.split_column, schema.group_column}
     part_of = _parts(split, len(frame))
     used = part_of >= 0
@@ -83,17 +149,22 @@ def warn_of_shared_ids(frame: pd.DataFrame, schema: TableSchema, split: Split, w
             advice = (
                 f'keep them together with --data.group-column "{name}"'
                 if schema.split_column is None
-                else f'the parts are those of column "{schema.split_column}"; --data.group-column "{name}" alone keeps them together'
+                else (
+                    f'the parts are those of column "{schema.split_column}"; --data.group-column'
+                    f' "{name}" alone keeps them together'
+                )
             )
             warn(
                 warnings,
-                f'column "{name}": {count} of its {len(shared)} values are in more than one part of the split; rows with one '
-                f"value may give each other away: {advice}",
+                f'column "{name}": {count} of its {len(shared)} values are in more than one part of'
+                f" the split; rows with one value may give each other away: {advice}",
             )
 
 
 def _group_codes(series: pd.Series, name: str) -> np.ndarray | None:
-    """int64 [n] of a column that looks like the ids of groups of rows, -1 where missing; None for any other column."""
+    """int64 [n] of a column that looks like the ids of groups of rows, -1 where missing; None for
+    any other column.
+    """
     if not is_text(series) and not pd.api.types.is_integer_dtype(series.dtype):
         return None
     words = {word for word in words_of(name) if not word.isdigit()}
@@ -107,7 +178,9 @@ def _group_codes(series: pd.Series, name: str) -> np.ndarray | None:
     if levels < _MIN_LEVELS or levels == rows or any(map(_DECIMAL.fullmatch, different[:50])):
         return None
     if owner:
-        likely = rows / levels <= _ROWS_PER_OWNER and (levels >= _MANY_LEVELS or _share(_DIGIT, different) >= 0.9)
+        likely = rows / levels <= _ROWS_PER_OWNER and (
+            levels >= _MANY_LEVELS or _share(_DIGIT, different) >= 0.9
+        )
     elif levels < _MANY_LEVELS or rows / levels > _ROWS_PER_GROUP:
         likely = False
     elif thing:
@@ -122,7 +195,9 @@ def _share(pattern: re.Pattern[str], texts: Sequence[str]) -> float:
 
 
 def _are_labels(texts: Sequence[str | None]) -> bool:
-    """Whether the texts are ids such as ``P-0012``: one form, of letters and a number with two digits or more."""
+    """Whether the texts are ids such as ``P-0012``: one form, of letters and a number with two
+    digits or more.
+    """
     forms = {re.sub(r"\d+", "0", text) for text in texts if text is not None}
     if len(forms) != 1 or re.search("[A-Za-z]", forms.pop()) is None:
         return False
@@ -146,7 +221,9 @@ def _numbers(rows: Sequence[int]) -> str:
 
 
 def _copies(files: Sequence[str]) -> list[list[str]]:
-    """Files with the same content, found by size, then by hash; none are looked for where that would mean much reading."""
+    """Files with the same content, found by size, then by hash; none are looked for where that
+    would mean much reading.
+    """
     by_size = _gather({file: _size(file) for file in files})
     alike = {size: names for size, names in by_size.items() if size and len(names) > 1}
     if sum(size * len(names) for size, names in alike.items()) > _HASHED_BYTES:

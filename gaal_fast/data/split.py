@@ -29,7 +29,9 @@ class Split:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 (hex) of the lines "row<tab>part<newline>" in the order of the rows: equal for equal splits only."""
+        """sha256 (hex) of the lines "row<tab>part<newline>" in the order of the rows: equal for
+        equal splits only.
+        """
         frame = self.to_frame()
         lines = (f"{row}\t{part}\n" for row, part in zip(frame["row"], frame["part"], strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -56,13 +58,17 @@ class Split:
 
 
 def read_split(path: Path, expected_hash: str | None = None) -> Split:
-    """Reads split.csv back. Raises UserError if it is damaged, or is not the split with `expected_hash`."""
+    """Reads split.csv back. Raises UserError if it is damaged, or is not the split with
+    `expected_hash`.
+    """
     try:
         split = Split.from_frame(pd.read_csv(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a saved split: {' '.join(str(error).split())}") from error
     if expected_hash is not None and split.hash != expected_hash:
-        raise UserError(f"{path} has been changed: its hash is {split.hash[:12]}, not {expected_hash[:12]}")
+        raise UserError(
+            f"{path} has been changed: its hash is {split.hash[:12]}, not {expected_hash[:12]}"
+        )
     return split
 
 
@@ -81,13 +87,15 @@ def make_split(
 ) -> Split:
     """A split of the rows with a label (code >= 0), the same for the same arguments.
 
-    codes: int64 [N], the class of each row, -1 for none. Stratified: each part has the classes in proportion, also where a part
-    has fewer rows than there are classes, and every class keeps a row to train on. A part with a fraction above 0 gets a row.
-    parts: what each row's split column says, in the words of `read_parts`; without val rows, the validation part is taken from
-    the training part, as `val_fraction` of it. There is no test part where the column says so, or where `test_fraction` is 0.
-    groups: rows with equal group stay together, a row without a group is its own; stratified as far as that leaves possible.
-    Raises UserError for a split column with another value or without train rows, a group in two parts of it, a class that no
-    split leaves in the training part, and too few groups.
+    codes: int64 [N], the class of each row, -1 for none. Stratified: each part has the classes in
+    proportion, also where a part has fewer rows than there are classes, and every class keeps a row
+    to train on. A part with a fraction above 0 gets a row. parts: what each row's split column
+    says, in the words of `read_parts`; without val rows, the validation part is taken from the
+    training part, as `val_fraction` of it. There is no test part where the column says so, or where
+    `test_fraction` is 0. groups: rows with equal group stay together, a row without a group is its
+    own; stratified as far as that leaves possible. Raises UserError for a split column with another
+    value or without train rows, a group in two parts of it, a class that no split leaves in the
+    training part, and too few groups.
     """
     warnings = [] if warnings is None else warnings
     rows = np.flatnonzero(codes >= 0)
@@ -95,13 +103,20 @@ def make_split(
     if parts is not None:
         split = _given(rows, parts, parts_column, warnings)
         if not len(split.val) and val_fraction > 0:
-            train, val, _ = _divide(split.train, codes, group_of, groups_column, val_fraction, 0.0, seed)
+            train, val, _ = _divide(
+                split.train, codes, group_of, groups_column, val_fraction, 0.0, seed
+            )
             split = Split(train, val, split.test)
     else:
-        split = Split(*_divide(rows, codes, group_of, groups_column, val_fraction, test_fraction, seed))
+        split = Split(
+            *_divide(rows, codes, group_of, groups_column, val_fraction, test_fraction, seed)
+        )
     _check(split, codes, classes, groups, parts_column, groups_column)
     if not len(split.test):
-        warn(warnings, "there is no test part; score the run on a table of your own with evaluate --csv")
+        warn(
+            warnings,
+            "there is no test part; score the run on a table of your own with evaluate --csv",
+        )
     return split
 
 
@@ -116,7 +131,9 @@ def _divide(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """train, val, test out of `rows`."""
     if group_of is not None:
-        return _divide_groups(rows, codes[rows], group_of[rows], groups_column, val_fraction, test_fraction, seed)
+        return _divide_groups(
+            rows, codes[rows], group_of[rows], groups_column, val_fraction, test_fraction, seed
+        )
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(rows)
     kept = shuffled[np.unique(codes[shuffled], return_index=True)[1]]
@@ -139,9 +156,12 @@ def _take(rows: np.ndarray, codes: np.ndarray, count: int, rng: np.random.Genera
     _, sizes = np.unique(labels, return_counts=True)
     if sizes.min() > 1 and min(count, len(rows) - count) >= len(sizes):
         state = int(rng.integers(2**31))
-        return np.sort(train_test_split(rows, test_size=count, stratify=labels, random_state=state)[1])
-    # scikit-learn wants a row of every class in both parts. Where there are not enough, every (len/count)-th row of the rows
-    # sorted by class, in random order within and among the classes, has each class within one row of its proportion.
+        return np.sort(
+            train_test_split(rows, test_size=count, stratify=labels, random_state=state)[1]
+        )
+    # scikit-learn wants a row of every class in both parts. Where there are not enough, every
+    # (len/count)-th row of the rows sorted by class, in random order within and among the classes,
+    # has each class within one row of its proportion.
     order = np.lexsort((rng.random(len(rows)), rng.permutation(codes.max() + 1)[labels]))
     steps = np.floor((np.arange(count) + rng.random()) * (len(rows) / count)).astype(np.int64)
     return np.sort(rows[order[np.minimum(steps, len(rows) - 1)]])
@@ -160,7 +180,9 @@ def _divide_groups(
     needed = 1 + (val_fraction > 0) + (test_fraction > 0)
     most = min(_MAX_FOLDS, n_groups, int(np.bincount(labels).max()))
     if most < needed:
-        raise UserError(f'group column "{column}": {n_groups} groups are too few to split into {needed} parts')
+        raise UserError(
+            f'group column "{column}": {n_groups} groups are too few to split into {needed} parts'
+        )
     if needed == 1:
         return rows, rows[:0], rows[:0]
 
@@ -169,11 +191,17 @@ def _divide_groups(
 
     def error_of(k: int) -> float:
         val, test = folds_of(val_fraction, k), folds_of(test_fraction, k)
-        return abs(val / k - val_fraction) + abs(test / k - test_fraction) if val + test < k else np.inf
+        return (
+            abs(val / k - val_fraction) + abs(test / k - test_fraction)
+            if val + test < k
+            else np.inf
+        )
 
     k = min(range(needed, most + 1), key=lambda k: (round(error_of(k), 9), k))
     with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds is expected
+        python_warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a class with fewer rows than folds is expected
         folder = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
         folds = [fold for _, fold in folder.split(rows, labels, group_of)]
     # Folds come out uneven when groups are; the fullest ones are for training.
@@ -181,24 +209,34 @@ def _divide_groups(
     n_val, n_test = folds_of(val_fraction, k), folds_of(test_fraction, k)
     part = np.zeros(len(rows), dtype=np.int64)
     part[np.concatenate([*folds[:n_val], np.empty(0, np.int64)]).astype(np.int64)] = 1
-    part[np.concatenate([*folds[n_val : n_val + n_test], np.empty(0, np.int64)]).astype(np.int64)] = 2
+    part[
+        np.concatenate([*folds[n_val : n_val + n_test], np.empty(0, np.int64)]).astype(np.int64)
+    ] = 2
     for label in np.unique(labels):
         if not (part[labels == label] == 0).any():
             # The smallest group with this class goes back to training.
-            candidates, counts = np.unique(group_of[np.isin(group_of, group_of[labels == label])], return_counts=True)
+            candidates, counts = np.unique(
+                group_of[np.isin(group_of, group_of[labels == label])], return_counts=True
+            )
             part[group_of == candidates[np.argmin(counts)]] = 0
     for wanted, number, name in ((val_fraction, 1, "validation"), (test_fraction, 2, "test")):
         if wanted > 0 and not (part == number).any():
-            raise UserError(f'group column "{column}": no group is left for the {name} part ({n_groups} groups)')
+            raise UserError(
+                f'group column "{column}": no group is left for the {name} part ({n_groups} groups)'
+            )
     return rows[part == 0], rows[part == 1], rows[part == 2]
 
 
-def _given(rows: np.ndarray, parts: Sequence[str | None], column: str, warnings: list[str]) -> Split:
+def _given(
+    rows: np.ndarray, parts: Sequence[str | None], column: str, warnings: list[str]
+) -> Split:
     said = read_parts([parts[row] for row in rows], column, warnings)
     if None in said:
         row = rows[said.index(None)]
         value = parts[row] if parts[row] is not None else ""
-        raise UserError(f'split column "{column}": row {row + 1} says "{value}", not train, val or test')
+        raise UserError(
+            f'split column "{column}": row {row + 1} says "{value}", not train, val or test'
+        )
     of_row = np.array(said, dtype=object)
     split = Split(*(rows[of_row == part] for part in PARTS))
     if not len(split.train):
@@ -224,12 +262,16 @@ def _check(
     if absent:
         by = f'split column "{parts_column}"' if parts_column else f'group column "{groups_column}"'
         hint = "; leave such rows out with --data.rare-classes drop"
-        raise UserError(f"{by}: class {some(absent)} has no row in the training part{hint if parts_column else ''}")
+        raise UserError(
+            f"{by}: class {some(absent)} has no row in the training"
+            f" part{hint if parts_column else ''}"
+        )
     if groups is not None:
         seen: dict[str, str] = {}
         for part in PARTS:
             for group in {groups[row] for row in getattr(split, part)} - {None}:
                 if seen.setdefault(group, part) != part:
                     raise UserError(
-                        f'split column "{parts_column}": group "{group}" of "{groups_column}" is in {seen[group]} and in {part}'
+                        f'split column "{parts_column}": group "{group}" of "{groups_column}" is in'
+                        f" {seen[group]} and in {part}"
                     )

@@ -43,11 +43,13 @@ def open_table(
     options: TableOptions | None = None,
     expected: Collection[str] = (),
 ) -> tuple[pd.DataFrame, TableReading]:
-    """Reads a table; row i of the result is the i-th row of the file. Also how it was read (the text, not yet its numbers).
+    """Reads a table; row i of the result is the i-th row of the file. Also how it was read (the
+    text, not yet its numbers).
 
-    Text files (any delimiter and encoding that can be told, also compressed) keep every cell as it is written, so that "007"
-    and file names survive; what a column means is decided later. Parquet keeps its types. expected: columns it should have.
-    Raises UserError: no such file, not a table, no rows, duplicated column names, rows longer than the header.
+    Text files (any delimiter and encoding that can be told, also compressed) keep every cell as it
+    is written, so that "007" and file names survive; what a column means is decided later. Parquet
+    keeps its types. expected: columns it should have. Raises UserError: no such file, not a table,
+    no rows, duplicated column names, rows longer than the header.
     """
     path = Path(path).expanduser()
     warnings = [] if warnings is None else warnings
@@ -71,12 +73,16 @@ def open_table(
     frame.columns = [str(name) for name in frame.columns]
     _check_names(path, frame.columns)
     if frame.empty:
-        raise UserError(f"{path} has a header but no rows" if len(frame.columns) else f"{path} has no columns")
+        raise UserError(
+            f"{path} has a header but no rows" if len(frame.columns) else f"{path} has no columns"
+        )
     return frame.reset_index(drop=True), reading
 
 
 def find_column(columns: Collection[str], name: str) -> str | None:
-    """The column called `name`; blanks around either name are ignored where that leaves exactly one candidate."""
+    """The column called `name`; blanks around either name are ignored where that leaves exactly one
+    candidate.
+    """
     if name in columns:
         return name
     stripped = [column for column in columns if column.strip() == name.strip()]
@@ -84,7 +90,9 @@ def find_column(columns: Collection[str], name: str) -> str | None:
 
 
 def require_column(columns: Iterable[str], name: str, source: object) -> str:
-    """As `find_column`; raises UserError with the nearest name if there is no such column in `source`."""
+    """As `find_column`; raises UserError with the nearest name if there is no such column in
+    `source`.
+    """
     columns = list(columns)
     found = find_column(columns, name)
     if found is None:
@@ -92,25 +100,32 @@ def require_column(columns: Iterable[str], name: str, source: object) -> str:
     return found
 
 
-def expand_columns(columns: Sequence[str], names: Iterable[str], option: str, source: object, roles: Iterable[str]) -> list[str]:
-    """The columns meant by a list of names and shell patterns ("margin*"), in the order of the table.
+def expand_columns(
+    columns: Sequence[str], names: Iterable[str], option: str, source: object, roles: Iterable[str]
+) -> list[str]:
+    """The columns meant by a list of names and shell patterns ("margin*"), in the order of the
+    table.
 
-    A pattern never catches a column in `roles` (target, pictures, split, group); naming one of those, an unknown column or a
-    pattern without a match raises UserError.
+    A pattern never catches a column in `roles` (target, images, split, group); naming one of
+    those, an unknown column or a pattern without a match raises UserError.
     """
     roles = set(roles)
     chosen: set[str] = set()
     for name in names:
         found = find_column(columns, name)
         if found is None and any(mark in name for mark in "*?["):
-            matches = [column for column in columns if fnmatchcase(column, name) and column not in roles]
+            matches = [
+                column for column in columns if fnmatchcase(column, name) and column not in roles
+            ]
             if not matches:
                 raise UserError(f'{option}: no column of {source} matches "{name}"')
             chosen.update(matches)
             continue
         found = found or require_column(columns, name, source)
         if found in roles:
-            raise UserError(f'{option}: column "{found}" is the target, picture, split or group column')
+            raise UserError(
+                f'{option}: column "{found}" is the target, image, split or group column'
+            )
         chosen.add(found)
     return [column for column in columns if column in chosen]
 
@@ -155,10 +170,17 @@ def _read_parquet(path: Path, raw: bytes) -> pd.DataFrame:
 
 
 def _read_text(
-    path: Path, raw: bytes, name: str, options: TableOptions, expected: Collection[str], warnings: list[str]
+    path: Path,
+    raw: bytes,
+    name: str,
+    options: TableOptions,
+    expected: Collection[str],
+    warnings: list[str],
 ) -> tuple[pd.DataFrame, TableReading]:
     trained = options.trained or TableReading()
-    text, encoding = decode(path, raw, warnings, declared=options.encoding, trained=trained.encoding)
+    text, encoding = decode(
+        path, raw, warnings, declared=options.encoding, trained=trained.encoding
+    )
     delimiter, text, skipped = find_delimiter(
         text, name, declared=options.delimiter, trained=trained.delimiter, expected=expected
     )
@@ -184,10 +206,17 @@ def _read_text(
                 na_filter=False,
                 low_memory=False,
             )
-    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+    except (
+        pd.errors.ParserWarning,
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        ValueError,
+    ) as error:
         line, width = _odd_row(text, delimiter, lambda width: width > len(names))
         if line:
-            raise UserError(f"{path}: line {line + skipped} has {width} fields, the header has {len(names)}") from error
+            raise UserError(
+                f"{path}: line {line + skipped} has {width} fields, the header has {len(names)}"
+            ) from error
         raise UserError(f"{path} is not a table: {_first_line(error)}") from error
     plain = '"' not in text and delimiter != " "
     if not plain or text.count(delimiter) < (len(frame) + 1) * (len(names) - 1):

@@ -5,4 +5,11 @@ from gaal_fast.methods.base import HalfStep, Method, TrainingBatch
 from gaal_fast.methods.factory import build_method
 from gaal_fast.methods.joint import JointLearning
 
-__all__ = ["AlternatingLearning", "HalfStep", "JointLearning", "Method", "TrainingBatch", "build_method"]
+__all__ = [
+    "AlternatingLearning",
+    "HalfStep",
+    "JointLearning",
+    "Method",
+    "TrainingBatch",
+    "build_method",
+]

@@ -1,4 +1,6 @@
-"""Alternating unimodal learning with a shared classifier, and GAAL's surgery on its gradient (Algorithm 1)."""
+"""Alternating unimodal learning with a shared classifier, and GAAL's surgery on its gradient
+(Algorithm 1).
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ from gaal_fast.models import SharedHeadModel
 class SurgeryOptions:
     """How the head's gradient is repaired.
 
-    ``fractions`` maps a modality to the share lambda in (0, 1] of its rows that guide the others, most uncertain first (equation (7));
-    ``None`` selects every row. ``projection`` holds the keyword arguments of ``gaal_fast.ops.project_``. ``guide`` says where the guiding
-    features come from: ``fresh`` recomputes them with the newest weights (the paper), ``cached`` takes those that the guiding modality had
-    when its own turn came last, with their targets, and saves that forward pass.
+    ``fractions`` maps a modality to the share lambda in (0, 1] of its rows that guide the others,
+    most uncertain first (equation (7)); ``None`` selects every row. ``projection`` holds the
+    keyword arguments of ``gaal_fast.ops.project_``. ``guide`` says where the guiding features come
+    from: ``fresh`` recomputes them with the newest weights (the paper), ``cached`` takes those that
+    the guiding modality had when its own turn came last, with their targets, and saves that forward
+    pass.
     """
 
     fractions: Mapping[str, float] | None
@@ -34,13 +38,15 @@ class SurgeryOptions:
 class AlternatingLearning(Method):
     """One modality after the other updates its encoder and the shared head, on every batch.
 
-    With ``surgery`` this is GAAL: before the head moves, its gradient g is repaired with the gradient g_p that the modality before it in
-    ``order`` (cyclically) has on its most uncertain rows. With ``surgery=None`` it is plain alternating learning, the first row of
-    Table II; with one modality, unimodal learning.
+    With ``surgery`` this is GAAL: before the head moves, its gradient g is repaired with the
+    gradient g_p that the modality before it in ``order`` (cyclically) has on its most uncertain
+    rows. With ``surgery=None`` it is plain alternating learning, the first row of Table II; with
+    one modality, unimodal learning.
 
-    A turn costs one forward and one backward pass of the active encoder and at most one forward pass of the guiding one. Encoders that do
-    not have their turn have no gradient, so neither their parameters nor the optimiser's state of them move. A modality that fewer than
-    two rows of a batch have skips its turn there, since batch normalisation could not be computed.
+    A turn costs one forward and one backward pass of the active encoder and at most one forward
+    pass of the guiding one. Encoders that do not have their turn have no gradient, so neither their
+    parameters nor the optimiser's state of them move. A modality that fewer than two rows of a
+    batch have skips its turn there, since batch normalisation could not be computed.
     """
 
     def __init__(
@@ -80,9 +86,17 @@ class AlternatingLearning(Method):
         return report
 
     def _guided_backward(
-        self, name: str, features: Tensor, target: Tensor, guide: str, guide_features: Tensor, guide_target: Tensor
+        self,
+        name: str,
+        features: Tensor,
+        target: Tensor,
+        guide: str,
+        guide_features: Tensor,
+        guide_target: Tensor,
     ) -> HalfStep:
-        """Equations (2)-(8): leave the raw gradient in the active encoder and the repaired one in the head."""
+        """Equations (2)-(8): leave the raw gradient in the active encoder and the repaired one in
+        the head.
+        """
         head, options = self.model.head, self.surgery
         step = ops.guided_linear_ce(
             features.detach(),
@@ -97,20 +111,27 @@ class AlternatingLearning(Method):
         )
         features.backward(step.grad_features)
         head.weight.grad, head.bias.grad = step.grad_weight, step.grad_bias
-        dot, guide_norm2, grad_norm2 = step.projection.dot, step.projection.guide_norm2, step.projection.grad_norm2
+        dot, guide_norm2, grad_norm2 = (
+            step.projection.dot,
+            step.projection.guide_norm2,
+            step.projection.grad_norm2,
+        )
         return HalfStep(name, step.loss, dot / (guide_norm2 * grad_norm2).sqrt(), step.projection.v)
 
     def _features(self, name: str, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         return self.model.encode(name, batch.inputs[name]), batch.target[batch.rows[name]]
 
     def _guide(self, name: str, batch: TrainingBatch) -> tuple[str, Tensor, Tensor] | None:
-        """The guiding modality with its features and targets; None where this batch has no rows of it."""
+        """The guiding modality with its features and targets; None where this batch has no rows of
+        it.
+        """
         guide = self.order[self.order.index(name) - 1]
         if self.surgery.guide == "cached" and guide in self._last_turn:
             return guide, *self._last_turn[guide]
         if len(batch.rows[guide]) < SMALLEST_BATCH:
             return None
-        # Train mode on purpose: Algorithm 1 uses one and the same forward pass, and its statistics move once for each.
+        # Train mode on purpose: Algorithm 1 uses one and the same forward pass, and its statistics
+        # move once for each.
         with torch.no_grad():
             return guide, *self._features(guide, batch)
 
@@ -124,4 +145,7 @@ class AlternatingLearning(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.model.head.weight.device
-        self._last_turn = {name: (features.to(device), target.to(device)) for name, (features, target) in state["last_turn"].items()}
+        self._last_turn = {
+            name: (features.to(device), target.to(device))
+            for name, (features, target) in state["last_turn"].items()
+        }

@@ -28,7 +28,8 @@ class TrainingBatch(Protocol):
 class HalfStep:
     """What one update did. Scalars stay on the device, so that reading them is the caller's choice.
 
-    ``cosine`` is S(g, g_p) of equation (2) before the repair and ``v`` the weight of equation (5); both are None without a guide.
+    ``cosine`` is S(g, g_p) of equation (2) before the repair and ``v`` the weight of equation (5);
+    both are None without a guide.
     """
 
     modality: str

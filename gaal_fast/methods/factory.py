@@ -12,8 +12,11 @@ from gaal_fast.methods.joint import JointLearning
 from gaal_fast.models import ConcatModel, SharedHeadModel, TableEncoder, build_image_encoder
 
 
-def build_method(config: Config, *, classes: int, table_features: int, class_weights: Tensor | None = None) -> Method:
-    """The method ``config.method.name`` with freshly initialised weights (from torch's global random state).
+def build_method(
+    config: Config, *, classes: int, table_features: int, class_weights: Tensor | None = None
+) -> Method:
+    """The method ``config.method.name`` with freshly initialised weights (from torch's global
+    random state).
 
     Args:
         config: the resolved configuration.
@@ -27,10 +30,13 @@ def build_method(config: Config, *, classes: int, table_features: int, class_wei
     encoders, widths = {}, {}
     width = model.width
     if "image" in wanted:
-        encoders["image"], width = build_image_encoder(model.image, width=width, weights=model.weights)
+        encoders["image"], width = build_image_encoder(
+            model.image, width=width, weights=model.weights
+        )
         widths["image"] = width
     elif width is None:
-        # A table trained alone gets the width it has beside the image encoder, so that the two runs compare.
+        # A table trained alone gets the width it has beside the image encoder, so that the two runs
+        # compare.
         with torch.device("meta"):
             _, width = build_image_encoder(model.image)
     if "table" in wanted:
@@ -46,7 +52,9 @@ def build_method(config: Config, *, classes: int, table_features: int, class_wei
 def surgery_options(method: MethodConfig) -> SurgeryOptions:
     """The surgery that the configuration asks for."""
     return SurgeryOptions(
-        fractions={"image": method.lambda_image, "table": method.lambda_table} if method.selection else None,
+        fractions={"image": method.lambda_image, "table": method.lambda_table}
+        if method.selection
+        else None,
         projection={
             "rule": method.rule,
             "epsilon": method.epsilon,

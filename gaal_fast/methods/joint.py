@@ -26,7 +26,8 @@ class JointLearning(Method):
         logits = self.model.predict_logits(batch.inputs, rows, len(batch.target))["multi"]
         target = batch.target
         if not any(len(rows[m]) == len(target) for m in usable):
-            # Only rows with something to go by count; the loss of the others would train the bias alone.
+            # Only rows with something to go by count; the loss of the others would train the bias
+            # alone.
             seen = torch.cat([rows[m] for m in usable]).unique()
             logits, target = logits[seen], target[seen]
         optimizer.zero_grad(set_to_none=True)

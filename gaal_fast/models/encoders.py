@@ -1,4 +1,4 @@
-"""Encoders u = phi(x): pictures and tables to feature vectors of one width (paper, section III-B)."""
+"""Encoders u = phi(x): images and tables to feature vectors of one width (paper, section III-B)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ TORCHVISION_NAMES = ("resnet18", "resnet50")
 
 
 class SmallImageEncoder(nn.Module):
-    """Four 3x3 convolutions with batch norm and global average pooling, for pictures of about 32 pixels.
+    """Four 3x3 convolutions with batch norm and global average pooling, for images of about 32
+    pixels.
 
-    Input ``[B, 3, H, W]`` float, output ``[B, width]``. Enough for the demo set on a CPU; use a ResNet for photographs.
+    Input ``[B, 3, H, W]`` float, output ``[B, width]``. Enough for the demo set on a CPU; use a
+    ResNet for photographs.
     """
 
     def __init__(self, width: int = 128) -> None:
@@ -28,7 +30,11 @@ class SmallImageEncoder(nn.Module):
         channels = (3, 16, 32, 64, width)
         blocks: list[nn.Module] = []
         for index, (inward, outward) in enumerate(pairwise(channels)):
-            blocks += [nn.Conv2d(inward, outward, 3, padding=1, bias=False), nn.BatchNorm2d(outward), nn.ReLU(inplace=True)]
+            blocks += [
+                nn.Conv2d(inward, outward, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outward),
+                nn.ReLU(inplace=True),
+            ]
             if index < 3:
                 blocks.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -38,7 +44,8 @@ class SmallImageEncoder(nn.Module):
 
 
 class TableEncoder(nn.Module):
-    """Multilayer perceptron of the paper: Linear, batch norm, ReLU, Linear, with Kaiming-normal weights and zero biases.
+    """Multilayer perceptron of the paper: Linear, batch norm, ReLU, Linear, with Kaiming-normal
+    weights and zero biases.
 
     Input ``[B, in_features]`` float, output ``[B, width]``; no activation at the output.
     """
@@ -47,7 +54,12 @@ class TableEncoder(nn.Module):
         super().__init__()
         self.width = width
         hidden = hidden or width
-        self.layers = nn.Sequential(nn.Linear(in_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, width),
+        )
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
@@ -57,13 +69,16 @@ class TableEncoder(nn.Module):
         return self.layers(table)
 
 
-def build_image_encoder(name: str, *, width: int | None = None, weights: Path | None = None) -> tuple[nn.Module, int]:
+def build_image_encoder(
+    name: str, *, width: int | None = None, weights: Path | None = None
+) -> tuple[nn.Module, int]:
     """The image encoder called ``name`` and its number of features.
 
     Args:
         name: ``small``, ``resnet18``, ``resnet50`` or ``timm:NAME`` (when timm is installed).
         width: features wanted; a linear layer is added where the network has another number.
-        weights: file with pretrained weights (``.safetensors``, or a ``.pth`` state dict, which is loaded without running code).
+        weights: file with pretrained weights (``.safetensors``, or a ``.pth`` state dict, which is
+            loaded without running code).
 
     Raises:
         UserError: unknown name, timm missing, or weights that do not fit.
@@ -82,7 +97,10 @@ def build_image_encoder(name: str, *, width: int | None = None, weights: Path | 
         encoder, features = _timm_encoder(name.removeprefix("timm:"))
     else:
         known = ("small", *TORCHVISION_NAMES)
-        raise UserError(f"--model.image must be {', '.join(known)} or timm:NAME, got {name}{nearest(name, known)}")
+        raise UserError(
+            f"--model.image must be {', '.join(known)} or timm:NAME, got"
+            f" {name}{nearest(name, known)}"
+        )
     if weights is not None:
         _load_pretrained(encoder, weights)
     if width is not None and width != features:
@@ -94,13 +112,21 @@ def _timm_encoder(name: str) -> tuple[nn.Module, int]:
     try:
         import timm
     except ImportError:
-        raise UserError(f"--model.image timm:{name} needs timm: pip install 'gaal-fast[timm]'") from None
+        raise UserError(
+            f"--model.image timm:{name} needs timm: pip install 'gaal-fast[timm]'"
+        ) from None
     if not timm.is_model(name):
-        raise UserError(f"--model.image: timm has no model {name}{nearest(name, timm.list_models())}")
+        raise UserError(
+            f"--model.image: timm has no model {name}{nearest(name, timm.list_models())}"
+        )
     encoder = timm.create_model(name, pretrained=False, num_classes=0)
     # `num_features` is not the pooled width for every architecture; what comes out is.
     encoder.eval()
-    size = encoder.default_cfg.get("input_size", (3, 224, 224)) if hasattr(encoder, "default_cfg") else (3, 224, 224)
+    size = (
+        encoder.default_cfg.get("input_size", (3, 224, 224))
+        if hasattr(encoder, "default_cfg")
+        else (3, 224, 224)
+    )
     with torch.no_grad():
         features = encoder(torch.zeros(1, *size)).shape[1]
     return encoder.train(), features
@@ -110,17 +136,46 @@ def _load_pretrained(encoder: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"--model.weights: no such file: {path}")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, ImportError, AttributeError) as error:
-        raise UserError(f"--model.weights: cannot read {path}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # pickle's own errors have no common base that weights_only does not wrap
-        raise UserError(f"--model.weights: {path} is not a plain state dict ({type(error).__name__})") from None
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        EOFError,
+        ImportError,
+        AttributeError,
+    ) as error:
+        raise UserError(
+            f"--model.weights: cannot read {path}: {str(error).splitlines()[0]}"
+        ) from None
+    except (
+        Exception
+    ) as error:  # pickle's own errors have no common base that weights_only does not wrap
+        raise UserError(
+            f"--model.weights: {path} is not a plain state dict ({type(error).__name__})"
+        ) from None
     state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise UserError(f"--model.weights: {path} holds no state dict")
     own = encoder.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    absent = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and value.shape == own[name].shape
+    }
+    absent = [
+        name for name in own if name not in fitting and not name.endswith("num_batches_tracked")
+    ]
     if absent:
-        raise UserError(f"--model.weights: {path} does not fit the encoder: {absent[0]} is missing or of another shape")
+        raise UserError(
+            f"--model.weights: {path} does not fit the encoder: {absent[0]} is missing or of"
+            " another shape"
+        )
     encoder.load_state_dict(fitting, strict=False)

@@ -1,4 +1,6 @@
-"""Classifiers over named modalities: one shared linear head (the paper) and the concatenation baseline."""
+"""Classifiers over named modalities: one shared linear head (the paper) and the concatenation
+baseline.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 class FusionModel(nn.Module, ABC):
     """Encoders of named modalities with a linear classifier. A row may lack any modality.
 
-    ``inputs[m]`` holds only the rows that have modality ``m``, and ``rows[m]`` (int64 ``[n_m]``) says where in the batch they stand.
+    ``inputs[m]`` holds only the rows that have modality ``m``, and ``rows[m]`` (int64 ``[n_m]``)
+    says where in the batch they stand.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module]) -> None:
@@ -33,23 +36,32 @@ class FusionModel(nn.Module, ABC):
         """Multimodal logits ``[size, Y]`` from the unimodal ones, using for each row what it has."""
 
     def encode(self, name: str, inputs: Tensor) -> Tensor:
-        """Features ``[n, d]``; an encoder under ``autocast_dtype`` hands them on in float32, which the head computes in."""
+        """Features ``[n, d]``; an encoder under ``autocast_dtype`` hands them on in float32, which
+        the head computes in.
+        """
         if self.autocast_dtype is None:
             return self.encoders[name](inputs)
         with torch.autocast(inputs.device.type, dtype=self.autocast_dtype):
             features = self.encoders[name](inputs)
         return features.float()
 
-    def predict_logits(self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    def predict_logits(
+        self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], size: int
+    ) -> dict[str, Tensor]:
         """Unimodal logits ``[n_m, Y]`` by name, and ``multi`` ``[size, Y]``."""
-        logits = {m: self.unimodal_logits(m, self.encode(m, inputs[m])) for m in self.modalities if len(rows[m])}
+        logits = {
+            m: self.unimodal_logits(m, self.encode(m, inputs[m]))
+            for m in self.modalities
+            if len(rows[m])
+        }
         return {**logits, "multi": self.fuse(logits, rows, size)}
 
 
 class SharedHeadModel(FusionModel):
     """Encoders of one width under one shared linear classifier psi (paper, section III-B).
 
-    The multimodal logits are the mean of the unimodal ones, equation (10); a row that lacks a modality uses those it has.
+    The multimodal logits are the mean of the unimodal ones, equation (10); a row that lacks a
+    modality uses those it has.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module], width: int, classes: int) -> None:
@@ -71,10 +83,13 @@ class SharedHeadModel(FusionModel):
 class ConcatModel(FusionModel):
     """Joint late fusion z = W [u^1; u^2; ...] + b, the concatenation baseline (CF in Table I).
 
-    A modality alone is read off its slice of W with its share of the bias, so that the unimodal logits add up to z.
+    A modality alone is read off its slice of W with its share of the bias, so that the unimodal
+    logits add up to z.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], widths: Mapping[str, int], classes: int) -> None:
+    def __init__(
+        self, encoders: Mapping[str, nn.Module], widths: Mapping[str, int], classes: int
+    ) -> None:
         super().__init__(encoders)
         self.widths = dict(widths)
         self.head = nn.Linear(sum(self.widths.values()), classes)

@@ -19,9 +19,10 @@ BACKENDS = ("torch", "native", "triton")
 CHOICES = ("auto", *BACKENDS)
 VARIABLE = "GAAL_FAST_BACKEND"
 
-# The table behind "auto": by device type, the backends to try in order. The first one that is available on the device and supports the
-# call is taken. A device type that is not listed takes "torch". "triton" is not listed for the CPU: it runs there only under Triton's
-# interpreter, which is for tests.
+# The table behind "auto": by device type, the backends to try in order. The first one that is
+# available on the device and supports the call is taken. A device type that is not listed takes
+# "torch". "triton" is not listed for the CPU: it runs there only under Triton's interpreter, which
+# is for tests.
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cpu": ("native", "torch"),
     "cuda": ("native", "triton", "torch"),
@@ -29,7 +30,9 @@ PREFERENCE: dict[str, tuple[str, ...]] = {
 
 _Plan = list[tuple[str, Callable[..., bool], Callable[..., Any]]]
 
-_chosen: ContextVar[str | None] = ContextVar("gaal_fast_backend", default=None)  # set by ``with backend(name)``
+_chosen: ContextVar[str | None] = ContextVar(
+    "gaal_fast_backend", default=None
+)  # set by ``with backend(name)``
 _default: str | None = None  # set by ``set_backend`` or, on first use, by the environment variable
 _plans: dict[tuple[str, str, torch.device], _Plan] = {}
 
@@ -41,16 +44,21 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 def _checked(name: object, source: str) -> str:
     if name not in CHOICES:
-        raise ValueError(f"{source}: unknown backend {name!r}, did you mean {nearest(name, CHOICES)!r}? Choose from {', '.join(CHOICES)}.")
+        raise ValueError(
+            f"{source}: unknown backend {name!r}, did you mean {nearest(name, CHOICES)!r}? Choose"
+            f" from {', '.join(CHOICES)}."
+        )
     return str(name)
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend of every later call in this process: ``"auto"``, ``"torch"``, ``"native"`` or ``"triton"``.
+    """Choose the backend of every later call in this process: ``"auto"``, ``"torch"``, ``"native"``
+    or ``"triton"``.
 
-    ``"auto"`` (the default) takes the best backend for the tensors' device and falls back to ``"torch"``. Any other name is a demand:
-    a call that this backend cannot take raises RuntimeError with the reason. Overrides the environment variable
-    ``GAAL_FAST_BACKEND``; ``with backend(name):`` overrides both.
+    ``"auto"`` (the default) takes the best backend for the tensors' device and falls back to
+    ``"torch"``. Any other name is a demand: a call that this backend cannot take raises
+    RuntimeError with the reason. Overrides the environment variable ``GAAL_FAST_BACKEND``;
+    ``with backend(name):`` overrides both.
 
     Raises:
         ValueError: ``name`` is not a backend.
@@ -61,9 +69,11 @@ def set_backend(name: str) -> None:
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the backend of the calls inside a ``with`` block, in this thread or asynchronous task only.
+    """Choose the backend of the calls inside a ``with`` block, in this thread or asynchronous task
+    only.
 
-    Takes the names of :func:`set_backend` and raises as it does. Blocks nest: the innermost one counts.
+    Takes the names of :func:`set_backend` and raises as it does. Blocks nest: the innermost one
+    counts.
     """
     token = _chosen.set(_checked(name, "backend"))
     try:
@@ -73,7 +83,9 @@ def backend(name: str) -> Iterator[None]:
 
 
 def requested_backend() -> str:
-    """The backend asked for at this point of the program: one of ``"auto"``, ``"torch"``, ``"native"``, ``"triton"``."""
+    """The backend asked for at this point of the program: one of ``"auto"``, ``"torch"``,
+    ``"native"``, ``"triton"``.
+    """
     global _default
     chosen = _chosen.get()
     if chosen is not None:
@@ -119,11 +131,15 @@ def resolve(op: str, tensors: tuple[Tensor, ...]) -> tuple[str, Callable[..., An
         if supports(op, *tensors):
             return name, function
     given = ", ".join(f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for t in tensors[:4])
-    raise RuntimeError(f"backend {key[0]!r} does not take {op} of {given} on {device}; use 'auto' or 'torch'")
+    raise RuntimeError(
+        f"backend {key[0]!r} does not take {op} of {given} on {device}; use 'auto' or 'torch'"
+    )
 
 
 def run(op: str, tensors: tuple[Tensor, ...], *args: Any) -> Any:
-    """Call the backend's function for ``op`` with ``args``, recording no gradient and with autocast off."""
+    """Call the backend's function for ``op`` with ``args``, recording no gradient and with autocast
+    off.
+    """
     _, function = resolve(op, tensors)
     device_type = "cpu" if tensors[0].is_cpu else tensors[0].device.type
     if torch.is_autocast_enabled(device_type):
@@ -143,8 +159,9 @@ def selected_backend(op: str, *tensors: Tensor) -> str:
 
     Args:
         op: the name of a public op.
-        tensors: the floating tensors of the call: ``softmax_stats(logits)``, ``entropy_topk(logits)``,
-            ``linear_ce_grad(features, logits)``, ``project_(*grads, *guides)``, ``guided_linear_ce(features, guide_features, weight)``.
+        tensors: the floating tensors of the call: ``softmax_stats(logits)``,
+            ``entropy_topk(logits)``, ``linear_ce_grad(features, logits)``,
+            ``project_(*grads, *guides)``, ``guided_linear_ce(features, guide_features, weight)``.
 
     Raises:
         ValueError: ``op`` is no public op, or no tensor is given.
@@ -162,11 +179,15 @@ def selected_backend(op: str, *tensors: Tensor) -> str:
 
 
 def availability() -> dict[str, dict[str, str | None]]:
-    """What this machine offers: for each backend and each device, None where it can be used, otherwise the reason in one line."""
+    """What this machine offers: for each backend and each device, None where it can be used,
+    otherwise the reason in one line.
+    """
     devices = {"cpu": torch.device("cpu")}
     devices |= {f"cuda:{i}": torch.device("cuda", i) for i in range(torch.cuda.device_count())}
     report: dict[str, dict[str, str | None]] = {}
     for name in BACKENDS:
         loaded = {label: _load(name, device) for label, device in devices.items()}
-        report[name] = {label: found if isinstance(found, str) else None for label, found in loaded.items()}
+        report[name] = {
+            label: found if isinstance(found, str) else None for label, found in loaded.items()
+        }
     return report

@@ -11,10 +11,11 @@ from gaal_fast.ops._registration import call, register, traced
 
 
 def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k rows of highest softmax entropy (equation 7), by entropy descending and, where entropies are equal, by row ascending.
+    """The k rows of highest softmax entropy (equation 7), by entropy descending and, where
+    entropies are equal, by row ascending.
 
-    A row whose entropy is NaN (see :func:`softmax_stats`) counts as greater than any number, as in ``torch.topk``.
-    Not differentiable.
+    A row whose entropy is NaN (see :func:`softmax_stats`) counts as greater than any number, as in
+    ``torch.topk``. Not differentiable.
 
     Args:
         logits: (B, Y) float32, bfloat16, float16 or float64, any strides, Y at least 1.
@@ -45,7 +46,11 @@ def _kernel(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _fake(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     check.dense(logits=logits)
     check.logits_matrix(logits)
-    return logits.new_empty(k, dtype=check.accumulator(logits.dtype)), logits.new_empty(k, dtype=torch.int64)
+    return logits.new_empty(k, dtype=check.accumulator(logits.dtype)), logits.new_empty(
+        k, dtype=torch.int64
+    )
 
 
-_op: torch._ops.OpOverload = register("entropy_topk(Tensor logits, SymInt k) -> (Tensor, Tensor)", _kernel, _fake)
+_op: torch._ops.OpOverload = register(
+    "entropy_topk(Tensor logits, SymInt k) -> (Tensor, Tensor)", _kernel, _fake
+)

@@ -1,4 +1,6 @@
-"""One whole step of the shared head: loss, gradient to the features, and the head gradient after surgery."""
+"""One whole step of the shared head: loss, gradient to the features, and the head gradient after
+surgery.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ class GuidedStep(NamedTuple):
     """The result of :func:`guided_linear_ce`.
 
     Attributes:
-        loss: 0-d, mean cross-entropy of the active modality's batch; float32 (float64 for float64 features).
+        loss: 0-d, mean cross-entropy of the active modality's batch; float32 (float64 for float64
+            features).
         grad_features: (B, d) gradient of the loss with respect to the features.
-        grad_weight: (Y, d) gradient of the loss with respect to the head's weight, after the projection.
+        grad_weight: (Y, d) gradient of the loss with respect to the head's weight, after the
+            projection.
         grad_bias: (Y,) likewise for the bias, None for a head without one.
         projection: v, <g, g_p>, ‖g_p‖² and ‖g‖².
         index: (top_k,) int64, the guide rows that made g_p, by entropy descending.
@@ -58,8 +62,9 @@ def guided_linear_ce(
        cross-entropy to (W, b) (equation 8).
     3. g + v g_p (equation 5), see :func:`project_` for the rules.
 
-    ``top_k=0`` (or an empty guide) leaves g as it is, and NaN or inf in g_p makes the head's gradient NaN. A batch of no rows has
-    loss NaN and g = 0. Not differentiable: assign the results to ``.grad`` and call ``features.backward(grad_features)``.
+    ``top_k=0`` (or an empty guide) leaves g as it is, and NaN or inf in g_p makes the head's
+    gradient NaN. A batch of no rows has loss NaN and g = 0. Not differentiable: assign the results
+    to ``.grad`` and call ``features.backward(grad_features)``.
 
     Args:
         features: (B, d) of the active modality, float32, bfloat16, float16 or float64, any strides.
@@ -70,21 +75,33 @@ def guided_linear_ce(
         bias: (Y,) of the same dtype, or None.
         top_k: how many guide rows, in [0, P].
         rule, epsilon, relative, margin, ridge, max_correction: as :func:`project_`.
-        class_weights: (Y,) floating weights of the classes in both means, or None for equal weights.
+        class_weights: (Y,) floating weights of the classes in both means, or None for equal
+            weights.
 
     Returns:
-        A :class:`GuidedStep`; gradients in the dtype of ``features``, sums kept in float32 at least. Nothing waits for the device.
+        A :class:`GuidedStep`; gradients in the dtype of ``features``, sums kept in float32 at
+        least. Nothing waits for the device.
 
     Raises:
         TypeError: an argument that is no tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, a bad option, or, on the CPU, a label out of range (elsewhere it makes the results NaN).
+        ValueError: a wrong shape or device, a bad option, or, on the CPU, a label out of range
+            (elsewhere it makes the results NaN).
     """
     options = (rule, epsilon, relative, margin, ridge, max_correction)
     tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
     if traced(*tensors, epsilon, margin, ridge, max_correction):
         op, options = overload(_op, _op_scheduled, options)
-        loss, grad_features, grad_weight, grad_bias, *scalars, index = call(op, *tensors, top_k, *options)
-        return GuidedStep(loss, grad_features, grad_weight, None if bias is None else grad_bias, Projection(*scalars), index)
+        loss, grad_features, grad_weight, grad_bias, *scalars, index = call(
+            op, *tensors, top_k, *options
+        )
+        return GuidedStep(
+            loss,
+            grad_features,
+            grad_weight,
+            None if bias is None else grad_bias,
+            Projection(*scalars),
+            index,
+        )
     loss, grad_features, grad_weight, grad_bias, *scalars, index = _eager(*tensors, top_k, *options)
     return GuidedStep(loss, grad_features, grad_weight, grad_bias, Projection(*scalars), index)
 
@@ -109,7 +126,9 @@ def _check(
     if classes < 1:
         raise ValueError(f"weight must have at least one row, got shape {tuple(weight.shape)}")
     target = check.integers("target", target, rows, classes, features.device, values)
-    guide_target = check.integers("guide_target", guide_target, guide_features.shape[0], classes, features.device, values)
+    guide_target = check.integers(
+        "guide_target", guide_target, guide_features.shape[0], classes, features.device, values
+    )
     if bias is not None:
         check.floating("bias", bias)
         check.like("bias", bias, "features", features)
@@ -137,7 +156,17 @@ def _eager(
     return run(
         "guided_linear_ce",
         (features, guide_features, weight),
-        *(features, target, guide_features, guide_target, weight, bias, class_weights, top_k, *arguments),
+        *(
+            features,
+            target,
+            guide_features,
+            guide_target,
+            weight,
+            bias,
+            class_weights,
+            top_k,
+            *arguments,
+        ),
     )
 
 
@@ -147,9 +176,18 @@ _NUMBERS = ("epsilon", "margin", "ridge", "max_correction")
 
 def _kernel(*args: object) -> tuple[Tensor, ...]:
     _, epsilon, _, *numbers = args[8:]
-    check.in_memory(**dict(zip(_NAMES, args, strict=False)), **dict(zip(_NUMBERS, (epsilon, *numbers), strict=True)))
+    check.in_memory(
+        **dict(zip(_NAMES, args, strict=False)),
+        **dict(zip(_NUMBERS, (epsilon, *numbers), strict=True)),
+    )
     loss, grad_features, grad_weight, grad_bias, *others = _eager(*args)
-    return loss, grad_features, grad_weight, grad_weight.new_empty(0) if grad_bias is None else grad_bias, *others
+    return (
+        loss,
+        grad_features,
+        grad_weight,
+        grad_weight.new_empty(0) if grad_bias is None else grad_bias,
+        *others,
+    )
 
 
 def _fake(
@@ -181,12 +219,16 @@ def _fake(
 
 def _schema(name: str, number: str) -> str:
     return (
-        f"{name}(Tensor features, Tensor target, Tensor guide_features, Tensor guide_target, Tensor weight, Tensor? bias, "
-        f"Tensor? class_weights, SymInt top_k, str rule, {number} epsilon, bool relative, {number} margin, {number} ridge, "
-        f"{number}? max_correction) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+        f"{name}(Tensor features, Tensor target, Tensor guide_features, Tensor guide_target, Tensor"
+        f" weight, Tensor? bias, Tensor? class_weights, SymInt top_k, str rule, {number} epsilon,"
+        f" bool relative, {number} margin, {number} ridge, {number}? max_correction) -> (Tensor,"
+        " Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
 
 
-# A schema has no optional results: the missing bias gradient is an empty tensor here and None in the public function.
+# A schema has no optional results: the missing bias gradient is an empty tensor here and None in
+# the public function.
 _op: torch._ops.OpOverload = register(_schema("guided_linear_ce", "float"), _kernel, _fake)
-_op_scheduled: torch._ops.OpOverload = register(_schema("guided_linear_ce.scheduled", "Tensor"), _kernel, _fake)
+_op_scheduled: torch._ops.OpOverload = register(
+    _schema("guided_linear_ce.scheduled", "Tensor"), _kernel, _fake
+)

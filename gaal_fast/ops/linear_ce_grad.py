@@ -11,14 +11,21 @@ from gaal_fast.ops._registration import call, register, traced
 
 
 def linear_ce_grad(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, *, class_weights: Tensor | None = None
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None = None,
+    *,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the mean cross-entropy of the rows in ``index`` with respect to the head that made the logits (equation 8).
+    """Gradient of the mean cross-entropy of the rows in ``index`` with respect to the head that
+    made the logits (equation 8).
 
-    With logits = features Wᵀ + b, p = softmax(logits) and A_i = w_i (p_i - onehot(target_i)) for i in ``index``, the gradients are
-    Aᵀ features and the column sums of A. The row weights are w_i = 1/k, or with class weights c: w_i = c[target_i] / sum_j c[target_j],
-    the sum over ``index``, as ``torch.nn.functional.cross_entropy(weight=c)``. With no row at all both gradients are 0.
-    Not differentiable.
+    With logits = features Wᵀ + b, p = softmax(logits) and A_i = w_i (p_i - onehot(target_i)) for i
+    in ``index``, the gradients are Aᵀ features and the column sums of A. The row weights are w_i =
+    1/k, or with class weights c: w_i = c[target_i] / sum_j c[target_j], the sum over ``index``, as
+    ``torch.nn.functional.cross_entropy(weight=c)``. With no row at all both gradients are 0. Not
+    differentiable.
 
     Args:
         features: (B, d) float32, bfloat16, float16 or float64, any strides.
@@ -28,12 +35,14 @@ def linear_ce_grad(
         class_weights: (Y,) floating, or None for equal weights.
 
     Returns:
-        grad_weight (Y, d) and grad_bias (Y,), in the dtype of ``features``; sums are kept in float32 at least.
+        grad_weight (Y, d) and grad_bias (Y,), in the dtype of ``features``; sums are kept in
+        float32 at least.
 
     Raises:
         TypeError: an argument that is no tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, or, on the CPU, a label or an index out of range. Elsewhere a label out of range
-            makes the gradients NaN, and an index out of range is an error of the caller that is not looked for.
+        ValueError: a wrong shape or device, or, on the CPU, a label or an index out of range.
+            Elsewhere a label out of range makes the gradients NaN, and an index out of range is an
+            error of the caller that is not looked for.
     """
     if traced(features, logits, target, index, class_weights):
         return call(_op, features, logits, target, index, class_weights)
@@ -41,43 +50,71 @@ def linear_ce_grad(
 
 
 def _check(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None, values: bool
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None,
+    class_weights: Tensor | None,
+    values: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     check.matrix("features", features)
     check.logits_matrix(logits)
     check.like("logits", logits, "features", features)
     rows, classes = logits.shape
     if features.shape[0] != rows:
-        raise ValueError(f"logits must have as many rows as features: got {rows} and {features.shape[0]}")
+        raise ValueError(
+            f"logits must have as many rows as features: got {rows} and {features.shape[0]}"
+        )
     target = check.integers("target", target, rows, classes, features.device, values)
     if index is not None:
         index = check.integers("index", index, None, rows, features.device, values)
     return target, index, check.class_weight_vector(class_weights, classes, features)
 
 
-def _eager(features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    target, index, class_weights = _check(features, logits, target, index, class_weights, values=True)
+def _eager(
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None,
+    class_weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    target, index, class_weights = _check(
+        features, logits, target, index, class_weights, values=True
+    )
     return run("linear_ce_grad", (features, logits), features, logits, target, index, class_weights)
 
 
 def _kernel(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check.in_memory(features=features, logits=logits, target=target, index=index, class_weights=class_weights)
+    check.in_memory(
+        features=features, logits=logits, target=target, index=index, class_weights=class_weights
+    )
     return _eager(features, logits, target, index, class_weights)
 
 
 def _fake(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None = None, class_weights: Tensor | None = None
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check.dense(features=features, logits=logits, target=target, index=index, class_weights=class_weights)
+    check.dense(
+        features=features, logits=logits, target=target, index=index, class_weights=class_weights
+    )
     _check(features, logits, target, index, class_weights, values=False)
     classes = logits.shape[1]
     return features.new_empty(classes, features.shape[1]), features.new_empty(classes)
 
 
 _op: torch._ops.OpOverload = register(
-    "linear_ce_grad(Tensor features, Tensor logits, Tensor target, Tensor? index=None, Tensor? class_weights=None) -> (Tensor, Tensor)",
+    "linear_ce_grad(Tensor features, Tensor logits, Tensor target, Tensor? index=None, Tensor?"
+    " class_weights=None) -> (Tensor, Tensor)",
     _kernel,
     _fake,
 )

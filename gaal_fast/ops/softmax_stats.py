@@ -10,11 +10,14 @@ from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, register, traced
 
 
-def softmax_stats(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Entropy H(p) = -sum_c p_c log p_c of p = softmax(logits), row by row (equation 6), log-sum-exp and cross-entropy.
+def softmax_stats(
+    logits: Tensor, target: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Entropy H(p) = -sum_c p_c log p_c of p = softmax(logits), row by row (equation 6),
+    log-sum-exp and cross-entropy.
 
-    A logit of -inf is a class of probability 0. A row with NaN, with +inf, or with nothing but -inf gives NaN (in the last case lse may
-    also be -inf).
+    A logit of -inf is a class of probability 0. A row with NaN, with +inf, or with nothing but -inf
+    gives NaN (in the last case lse may also be -inf).
     Not differentiable: the results are constants to autograd.
 
     Args:
@@ -22,11 +25,13 @@ def softmax_stats(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor,
         target: (B,) integer labels in [0, Y), or None.
 
     Returns:
-        entropy (B,) in nats, lse (B,) and nll (B,) = lse - logits[target], or None without target. float32, float64 for float64 logits.
+        entropy (B,) in nats, lse (B,) and nll (B,) = lse - logits[target], or None without target.
+        float32, float64 for float64 logits.
 
     Raises:
         TypeError: an argument that is no tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, or, on the CPU, a label out of range (elsewhere its nll is NaN).
+        ValueError: a wrong shape or device, or, on the CPU, a label out of range (elsewhere its nll
+            is NaN).
     """
     if traced(logits, target):
         entropy, lse, nll = call(_op, logits, target)
@@ -61,5 +66,8 @@ def _fake(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor,
     return entropy, lse, logits.new_empty(0 if target is None else rows, dtype=dtype)
 
 
-# A schema has no optional results: the missing nll is an empty tensor here and None in the public function.
-_op: torch._ops.OpOverload = register("softmax_stats(Tensor logits, Tensor? target=None) -> (Tensor, Tensor, Tensor)", _kernel, _fake)
+# A schema has no optional results: the missing nll is an empty tensor here and None in the public
+# function.
+_op: torch._ops.OpOverload = register(
+    "softmax_stats(Tensor logits, Tensor? target=None) -> (Tensor, Tensor, Tensor)", _kernel, _fake
+)

@@ -1,4 +1,4 @@
-"""The loop around a method: epochs, evaluation, checkpoints, logs and pictures."""
+"""The loop around a method: epochs, evaluation, checkpoints, logs and images."""
 
 from gaal_fast.errors import Interrupted
 from gaal_fast.training.evaluation import Predictions, predict, scores

@@ -23,8 +23,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 class Predictions:
     """Logits for N rows in data order.
 
-    ``logits[m]`` is float64 ``[n_m, Y]`` for the rows ``rows[m]`` (int64 ``[n_m]``) that have modality m, and ``logits["multi"]``
-    ``[N, Y]`` for all of them.
+    ``logits[m]`` is float64 ``[n_m, Y]`` for the rows ``rows[m]`` (int64 ``[n_m]``) that have
+    modality m, and ``logits["multi"]`` ``[N, Y]`` for all of them.
     """
 
     logits: dict[str, np.ndarray]
@@ -47,10 +47,14 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model: FusionModel, batches: Iterable[Any], *, device: torch.device, prior: np.ndarray) -> Predictions:
-    """Run ``model`` in evaluation mode over ``batches`` (of ``gaal_fast.data.Batch``, in data order).
+def predict(
+    model: FusionModel, batches: Iterable[Any], *, device: torch.device, prior: np.ndarray
+) -> Predictions:
+    """Run ``model`` in evaluation mode over ``batches`` (of ``gaal_fast.data.Batch``, in data
+    order).
 
-    A row with no modality at all gets ``prior``, the class frequencies ``[Y]`` of the training rows. The model's mode is put back.
+    A row with no modality at all gets ``prior``, the class frequencies ``[Y]`` of the training
+    rows. The model's mode is put back.
     """
     was_training = model.training
     model.eval()
@@ -60,7 +64,9 @@ def predict(model: FusionModel, batches: Iterable[Any], *, device: torch.device,
     for batch in batches:
         issues += batch.issues
         batch = batch.to(device)
-        for name, values in model.predict_logits(batch.inputs, batch.rows, len(batch.target)).items():
+        for name, values in model.predict_logits(
+            batch.inputs, batch.rows, len(batch.target)
+        ).items():
             logits[name].append(values.cpu())
         for name in model.modalities:
             rows[name].append(batch.rows[name].cpu() + seen)
@@ -68,19 +74,31 @@ def predict(model: FusionModel, batches: Iterable[Any], *, device: torch.device,
         seen += len(batch.target)
     model.train(was_training)
     classes = len(prior)
-    found = {name: (torch.cat(parts) if parts else torch.zeros(0, classes)).double().numpy() for name, parts in logits.items()}
-    places = {name: (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)).numpy() for name, parts in rows.items()}
+    found = {
+        name: (torch.cat(parts) if parts else torch.zeros(0, classes)).double().numpy()
+        for name, parts in logits.items()
+    }
+    places = {
+        name: (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)).numpy()
+        for name, parts in rows.items()
+    }
     blind = np.setdiff1d(np.arange(seen), np.concatenate(list(places.values())))
     found[MULTI][blind] = np.log(np.maximum(prior, 1e-12))
-    return Predictions(found, places, torch.cat(target).numpy() if target else np.zeros(0, np.int64), issues)
+    return Predictions(
+        found, places, torch.cat(target).numpy() if target else np.zeros(0, np.int64), issues
+    )
 
 
 def scores(predictions: Predictions) -> dict[str, dict[str, float | int | None]]:
-    """``{score: {multi | modality: value}}`` for rows with a known target; a modality that no row has scores None.
+    """``{score: {multi | modality: value}}`` for rows with a known target; a modality that no row
+    has scores None.
 
-    Scores: accuracy, balanced_accuracy, macro_f1, nll (mean negative log-likelihood in nats) and rows (how many were counted).
+    Scores: accuracy, balanced_accuracy, macro_f1, nll (mean negative log-likelihood in nats) and
+    rows (how many were counted).
     """
-    table: dict[str, dict[str, float | int | None]] = {name: {} for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "rows")}
+    table: dict[str, dict[str, float | int | None]] = {
+        name: {} for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "rows")
+    }
     for name, logits in predictions.logits.items():
         target = predictions.target if name == MULTI else predictions.target[predictions.rows[name]]
         labelled = target >= 0
@@ -96,6 +114,8 @@ def scores(predictions: Predictions) -> dict[str, dict[str, float | int | None]]
         # Balanced accuracy is the recall averaged over the classes that occur.
         recall = recall_score(target, guess, labels=present, average="macro", zero_division=0)
         table["balanced_accuracy"][name] = float(recall)
-        table["macro_f1"][name] = float(f1_score(target, guess, labels=present, average="macro", zero_division=0))
+        table["macro_f1"][name] = float(
+            f1_score(target, guess, labels=present, average="macro", zero_division=0)
+        )
         table["nll"][name] = float(-_log_softmax(logits)[np.arange(len(target)), target].mean())
     return table

@@ -10,9 +10,16 @@ from gaal_fast.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """One optimiser for all parameters: it passes over those without a gradient, so encoders not at their turn stand still."""
+    """One optimiser for all parameters: it passes over those without a gradient, so encoders not at
+    their turn stand still.
+    """
     if config.name == "sgd":
-        return SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return SGD(
+            model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
     kind = Adam if config.name == "adam" else AdamW
     return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from its CSV files so that they can be drawn again."""
+"""Images of a run, drawn from its CSV files so that they can be drawn again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from gaal_fast import run_folder
 from gaal_fast.files import replacing
 from gaal_fast.run_folder import RunFolder
 
-COLOURS = {"multi": "#222222", "image": "#0072b2", "table": "#d55e00"}  # told apart by colour-blind readers too
+COLOURS = {
+    "multi": "#222222",
+    "image": "#0072b2",
+    "table": "#d55e00",
+}  # told apart by colour-blind readers too
 LABELS = {"multi": "fused"}
 
 
@@ -41,7 +45,14 @@ def _lines(axes: Any, frame: pd.DataFrame, prefix: str, x: str) -> None:
     for column in frame.columns:
         if column.startswith(prefix):
             name = column[len(prefix) :]
-            axes.plot(frame[x], frame[column], color=COLOURS.get(name), label=LABELS.get(name, name), marker="o", markersize=2.5)
+            axes.plot(
+                frame[x],
+                frame[column],
+                color=COLOURS.get(name),
+                label=LABELS.get(name, name),
+                marker="o",
+                markersize=2.5,
+            )
     axes.set_xlabel(x)
     axes.grid(alpha=0.25)
     if axes.lines:
@@ -49,7 +60,9 @@ def _lines(axes: Any, frame: pd.DataFrame, prefix: str, x: str) -> None:
 
 
 def learning_curves(folder: RunFolder) -> None:
-    """Training loss and validation accuracy by epoch, one line a modality. Draws nothing before the first epoch is over."""
+    """Training loss and validation accuracy by epoch, one line a modality. Draws nothing before the
+    first epoch is over.
+    """
     if not folder.file(run_folder.METRICS).exists():
         return
     frame = pd.read_csv(folder.file(run_folder.METRICS))
@@ -62,7 +75,9 @@ def learning_curves(folder: RunFolder) -> None:
 
 
 def conflict(folder: RunFolder) -> None:
-    """Cosine between the head's gradient and its guide by step, and the share of projected steps. Only for runs with surgery."""
+    """Cosine between the head's gradient and its guide by step, and the share of projected steps.
+    Only for runs with surgery.
+    """
     if not folder.file(run_folder.STEPS).exists():
         return
     steps = pd.read_csv(folder.file(run_folder.STEPS))
@@ -74,7 +89,12 @@ def conflict(folder: RunFolder) -> None:
         window = max(1, len(mine) // 30)
         colour = COLOURS.get(str(name))
         cosine.plot(mine["step"], mine["cosine"], ".", color=colour, alpha=0.18, markersize=3)
-        cosine.plot(mine["step"], mine["cosine"].rolling(window, min_periods=1).mean(), color=colour, label=f"{name} step")
+        cosine.plot(
+            mine["step"],
+            mine["cosine"].rolling(window, min_periods=1).mean(),
+            color=colour,
+            label=f"{name} step",
+        )
         projected = (mine["v"] != 0).astype(float).rolling(window, min_periods=1).mean()
         share.plot(mine["step"], projected, color=colour, label=f"{name} step")
     cosine.axhline(0, color="#999999", linewidth=0.8)
@@ -89,7 +109,9 @@ def conflict(folder: RunFolder) -> None:
 
 
 def confusion(matrix: Any, classes: list[str], path: Any) -> None:
-    """Confusion matrix ``[Y, Y]`` of counts (true class by row), shown as the share of each true class."""
+    """Confusion matrix ``[Y, Y]`` of counts (true class by row), shown as the share of each true
+    class.
+    """
     figure, (axes,) = _figure(1)
     side = min(14.0, max(4.5, 0.28 * len(classes) + 2.5))
     figure.set_size_inches(side, side * 0.85)

@@ -17,7 +17,14 @@ from tqdm import tqdm
 
 from gaal_fast import run_folder
 from gaal_fast.config import Config
-from gaal_fast.data import DataIssue, EpochSampler, FusionData, dead_readers_as_user_errors, make_loader, write_issues
+from gaal_fast.data import (
+    DataIssue,
+    EpochSampler,
+    FusionData,
+    dead_readers_as_user_errors,
+    make_loader,
+    write_issues,
+)
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.methods import HalfStep, build_method
 from gaal_fast.run_folder import RunFolder
@@ -43,18 +50,23 @@ class Progress:
     best_epoch: int = 0
     stopping_score: float = -math.inf  # what early stopping measures a gain against
     stale_epochs: int = 0
-    epoch_steps: list[dict[str, Any]] = field(default_factory=list)  # updates of the epoch under way
+    epoch_steps: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # updates of the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)  # finished epochs
 
 
 class Trainer:
     """Train one seed into one run folder.
 
-    The state after n batches depends on the configuration, the data and n alone: the order of rows and their augmentation are functions of
-    (seed, epoch, row), so a run that was stopped anywhere and resumed ends with the same bits as one that was not.
+    The state after n batches depends on the configuration, the data and n alone: the order of rows
+    and their augmentation are functions of (seed, epoch, row), so a run that was stopped anywhere
+    and resumed ends with the same bits as one that was not.
     """
 
-    def __init__(self, config: Config, data: FusionData, folder: RunFolder, *, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, data: FusionData, folder: RunFolder, *, device: torch.device
+    ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.data = data = replace(data, seed=config.train.seed)
         torch.manual_seed(config.train.seed)
@@ -64,7 +76,8 @@ class Trainer:
             table_features=data.table_width,
             class_weights=None if data.class_weights is None else data.class_weights.to(device),
         )
-        # Convolutions are fastest with channels innermost, on CPU and GPU alike; the values do not depend on it.
+        # Convolutions are fastest with channels innermost, on CPU and GPU alike; the values do not
+        # depend on it.
         self.model = self.method.model.to(device, memory_format=torch.channels_last)
         self.model.autocast_dtype = torch.bfloat16 if config.train.precision == "bf16" else None
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -77,10 +90,16 @@ class Trainer:
             part.modalities = [m for m in part.modalities if m.name in self.model.modalities]
         train = config.train
         self.sampler = EpochSampler(len(data.train), train.batch_size, seed=train.seed)
-        self.loader = make_loader(data.train, sampler=self.sampler, workers=config.data.workers, pin_memory=device.type == "cuda")
+        self.loader = make_loader(
+            data.train,
+            sampler=self.sampler,
+            workers=config.data.workers,
+            pin_memory=device.type == "cuda",
+        )
         self._interrupt = threading.Event()
 
-    # -- the run -------------------------------------------------------------------------------------------------------
+    # -- the run
+    # -------------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, Any]:
         """Train to the end and return the summary. Raises ``Interrupted``, after saving, on Ctrl-C."""
@@ -95,15 +114,20 @@ class Trainer:
             return self._summarise()
 
     def resume(self) -> None:
-        """Take up the folder's checkpoint, or start from the beginning where the run was stopped before its first one.
+        """Take up the folder's checkpoint, or start from the beginning where the run was stopped
+        before its first one.
 
-        Raises ``UserError`` when the checkpoint belongs to other data, and ``AlreadyFinished`` when the run came to its end and
-        has its summary. A run that was stopped between the two is left to write it.
+        Raises ``UserError`` when the checkpoint belongs to other data, and ``AlreadyFinished`` when
+        the run came to its end and has its summary. A run that was stopped between the two is left
+        to write it.
         """
         folder = self.folder
         if not folder.file(run_folder.CHECKPOINT).is_file():
             if folder.finished:
-                raise AlreadyFinished(f"--resume: {folder.path} is finished and has no {run_folder.CHECKPOINT} to go on from")
+                raise AlreadyFinished(
+                    f"--resume: {folder.path} is finished and has no {run_folder.CHECKPOINT} to go"
+                    " on from"
+                )
             for name in (run_folder.STEPS, run_folder.METRICS, run_folder.WEIGHTS):
                 folder.file(name).unlink(missing_ok=True)
             return
@@ -150,10 +174,14 @@ class Trainer:
                 "fingerprint": self.data.fingerprint,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
+                "scheduler": {
+                    k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"
+                },
                 "method": self.method.state_dict(),
                 "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                "cuda_rng": (
+                    torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+                ),
                 "progress": asdict(self.progress),
                 "best": self.best,
                 "issues": [asdict(issue) for issue in self.issues.values()],
@@ -162,7 +190,9 @@ class Trainer:
 
     @contextmanager
     def _ctrl_c_at_a_step_boundary(self) -> Iterator[None]:
-        """The first Ctrl-C asks for a stop after the running step, so that what is saved is whole; the second one is Python's own."""
+        """The first Ctrl-C asks for a stop after the running step, so that what is saved is whole;
+        the second one is Python's own.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -178,15 +208,20 @@ class Trainer:
         finally:
             signal.signal(signal.SIGINT, former)
 
-    # -- one epoch -----------------------------------------------------------------------------------------------------
+    # -- one epoch
+    # -----------------------------------------------------------------------------------------------------
 
     def _run_epoch(self) -> bool:
-        """Use the batches of the epoch under way; False when ``max_steps`` or Ctrl-C ended it early."""
+        """Use the batches of the epoch under way; False when ``max_steps`` or Ctrl-C ended it
+        early.
+        """
         at, train = self.progress, self.config.train
         self.sampler.set_epoch(at.epoch, at.batch)
         batches = self.sampler.batches_per_epoch
         if not batches:
-            raise UserError(f"{len(self.data.train)} training rows are too few to train on: a batch needs two")
+            raise UserError(
+                f"{len(self.data.train)} training rows are too few to train on: a batch needs two"
+            )
         self.model.train()
         halves: list[tuple[int, HalfStep]] = []
         whole, started = True, time.perf_counter()
@@ -221,7 +256,9 @@ class Trainer:
         words = describe(step_rows(halves[-4 * BAR_EVERY :], self.progress.epoch))
         if self.progress.history:
             last = self.progress.history[-1]
-            words += " | val " + accuracy_words({k[13:]: v for k, v in last.items() if k.startswith("val.accuracy.")})
+            words += " | val " + accuracy_words(
+                {k[13:]: v for k, v in last.items() if k.startswith("val.accuracy.")}
+            )
         return words
 
     def _end_epoch(self) -> None:
@@ -233,14 +270,23 @@ class Trainer:
         row |= epoch_row(at.epoch_steps, validation) | {"seconds": round(at.seconds, 3)}
         at.history.append(row)
         if self.config.train.progress:
-            tqdm.write(f"epoch {at.epoch:3d}  {describe(at.epoch_steps)} | val {accuracy_words(validation['accuracy'])}")
+            tqdm.write(
+                f"epoch {at.epoch:3d}  {describe(at.epoch_steps)} | val"
+                f" {accuracy_words(validation['accuracy'])}"
+            )
         at.epoch_steps = []
         self.scheduler.step()
         self._keep_best(validation)
-        self.folder.write_rows(run_folder.METRICS, at.history, list(dict.fromkeys(key for entry in at.history for key in entry)))
+        self.folder.write_rows(
+            run_folder.METRICS,
+            at.history,
+            list(dict.fromkeys(key for entry in at.history for key in entry)),
+        )
 
     def _keep_best(self, validation: dict[str, dict[str, Any]]) -> None:
-        """Best is the highest fused validation score, among equals the lowest loss; only gains above ``min_delta`` renew patience."""
+        """Best is the highest fused validation score, among equals the lowest loss; only gains
+        above ``min_delta`` renew patience.
+        """
         at, score = self.progress, self._score(validation)
         if self._beats_best(validation):
             at.best_score, at.best_nll, at.best_epoch = score, validation["nll"][MULTI], at.epoch
@@ -252,29 +298,50 @@ class Trainer:
             at.stale_epochs += 1
 
     def _beats_best(self, validation: dict[str, dict[str, Any]]) -> bool:
-        return (self._score(validation), -validation["nll"][MULTI]) > (self.progress.best_score, -self.progress.best_nll)
+        return (self._score(validation), -validation["nll"][MULTI]) > (
+            self.progress.best_score,
+            -self.progress.best_nll,
+        )
 
     def _score(self, validation: dict[str, dict[str, Any]]) -> float:
         """The fused validation score that ``train.select`` names, higher is better."""
-        key = {"accuracy": "accuracy", "balanced": "balanced_accuracy", "loss": "nll"}[self.config.train.select]
+        key = {"accuracy": "accuracy", "balanced": "balanced_accuracy", "loss": "nll"}[
+            self.config.train.select
+        ]
         value = validation[key][MULTI]
         return -value if key == "nll" else value
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return {
+            name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()
+        }
 
-    # -- evaluation ----------------------------------------------------------------------------------------------------
+    # -- evaluation
+    # ----------------------------------------------------------------------------------------------------
 
     def _evaluate(self, part: str) -> dict[str, dict[str, Any]]:
-        loader = make_loader(getattr(self.data, part), 2 * self.config.train.batch_size, workers=self.config.data.workers)
-        predictions = predict(self.model, loader, device=self.device, prior=self.data.class_counts / len(self.data.train))
+        loader = make_loader(
+            getattr(self.data, part),
+            2 * self.config.train.batch_size,
+            workers=self.config.data.workers,
+        )
+        predictions = predict(
+            self.model,
+            loader,
+            device=self.device,
+            prior=self.data.class_counts / len(self.data.train),
+        )
         self._note(predictions.issues)
         return scores(predictions)
 
     def _summarise(self) -> dict[str, Any]:
-        """Score the best weights on the test rows, which nothing has read until now, and write what a finished run holds."""
+        """Score the best weights on the test rows, which nothing has read until now, and write what
+        a finished run holds.
+        """
         at, best, best_epoch = self.progress, self.best, self.progress.best_epoch
-        if at.batch and self._beats_best(self._evaluate("val")):  # stopped inside an epoch, so not validated yet
+        if at.batch and self._beats_best(
+            self._evaluate("val")
+        ):  # stopped inside an epoch, so not validated yet
             best, best_epoch = self._weights(), at.epoch + 1
         latest = self._weights()
         self.model.load_state_dict(best)

@@ -1,4 +1,6 @@
-"""A stand-in for the CUDA runtime, so that the code that times and checks GPUs is executed where there is none."""
+"""A stand-in for the CUDA runtime, so that the code that times and checks GPUs is executed where
+there is none.
+"""
 
 from __future__ import annotations
 

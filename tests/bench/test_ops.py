@@ -1,4 +1,6 @@
-"""``bench.ops`` on tiny shapes: it runs to its end, writes its files, and reports no time for a wrong result."""
+"""``bench.ops`` on tiny shapes: it runs to its end, writes its files, and reports no time for a
+wrong result.
+"""
 
 from __future__ import annotations
 
@@ -38,34 +40,68 @@ def problem(op: str, shape: Shape = SHAPE, dtype: torch.dtype = torch.float32) -
 
 
 def options(**changes: Any) -> bench_ops.Options:
-    settings = {"seconds": math.inf, "case_seconds": 0.01, "call_seconds": math.inf, "memory": 1 << 30, "compile": False}
+    settings = {
+        "seconds": math.inf,
+        "case_seconds": 0.01,
+        "call_seconds": math.inf,
+        "memory": 1 << 30,
+        "compile": False,
+    }
     return bench_ops.Options(CPU, torch.float32, **(settings | changes))
 
 
 def run_main(folder: Path, *arguments: str) -> tuple[int, list[dict[str, str]]]:
-    code = bench_ops.main(["--device", "cpu", "--no-compile", "--case-seconds", "0.01", "--out", str(folder), *arguments])
+    code = bench_ops.main(
+        [
+            "--device",
+            "cpu",
+            "--no-compile",
+            "--case-seconds",
+            "0.01",
+            "--out",
+            str(folder),
+            *arguments,
+        ]
+    )
     with next(folder.glob("ops-cpu*.csv")).open(newline="") as stream:
         return code, list(csv.DictReader(stream))
 
 
-# -- end to end --------------------------------------------------------------------------------------------------------
+# -- end to end
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_op_is_checked_timed_and_written(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, rows = run_main(tmp_path, "--shape", "9x5x8", "--shape", "12x3x8", "--dtype", dtype, "--alternatives")
+def test_every_op_is_checked_timed_and_written(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows = run_main(
+        tmp_path, "--shape", "9x5x8", "--shape", "12x3x8", "--dtype", dtype, "--alternatives"
+    )
     assert code == 0
     assert {row["op"] for row in rows} == set(OPS)
     for row in rows:
         assert row["status"] == "ok" or row["status"].startswith("not available"), row
         if row["status"] == "ok":
-            assert float(row["call_us_min"]) <= float(row["call_us_p20"]) <= float(row["call_us"]) <= float(row["call_us_p80"])
+            assert (
+                float(row["call_us_min"])
+                <= float(row["call_us_p20"])
+                <= float(row["call_us"])
+                <= float(row["call_us_p80"])
+            )
     for op in OPS:
         names = {row["variant"] for row in rows if row["op"] == op and row["status"] == "ok"}
         assert {"floor", "eager", "ours torch"} <= names
         assert ("released" in names) == (op in ("project_", "surgery", "guided_linear_ce"))
         assert len([n for n in names if n.startswith("eager ")]) == len(plain.ALTERNATIVES[op])
-        assert sum(bool(row["auto"]) for row in rows if row["op"] == op and row["shape"] == rows[0]["shape"]) <= 1
+        assert (
+            sum(
+                bool(row["auto"])
+                for row in rows
+                if row["op"] == op and row["shape"] == rows[0]["shape"]
+            )
+            <= 1
+        )
     assert rows[0]["torch"] == torch.__version__
     assert rows[0]["commit"]
     picture = next(tmp_path.glob("*.png")).read_bytes()
@@ -76,7 +112,9 @@ def test_every_op_is_checked_timed_and_written(dtype: str, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_compiled_baselines_are_one_graph_and_right(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_baselines_are_one_graph_and_right(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     rows = {row["variant"]: row for row in bench_ops.measure(problem(op), options(compile=True))}
     assert rows["compile"]["status"] == "ok"
@@ -93,7 +131,8 @@ def test_the_form_for_cuda_graphs_leaves_its_inputs_alone(op: str) -> None:
         torch.testing.assert_close(copied[name], value)
 
 
-# -- the gate ----------------------------------------------------------------------------------------------------------
+# -- the gate
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _off(result: Any, place: int) -> Any:
@@ -117,8 +156,14 @@ WRONG: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "guided_linear_ce features": ("guided_linear_ce", lambda r: _off(r, 1)),
     "guided_linear_ce weight": ("guided_linear_ce", lambda r: _off(r, 2)),
     "guided_linear_ce selection": ("guided_linear_ce", lambda r: r._replace(index=r.index.roll(1))),
-    "guided_linear_ce NaN": ("guided_linear_ce", lambda r: r._replace(grad_bias=r.grad_bias * torch.nan)),
-    "guided_linear_ce shape": ("guided_linear_ce", lambda r: r._replace(grad_weight=r.grad_weight[:-1])),
+    "guided_linear_ce NaN": (
+        "guided_linear_ce",
+        lambda r: r._replace(grad_bias=r.grad_bias * torch.nan),
+    ),
+    "guided_linear_ce shape": (
+        "guided_linear_ce",
+        lambda r: r._replace(grad_weight=r.grad_weight[:-1]),
+    ),
 }
 
 
@@ -133,7 +178,9 @@ def test_a_wrong_result_has_no_time(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert rows["eager"]["status"] == "ok"
 
 
-def test_a_gradient_that_is_not_repaired_has_no_time_and_fails_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_repaired_has_no_time_and_fails_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = ops.project_
 
     def idle(grads: list[Tensor], guides: list[Tensor], **rule: Any) -> Any:
@@ -148,7 +195,9 @@ def test_a_gradient_that_is_not_repaired_has_no_time_and_fails_the_command(tmp_p
             assert not row["call_us"]
 
 
-def test_a_result_that_goes_stale_while_it_is_timed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_goes_stale_while_it_is_timed_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     right, results = ops.softmax_stats, {}
 
     def stale(logits: Tensor, target: Tensor) -> Any:
@@ -159,7 +208,10 @@ def test_a_result_that_goes_stale_while_it_is_timed_is_caught(monkeypatch: pytes
         return mine[0]
 
     monkeypatch.setattr(ops, "softmax_stats", stale)
-    found = {row["variant"]: row["status"] for row in bench_ops.measure(problem("softmax_stats"), options())}
+    found = {
+        row["variant"]: row["status"]
+        for row in bench_ops.measure(problem("softmax_stats"), options())
+    }
     assert found["ours torch"].startswith("WRONG after timing")
 
 
@@ -168,7 +220,10 @@ def test_one_that_breaks_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("no such kernel\nsecond line")
 
     monkeypatch.setattr(ops, "entropy_topk", broken)
-    found = {row["variant"]: row["status"] for row in bench_ops.measure(problem("entropy_topk"), options())}
+    found = {
+        row["variant"]: row["status"]
+        for row in bench_ops.measure(problem("entropy_topk"), options())
+    }
     assert found["ours torch"] == "failed: RuntimeError: no such kernel"
     assert found["eager"] == "ok"
 
@@ -176,7 +231,11 @@ def test_one_that_breaks_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -
 def test_tolerance_is_set_by_plain_torch() -> None:
     mine = problem("softmax_stats")
     truth = Truth(mine, mine.inputs(0))
-    results = {name: expected.value.float() for name, expected in truth.expected(None).items() if name != "loss"}
+    results = {
+        name: expected.value.float()
+        for name, expected in truth.expected(None).items()
+        if name != "loss"
+    }
     exact, loose = Gate(mine, {}), Gate(mine, {"entropy": 0.1})
     assert exact.verdict(truth, results) is None
     off = results | {"entropy": results["entropy"] * 1.01}
@@ -185,7 +244,8 @@ def test_tolerance_is_set_by_plain_torch() -> None:
     assert exact.verdict(truth, {"entropy": results["entropy"]}) == "no lse"
 
 
-# -- what results are judged by ----------------------------------------------------------------------------------------
+# -- what results are judged by
+# ----------------------------------------------------------------------------------------
 
 
 def _arrays(x: dict[str, Tensor], *names: str) -> list[np.ndarray]:
@@ -194,33 +254,61 @@ def _arrays(x: dict[str, Tensor], *names: str) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", [SHAPE, Shape(64, 2, 33), Shape(5, 1, 3)], ids=str)
-def test_truth_agrees_with_the_oracle(op: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.problems._CHUNK", 3 * shape.classes)  # several chunks, the last one not full
+def test_truth_agrees_with_the_oracle(
+    op: str, shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "bench.problems._CHUNK", 3 * shape.classes
+    )  # several chunks, the last one not full
     mine = problem(op, shape)
     x, rule, k = mine.inputs(3), oracle.Rule(**RULE), shape.selected
     found = Truth(mine, x).expected(None)
     if op == "softmax_stats":
         stats = oracle.softmax_stats(*_arrays(x, "logits", "target"))
-        expected = {"entropy": stats.entropy, "lse": stats.lse, "nll": stats.nll, "loss": stats.nll.mean()}
+        expected = {
+            "entropy": stats.entropy,
+            "lse": stats.lse,
+            "nll": stats.nll,
+            "loss": stats.nll.mean(),
+        }
     elif op == "entropy_topk":
         expected = {"entropy": oracle.entropy_topk(x["logits"].numpy(), k)[0]}
     elif op == "linear_ce_grad":
         gradient = oracle.linear_ce_grad(*_arrays(x, "features", "logits", "target", "index"))
         expected = {"grad_weight": gradient.weight, "grad_bias": gradient.bias}
     elif op == "guided_linear_ce":
-        step = oracle.guided_linear_ce(*_arrays(x, "features", "target", "guide_features", "target", "weight", "bias"), top_k=k, rule=rule)
-        expected = {name: getattr(step, name) for name in ("loss", "grad_features", "grad_weight", "grad_bias", "v")}
+        step = oracle.guided_linear_ce(
+            *_arrays(x, "features", "target", "guide_features", "target", "weight", "bias"),
+            top_k=k,
+            rule=rule,
+        )
+        expected = {
+            name: getattr(step, name)
+            for name in ("loss", "grad_features", "grad_weight", "grad_bias", "v")
+        }
     else:
         guides = _arrays(x, "guide_weight", "guide_bias") if op == "project_" else None
         if guides is None:
             chosen = oracle.entropy_topk(x["logits"].numpy(), k)[1]
-            gradient = oracle.linear_ce_grad(*_arrays(x, "guide_features", "logits", "target"), chosen)
+            gradient = oracle.linear_ce_grad(
+                *_arrays(x, "guide_features", "logits", "target"), chosen
+            )
             guides = [gradient.weight, gradient.bias]
         repaired = oracle.project(_arrays(x, "fresh_weight", "fresh_bias"), guides, rule)
-        expected = {"grad_weight": repaired.grads[0], "grad_bias": repaired.grads[1], "v": repaired.v}
+        expected = {
+            "grad_weight": repaired.grads[0],
+            "grad_bias": repaired.grads[1],
+            "v": repaired.v,
+        }
     assert set(found) == set(expected)
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name].value.numpy(), value, rtol=1e-9, atol=1e-11 * found[name].scale, err_msg=name)
+        np.testing.assert_allclose(
+            found[name].value.numpy(),
+            value,
+            rtol=1e-9,
+            atol=1e-11 * found[name].scale,
+            err_msg=name,
+        )
 
 
 @pytest.mark.parametrize("op", ["project_", "surgery", "guided_linear_ce"])
@@ -241,7 +329,9 @@ def test_selections_are_judged_as_sets_in_order() -> None:
     swapped = good.clone()
     places = [int((good == row).nonzero()) for row in (0, 1)]
     swapped[places] = swapped[places[::-1]]
-    assert truth.selection_error(swapped[:4]) is None, "rows of equal entropy may stand in any order"
+    assert truth.selection_error(swapped[:4]) is None, (
+        "rows of equal entropy may stand in any order"
+    )
     assert "order" in truth.selection_error(good[:4].flip(0))
     assert "leaves out" in truth.selection_error(good[4:])
     assert "twice" in truth.selection_error(good[[0, 0, 1, 2]])
@@ -273,16 +363,26 @@ def test_compulsory_traffic_is_counted_by_hand() -> None:
     assert problem("guided_linear_ce", Shape(b, y, d)).flops == 2 * (4 * b + k) * y * d
 
 
-# -- budgets, reports, timers ------------------------------------------------------------------------------------------
+# -- budgets, reports, timers
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"memory": 1000}, "--memory"), ({"call_seconds": 0.0}, "--call-seconds"), ({"seconds": -1.0}, "--seconds")]
+    ("changes", "words"),
+    [
+        ({"memory": 1000}, "--memory"),
+        ({"call_seconds": 0.0}, "--call-seconds"),
+        ({"seconds": -1.0}, "--seconds"),
+    ],
 )
 def test_what_a_budget_leaves_out_is_said(changes: dict[str, Any], words: str) -> None:
     saved: list[int] = []
-    rows = bench_ops.run(["softmax_stats"], [SHAPE], options(**changes), lambda so_far: saved.append(len(so_far)))
-    assert [row["status"].startswith("not run") and words in row["status"] for row in rows] == [True]
+    rows = bench_ops.run(
+        ["softmax_stats"], [SHAPE], options(**changes), lambda so_far: saved.append(len(so_far))
+    )
+    assert [row["status"].startswith("not run") and words in row["status"] for row in rows] == [
+        True
+    ]
     assert saved == [1]
     assert words in bench_ops.tables(rows)
 
@@ -291,7 +391,9 @@ def test_cases_that_do_not_differ_are_timed_once_and_the_first_shapes_come_first
     shapes = [Shape(64, 10, 512), Shape(64, 10, 2048), Shape(1, 2, 3), *bench_ops.FIRST]
     found = bench_ops.problems(["softmax_stats", "project_", "surgery"], shapes, options())
     assert found[0].shape in bench_ops.FIRST
-    assert len([p for p in found if p.op == "softmax_stats"]) == len({(s.rows, s.classes) for s in shapes})
+    assert len([p for p in found if p.op == "softmax_stats"]) == len(
+        {(s.rows, s.classes) for s in shapes}
+    )
     assert len([p for p in found if p.op == "surgery"]) == len(shapes)
 
 
@@ -314,7 +416,13 @@ def test_ratios_and_losses() -> None:
 
 def test_quantiles() -> None:
     timing_ = Timing.of([x * 1e-6 for x in (5, 1, 2, 3, 4, 6)])
-    assert (timing_.median, timing_.p20, timing_.p80, timing_.least, timing_.count) == (3.5, 2, 5, 1, 6)
+    assert (timing_.median, timing_.p20, timing_.p80, timing_.least, timing_.count) == (
+        3.5,
+        2,
+        5,
+        1,
+        6,
+    )
 
 
 def test_a_set_that_is_changed_in_place_is_fresh_for_every_call() -> None:
@@ -333,7 +441,9 @@ def test_a_set_that_is_changed_in_place_is_fresh_for_every_call() -> None:
     for measured in found.values():
         assert measured.times["call_us"].count == 6
         assert measured.last_set == 2
-        assert float(measured.returned["g"]) == 3, "what one variant returned must survive the next one's call"
+        assert float(measured.returned["g"]) == 3, (
+            "what one variant returned must survive the next one's call"
+        )
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -361,7 +471,12 @@ def test_gpu_timer_takes_every_kind_of_variant(once: bool, cold: bool, fake_cuda
     ]
     found = timing.time_on_gpu(kinds, pool, hot_sets=2, cold=cold, seconds=0.0)
     device = {"device_hot_us"} | ({"device_cold_us"} if cold else set())
-    assert set(found["graph"].times) == set(found["loop"].times) == set(found["floor"].times) == {"call_us", "host_us"} | device
+    assert (
+        set(found["graph"].times)
+        == set(found["loop"].times)
+        == set(found["floor"].times)
+        == {"call_us", "host_us"} | device
+    )
     assert set(found["waits"].times) == {"call_us"}
     assert set(found["uncapturable"].times) == {"call_us", "host_us"}
     assert "capturing" in found["uncapturable"].failure
@@ -373,7 +488,10 @@ def test_gpu_timer_takes_every_kind_of_variant(once: bool, cold: bool, fake_cuda
 def test_csv_and_table_leave_missing_numbers_empty(tmp_path: Path) -> None:
     report.write_csv(tmp_path / "sub" / "x.csv", [{"a": 1.23456789}, {"b": "text"}], ["a", "b"])
     assert (tmp_path / "sub" / "x.csv").read_text().splitlines() == ["a,b", "1.2346,", ",text"]
-    assert report.table(["a", "b"], [["x", None], ["y", 12345.6]]).splitlines()[-2:] == ["x      -", "y  12346"]
+    assert report.table(["a", "b"], [["x", None], ["y", 12345.6]]).splitlines()[-2:] == [
+        "x      -",
+        "y  12346",
+    ]
 
 
 def test_what_is_timed_apart_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,10 +499,22 @@ def test_what_is_timed_apart_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) ->
     calls: list[str] = []
     monkeypatch.setattr(timing, "wait_for_other_threads", lambda device: calls.append("pause"))
     made = [
-        variants.Variant(name, "baseline", lambda inputs, name=name: calls.append(name) or {}, apart=name not in ("eager", "ours"))
+        variants.Variant(
+            name,
+            "baseline",
+            lambda inputs, name=name: calls.append(name) or {},
+            apart=name not in ("eager", "ours"),
+        )
         for name in ("released", "ours torch", "eager", "ours")
     ]
-    found = timing.time_on_cpu(made, Pool([{}, {}], lambda inputs: None, once=False), seconds=0.0, least=4)
+    found = timing.time_on_cpu(
+        made, Pool([{}, {}], lambda inputs: None, once=False), seconds=0.0, least=4
+    )
     groups = " ".join(calls).split("pause")
-    assert [set(group.replace("ours torch", "torch").split()) for group in groups] == [set(), {"eager", "ours"}, {"released"}, {"torch"}]
+    assert [set(group.replace("ours torch", "torch").split()) for group in groups] == [
+        set(),
+        {"eager", "ours"},
+        {"released"},
+        {"torch"},
+    ]
     assert all(found[variant.name].times["call_us"].count >= 4 for variant in made)

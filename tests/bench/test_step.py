@@ -1,4 +1,6 @@
-"""``bench.step`` on tiny networks: it runs to its end, its parts add up, and it notices a step that learns something else."""
+"""``bench.step`` on tiny networks: it runs to its end, its parts add up, and it notices a step that
+learns something else.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,32 @@ import torch
 from bench import step
 from gaal_fast import ops
 
-TINY = ["--image", "small", "--pixels", "8", "--batch", "6", "--classes", "4", "--seconds", "0", "--device", "cpu"]
+TINY = [
+    "--image",
+    "small",
+    "--pixels",
+    "8",
+    "--batch",
+    "6",
+    "--classes",
+    "4",
+    "--seconds",
+    "0",
+    "--device",
+    "cpu",
+]
 
 
 def options(**changes: Any) -> step.Options:
-    settings = {"image": "small", "pixels": 8, "batch": 6, "classes": 4, "seconds": 0.0, "preparation": math.inf, "compile": False}
+    settings = {
+        "image": "small",
+        "pixels": 8,
+        "batch": 6,
+        "classes": 4,
+        "seconds": 0.0,
+        "preparation": math.inf,
+        "compile": False,
+    }
     return step.Options(torch.device("cpu"), **(settings | changes))
 
 
@@ -30,12 +53,20 @@ def test_runs_to_its_end_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
     for row in rows.values():
         assert row["status"] == "ok"
         assert float(row["images_per_s"]) == pytest.approx(6e3 / float(row["step_ms"]), rel=1e-3)
-        assert float(row["times_released"]) == pytest.approx(float(rows["released"]["step_ms"]) / float(row["step_ms"]), rel=1e-3)
+        assert float(row["times_released"]) == pytest.approx(
+            float(rows["released"]["step_ms"]) / float(row["step_ms"]), rel=1e-3
+        )
         assert row["backend"] in (("",) if row["variant"] == "released" else ("native", "torch"))
-    assert float(rows["released"]["guide forward ms"]) == 0.0, "the released step records a graph in every forward pass"
+    assert float(rows["released"]["guide forward ms"]) == 0.0, (
+        "the released step records a graph in every forward pass"
+    )
     assert float(rows["ours"]["guide forward ms"]) > 0.0
     assert float(rows["ours, cached guide"]["guide forward ms"]) == 0.0
-    assert all(float(row[f"{phase} ms"]) > 0 for row in rows.values() for phase in ("forward", "backward", "head and surgery", "optimiser"))
+    assert all(
+        float(row[f"{phase} ms"]) > 0
+        for row in rows.values()
+        for phase in ("forward", "backward", "head and surgery", "optimiser")
+    )
     assert float(rows["ours"]["float64_difference"]) < 1e-8
     assert (tmp_path / "step-cpu.png").read_bytes().startswith(b"\x89PNG")
     assert "after one step" in capsys.readouterr().out
@@ -66,7 +97,9 @@ def test_nothing_stays_patched() -> None:
 
 
 @pytest.mark.parametrize("damage", ["head", "features"])
-def test_a_step_that_learns_something_else_is_noticed(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_learns_something_else_is_noticed(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = ops.guided_linear_ce
 
     def wrong(*args: Any, **kwargs: Any) -> ops.GuidedStep:
@@ -88,13 +121,20 @@ def test_a_variant_that_breaks_or_comes_too_late_is_named(monkeypatch: pytest.Mo
     original = step.makers
     monkeypatch.setattr(step, "makers", lambda o: {**original(o), "broken": broken})
     rows, _ = step.run(options())
-    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "failed: RuntimeError: no such encoder"]
+    assert [row["status"] for row in rows] == [
+        "ok",
+        "ok",
+        "ok",
+        "failed: RuntimeError: no such encoder",
+    ]
     rows, _ = step.run(options(preparation=-1.0))
     assert {row["status"] for row in rows} == {"not run: preparation took too long (--preparation)"}
 
 
 def test_the_variants_for_a_gpu_step_here_too() -> None:
-    """bfloat16 encoders and channels-last pictures need no GPU; compiled encoders and graphs do, to be worth their time."""
+    """bfloat16 encoders and channels-last pictures need no GPU; compiled encoders and graphs do, to
+    be worth their time.
+    """
     batch = step.make_batch(options(), 0).to_channels_last()
     assert batch.inputs["image"].is_contiguous(memory_format=torch.channels_last)
     for trainer in (
@@ -103,7 +143,9 @@ def test_the_variants_for_a_gpu_step_here_too() -> None:
     ):
         before = [p.detach().clone() for p in trainer.model.parameters()]
         trainer.step(batch)
-        assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+        assert any(
+            not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)
+        )
         assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
@@ -122,13 +164,23 @@ def test_a_graphed_step_is_captured_once_and_fed_new_batches(fake_cuda: None) ->
     assert len(calls) == 3
     assert torch.equal(graphed.batch.target, second.target)
     assert torch.equal(graphed.batch.inputs["image"], second.inputs["image"])
-    assert not torch.equal(first.target, second.target), "the batch that was captured must stay as it was"
+    assert not torch.equal(first.target, second.target), (
+        "the batch that was captured must stay as it was"
+    )
 
 
 def test_a_gpu_adds_the_fast_settings_for_both() -> None:
-    names = list(step.makers(dataclasses.replace(options(compile=True), device=torch.device("cuda"))))
+    names = list(
+        step.makers(dataclasses.replace(options(compile=True), device=torch.device("cuda")))
+    )
     assert names[:3] == ["released", "ours", "ours, cached guide"]
-    assert {"released, bf16, compiled", "ours, bf16, compiled", "ours, bf16, compiled, graph"} <= set(names)
+    assert {
+        "released, bf16, compiled",
+        "ours, bf16, compiled",
+        "ours, bf16, compiled, graph",
+    } <= set(names)
     plain = step.makers(dataclasses.replace(options(), device=torch.device("cuda")))
     assert not any("compiled" in name for name in plain)
-    assert not any("cached" in name and "graph" in name for name in names), "a graph would not see the last step's guide change"
+    assert not any("cached" in name and "graph" in name for name in names), (
+        "a graph would not see the last step's guide change"
+    )

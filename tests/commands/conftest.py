@@ -25,7 +25,9 @@ class Answer:
 
 
 def write_data(folder: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
-    """A table with numeric, categorical, missing and id cells and one picture a row; returns the CSV."""
+    """A table with numeric, categorical, missing and id cells and one image a row; returns the
+    CSV.
+    """
     rng = np.random.default_rng(seed)
     label = rng.permutation(np.arange(rows) % len(CLASSES))
     images = folder / "images"
@@ -41,7 +43,9 @@ def write_data(folder: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
             "photo": [f"{row:03d}.png" for row in range(rows)],
             "height": np.where(rng.random(rows) < 0.1, np.nan, height),
             "age": rng.integers(1, 90, rows),
-            "bark": np.where(rng.random(rows) < 0.3, "rough", np.array(["grey", "white", "brown"])[label]),
+            "bark": np.where(
+                rng.random(rows) < 0.3, "rough", np.array(["grey", "white", "brown"])[label]
+            ),
             "species": np.array(CLASSES)[label],
         }
     )

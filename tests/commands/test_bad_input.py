@@ -1,4 +1,6 @@
-"""Every mistake a user can make ends in one line naming it, exit code 2, and nothing written or lost."""
+"""Every mistake a user can make ends in one line naming it, exit code 2, and nothing written or
+lost.
+"""
 
 from __future__ import annotations
 
@@ -65,21 +67,50 @@ def bad_number(frame: pd.DataFrame) -> pd.DataFrame:
         (lonely_label, [], r'"yew".*one row.*--data\.rare-classes drop'),
         (empty, [], r"trees\.csv.*no rows"),
         (bad_number, ["--data.numeric", "height"], r'"height".*"tall"'),
-        (None, ["--method.lamda-image", "0.5"], r"--method\.lamda-image; did you mean --method\.lambda-image"),
-        (None, ["--method.lambda-image", "1.2"], r"--method\.lambda-image must lie in \(0, 1\], got 1\.2"),
-        (None, ["--data.rare-classes", "keep"], r"--data\.rare-classes must be one of 'error', 'drop' or 'train', got keep"),
-        (None, ["--train.select", "f1"], r"--train\.select must be one of 'accuracy', 'balanced' or 'loss', got f1"),
-        (None, ["--data.test-fraction", "-0.1"], r"--data\.test-fraction must lie in \[0, 1\), got -0\.1"),
+        (
+            None,
+            ["--method.lamda-image", "0.5"],
+            r"--method\.lamda-image; did you mean --method\.lambda-image",
+        ),
+        (
+            None,
+            ["--method.lambda-image", "1.2"],
+            r"--method\.lambda-image must lie in \(0, 1\], got 1\.2",
+        ),
+        (
+            None,
+            ["--data.rare-classes", "keep"],
+            r"--data\.rare-classes must be one of 'error', 'drop' or 'train', got keep",
+        ),
+        (
+            None,
+            ["--train.select", "f1"],
+            r"--train\.select must be one of 'accuracy', 'balanced' or 'loss', got f1",
+        ),
+        (
+            None,
+            ["--data.test-fraction", "-0.1"],
+            r"--data\.test-fraction must lie in \[0, 1\), got -0\.1",
+        ),
         (None, ["--optim.lr", "-0.1"], r"--optim\.lr must be greater than 0, got -0\.1"),
         (None, ["--model.image", "resnet51"], r"--model\.image.*resnet51; did you mean resnet50"),
         (None, ["--model.weights", "absent.pth"], r"--model\.weights: no such file: absent\.pth"),
         (None, ["--train.device", "cuda:99"], r"--train\.device cuda:99"),
         (None, ["--config", "absent.yaml"], r"--config: no such file: absent\.yaml"),
-        (None, ["--optim.lr", "1e30", "--optim.name", "sgd"], r"training diverged; lower --optim\.lr"),
+        (
+            None,
+            ["--optim.lr", "1e30", "--optim.name", "sgd"],
+            r"training diverged; lower --optim\.lr",
+        ),
     ],
 )
 def test_train(
-    data: Path, tmp_path: Path, run_command: Run, change: Callable[[pd.DataFrame], pd.DataFrame] | None, more: list[str], message: str
+    data: Path,
+    tmp_path: Path,
+    run_command: Run,
+    change: Callable[[pd.DataFrame], pd.DataFrame] | None,
+    more: list[str],
+    message: str,
 ) -> None:
     if change:
         edit(data, change)
@@ -93,17 +124,26 @@ def test_no_target_named(data: Path, run_command: Run) -> None:
     assert_one_line(run_command("train", "--data.csv", data), r"--data\.target is needed")
 
 
-def test_all_pictures_missing_hints_at_the_extension_or_the_folder(data: Path, tmp_path: Path, run_command: Run) -> None:
+def test_all_images_missing_hints_at_the_extension_or_the_folder(
+    data: Path, tmp_path: Path, run_command: Run
+) -> None:
     edit(data, lambda frame: frame.assign(photo=frame["photo"].str.replace(".png", ".jpg")))
     assert_one_line(run_command("train", *flags(data, tmp_path / "run")), r"\.png")
     edit(data, lambda frame: frame.assign(photo=frame["photo"].str.replace(".jpg", ".png")))
-    assert_one_line(run_command("train", *flags(data, tmp_path / "run"), "--data.images", tmp_path), r"images")
+    assert_one_line(
+        run_command("train", *flags(data, tmp_path / "run"), "--data.images", tmp_path), r"images"
+    )
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_that_exists_is_left_alone(data: Path, trained: Path, run_command: Run) -> None:
+def test_a_run_folder_that_exists_is_left_alone(
+    data: Path, trained: Path, run_command: Run
+) -> None:
     before = snapshot(trained)
-    assert_one_line(run_command("train", *flags(data, trained)), r"--run\.dir: .*trained exists and is not overwritten")
+    assert_one_line(
+        run_command("train", *flags(data, trained)),
+        r"--run\.dir: .*trained exists and is not overwritten",
+    )
     assert snapshot(trained) == before
 
 
@@ -111,11 +151,27 @@ def test_resume(data: Path, trees: Path, trained: Path, tmp_path: Path, run_comm
     run = tmp_path / "copy"
     shutil.copytree(trained, run)
     before = snapshot(run)
-    assert_one_line(run_command("train", "--resume", tmp_path / "absent"), r"--resume: no such run folder")
-    assert_one_line(run_command("train", "--resume", data.parent), r"--resume: .*is not a run folder")
+    assert_one_line(
+        run_command("train", "--resume", tmp_path / "absent"), r"--resume: no such run folder"
+    )
+    assert_one_line(
+        run_command("train", "--resume", data.parent), r"--resume: .*is not a run folder"
+    )
     assert_one_line(run_command("train", "--resume", run), r"is finished after 3 epochs")
-    assert_one_line(run_command("train", "--resume", run, "--optim.lr", "0.1"), r"--optim\.lr cannot change")
-    other = run_command("train", "--resume", run, "--train.epochs", 9, "--data.csv", data, "--data.images", data.parent / "images")
+    assert_one_line(
+        run_command("train", "--resume", run, "--optim.lr", "0.1"), r"--optim\.lr cannot change"
+    )
+    other = run_command(
+        "train",
+        "--resume",
+        run,
+        "--train.epochs",
+        9,
+        "--data.csv",
+        data,
+        "--data.images",
+        data.parent / "images",
+    )
     assert_one_line(other, r"--resume: the data is not what .*copy was trained on")
     assert snapshot(run) == before
 
@@ -124,12 +180,26 @@ def test_predict(trees: Path, data: Path, trained: Path, tmp_path: Path, run_com
     out = tmp_path / "preds.csv"
 
     def predict(csv: Path, *more: object, run: Path = trained) -> Answer:
-        return run_command("predict", "--run", run, "--csv", csv, "--images", csv.parent / "images", "--out", out, *more)
+        return run_command(
+            "predict",
+            "--run",
+            run,
+            "--csv",
+            csv,
+            "--images",
+            csv.parent / "images",
+            "--out",
+            out,
+            *more,
+        )
 
     edit(data, lambda frame: frame.assign(height="tall"))
     assert_one_line(predict(data), r'"height".*"tall"')
     edit(data, lambda frame: frame[["photo", "species"]])
-    assert_one_line(run_command("predict", "--run", trained, "--csv", data, "--out", out), r"--images: none of the 24 pictures")
+    assert_one_line(
+        run_command("predict", "--run", trained, "--csv", data, "--out", out),
+        r"--images: none of the 24 images",
+    )
     pd.DataFrame({"colour": ["red"], "size": [3]}).to_csv(data, index=False)
     assert_one_line(predict(data), r"another data set")
     assert_one_line(predict(tmp_path / "absent.csv"), r"no such file: .*absent\.csv")

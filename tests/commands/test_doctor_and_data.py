@@ -13,15 +13,21 @@ from gaal_fast.data.__main__ import main as data_main
 from tests.commands.conftest import flags
 
 
-def test_doctor_names_the_backend_of_every_op_and_finds_them_right(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_names_the_backend_of_every_op_and_finds_them_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert doctor.main([]) == 0
     out = capsys.readouterr().out
     for op in ("softmax_stats", "entropy_topk", "linear_ce_grad", "project_", "guided_linear_ce"):
-        assert [line for line in out.splitlines() if line.startswith(f"{op} ") and line.endswith("ok")], out
+        assert [
+            line for line in out.splitlines() if line.startswith(f"{op} ") and line.endswith("ok")
+        ], out
     assert f"torch {torch.__version__.split('+')[0]}" in out
 
 
-def test_doctor_finds_a_backend_that_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_a_backend_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     right = ops.entropy_topk
 
     def wrong(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +39,9 @@ def test_doctor_finds_a_backend_that_is_wrong(monkeypatch: pytest.MonkeyPatch, c
     assert "WRONG" in capsys.readouterr().out
 
 
-def test_data_reports_columns_classes_and_problems(trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_reports_columns_classes_and_problems(
+    trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = pd.read_csv(trees)
     frame.loc[4, "photo"] = "gone.png"
     frame.to_csv(tmp_path / "trees.csv", index=False)

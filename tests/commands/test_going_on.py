@@ -21,20 +21,30 @@ from tests.commands.test_train import assert_same_bits
 
 Run = Callable[..., Answer]
 # Where a process is killed: the place in the program, and the text that stands for it.
-KILL = "import os, signal; from gaal_fast.run_folder import RunFolder; from gaal_fast.training.trainer import Trainer\n"
+KILL = (
+    "import os, signal; from gaal_fast.run_folder import RunFolder; from gaal_fast.training.trainer"
+    " import Trainer\n"
+)
 DIE = "lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)"
 
 
 def killed(place: str, command: str, *argv: object) -> None:
     """Run a command in a process of its own that is killed when it comes to ``place``."""
     program = f"{KILL}{place} = {DIE}\nfrom gaal_fast.{command} import main; main()"
-    done = subprocess.run([sys.executable, "-c", program, *map(str, argv)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def assert_same_numbers(first: Path, second: Path) -> None:
     one, other = (json.loads((f / run_folder.SUMMARY).read_text()) for f in (first, second))
-    assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    assert {k: v for k, v in one.items() if k != "seconds"} == {
+        k: v for k, v in other.items() if k != "seconds"
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,7 +56,9 @@ def assert_same_numbers(first: Path, second: Path) -> None:
         "Trainer._summarise",  # all but the summary
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_bits(trees: Path, trained: Path, tmp_path: Path, run_command: Run, place: str) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(
+    trees: Path, trained: Path, tmp_path: Path, run_command: Run, place: str
+) -> None:
     run = tmp_path / "run"
     killed(place, "train", *flags(trees, run))
     assert not (run / run_folder.SUMMARY).exists()
@@ -57,7 +69,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(trees: Path, trained: Path, tmp_p
     assert {p.name for p in run.iterdir()} == {p.name for p in trained.iterdir()}
 
 
-def test_a_row_that_was_half_written_is_dropped(trees: Path, trained: Path, tmp_path: Path, run_command: Run) -> None:
+def test_a_row_that_was_half_written_is_dropped(
+    trees: Path, trained: Path, tmp_path: Path, run_command: Run
+) -> None:
     run = tmp_path / "run"
     assert run_command("train", *flags(trees, run), "--train.epochs", 2).code == 0
     (run / run_folder.SUMMARY).unlink()
@@ -69,7 +83,9 @@ def test_a_row_that_was_half_written_is_dropped(trees: Path, trained: Path, tmp_
     assert not list(run.glob(".*"))
 
 
-def test_several_seeds_go_on_and_a_finished_one_is_refused(trees: Path, tmp_path: Path, run_command: Run) -> None:
+def test_several_seeds_go_on_and_a_finished_one_is_refused(
+    trees: Path, tmp_path: Path, run_command: Run
+) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     more = ["--train.seeds", 2, "--train.epochs", 1]
     assert run_command("train", *flags(trees, whole), *more).code == 0
@@ -82,7 +98,9 @@ def test_several_seeds_go_on_and_a_finished_one_is_refused(trees: Path, tmp_path
         assert_same_bits(run / seed, whole / seed)
     assert_same_numbers(run, whole)
     before = snapshot(run)
-    assert_one_line(run_command("train", "--resume", run), r"run is finished: all of its 2 seeds are$")
+    assert_one_line(
+        run_command("train", "--resume", run), r"run is finished: all of its 2 seeds are$"
+    )
     assert snapshot(run) == before
     assert_one_line(
         run_command("train", "--resume", run, "--train.seeds", 1),
@@ -99,20 +117,29 @@ def test_a_comparison_goes_on(trees: Path, tmp_path: Path, run_command: Run) -> 
     assert run_command("compare", *flags(trees, whole), *more).code == 0
     killed("Trainer._summarise", "compare", *flags(trees, run), *more)
     assert_one_line(
-        run_command("train", "--resume", run), rf"--resume: {run} holds a comparison; go on with: .*compare --resume {run}$"
+        run_command("train", "--resume", run),
+        rf"--resume: {run} holds a comparison; go on with: .*compare --resume {run}$",
     )
-    assert_one_line(run_command("compare", "--resume", run, "--methods", "gaal"), r"--methods cannot change")
+    assert_one_line(
+        run_command("compare", "--resume", run, "--methods", "gaal"), r"--methods cannot change"
+    )
     answer = run_command("compare", "--resume", run)
     assert answer.code == 0, answer.err
     assert (run / "comparison.csv").read_bytes() == (whole / "comparison.csv").read_bytes()
     for method in ("image", "table"):
         assert_same_bits(run / method, whole / method)
     before = snapshot(run)
-    assert_one_line(run_command("compare", "--resume", run), r"is finished: all of its 2 methods are$")
-    assert snapshot(run) == before
-    assert_one_line(run_command("compare", "--resume", whole / "image"), r"holds no comparison; go on with: .*train --resume")
     assert_one_line(
-        run_command("evaluate", "--run", run), rf"--run: {run} holds a comparison; name one of its runs, such as {run}/image$"
+        run_command("compare", "--resume", run), r"is finished: all of its 2 methods are$"
+    )
+    assert snapshot(run) == before
+    assert_one_line(
+        run_command("compare", "--resume", whole / "image"),
+        r"holds no comparison; go on with: .*train --resume",
+    )
+    assert_one_line(
+        run_command("evaluate", "--run", run),
+        rf"--run: {run} holds a comparison; name one of its runs, such as {run}/image$",
     )
 
 
@@ -124,7 +151,10 @@ def test_a_run_without_a_summary_predicts_and_one_without_weights_says_what_to_d
     (run / run_folder.SUMMARY).unlink()
     answer = run_command("evaluate", "--run", run)
     assert answer.code == 0
-    assert f"warning: the training of {run} has not finished; its best weights so far are used; go on with:" in answer.err
+    assert (
+        f"warning: the training of {run} has not finished; its best weights so far are used; go on"
+        " with:" in answer.err
+    )
     (run / run_folder.WEIGHTS).unlink()
     assert_one_line(
         run_command("evaluate", "--run", run),
@@ -140,7 +170,10 @@ def test_evaluate_and_resume_find_relative_paths_from_any_directory(
     project = tmp_path / "project"
     shutil.copytree(trees.parent, project / "data")
     monkeypatch.chdir(project)
-    own = [str(Path(f).relative_to(trees.parent)) if str(f).startswith(str(trees.parent)) else f for f in flags(trees, Path("run"))]
+    own = [
+        str(Path(f).relative_to(trees.parent)) if str(f).startswith(str(trees.parent)) else f
+        for f in flags(trees, Path("run"))
+    ]
     own = [f"data/{f}" if f in ("trees.csv", "images") else f for f in own]
     assert run_command("train", *own, "--train.epochs", 1).code == 0
     monkeypatch.chdir("/")
@@ -153,10 +186,16 @@ def test_evaluate_and_resume_find_relative_paths_from_any_directory(
     assert run_command("train", "--resume", moved / "run", "--train.epochs", 2).code == 0
     assert "csv: data/trees.csv" in (moved / "run" / run_folder.CONFIG).read_text()
     monkeypatch.chdir(moved / "data")
-    assert run_command("train", "--resume", moved / "run", "--train.epochs", 3, "--data.csv", "trees.csv").code == 0
+    assert (
+        run_command(
+            "train", "--resume", moved / "run", "--train.epochs", 3, "--data.csv", "trees.csv"
+        ).code
+        == 0
+    )
     assert f"csv: {moved}/data/trees.csv" in (moved / "run" / run_folder.CONFIG).read_text()
     (moved / "data" / "trees.csv").unlink()
     assert_one_line(
         run_command("evaluate", "--run", moved / "run"),
-        rf"--run: {moved}/data/trees\.csv, which {moved}/run was trained on, is not there; give a table with --csv$",
+        rf"--run: {moved}/data/trees\.csv, which {moved}/run was trained on, is not there; give a"
+        r" table with --csv$",
     )

@@ -45,9 +45,10 @@ def test_a_row_without_its_image_is_predicted_from_its_table_alone_or_among_othe
     images = ("--images", trees.parent / "images")
     answer, used = predict(rows[:1].assign(photo="gone.png"), *images)
     assert (answer.code, used) == (0, ["table"])
-    assert answer.err.splitlines()[0] == (
-        f'warning: none of the 1 pictures named in column "photo" exists in {images[1]} (first: "gone.png"): '
-        "predicting from the table alone"
+    assert (
+        answer.err.splitlines()[0]
+        == f'warning: none of the 1 images named in column "photo" exists in {images[1]} (first:'
+        ' "gone.png"): predicting from the table alone'
     )
     answer, used = predict(rows.assign(photo=[f"gone{i}.png" for i in range(len(rows))]), *images)
     assert (answer.code, used) == (0, ["table"] * len(rows))
@@ -85,9 +86,7 @@ def test_a_table_of_file_and_label_trains_on_images_alone(
     assert (answer.code, answer.err, used) == (0, "", ["image"] * 36)
     answer, used = predict(frame.assign(photo="gone.png"), *images, folder=run)
     assert (answer.code, used) == (2, [])
-    assert answer.err.startswith(
-        'error: none of the 36 pictures named in column "photo" exists in '
-    )
+    assert answer.err.startswith('error: none of the 36 images named in column "photo" exists in ')
     answer = run_command("evaluate", "--run", run)
     assert answer.code == 0, answer.err
     summary = json.loads((run / "summary.json").read_text())
@@ -102,8 +101,9 @@ def test_a_method_that_needs_the_table_names_the_one_that_does_not(
         "train", *flags(files_and_labels, tmp_path / "run"), "--method.name", method
     )
     assert answer.code == 2
-    assert answer.err == (
-        f"error: {files_and_labels}: the table has no usable column besides the target; "
+    assert (
+        answer.err
+        == f"error: {files_and_labels}: the table has no usable column besides the target; "
         "train on the images alone with --method.name image\n"
     )
     assert not (tmp_path / "run").exists()
@@ -135,7 +135,10 @@ def test_12_bit_images_are_learned_and_read_alike_at_prediction(
         "none",
     )
     assert answer.code == 0, answer.err
-    line = "16-bit images: values 0 to 4095 become 0 to 255 (found in the training images; --data.image-range changes it)"
+    line = (
+        "16-bit images: values 0 to 4095 become 0 to 255 (found in the training images;"
+        " --data.image-range changes it)"
+    )
     assert line in answer.out.splitlines()
     assert json.loads((run / "reading.json").read_text())["images"]["bits16"] == [0, 4095]
     scores = []
@@ -161,13 +164,18 @@ def test_what_a_file_is_and_how_names_were_read_is_reported(
     assert data_main(flags(tmp_path / "data" / "trees.csv", tmp_path / "run")) == 0
     captured = capsys.readouterr()
     for line in (
-        f"problem in row 3, column photo: {images}/003.png: cannot be decoded: "
-        "HTML (an error or log-in page?), not an image; download it again",
-        f"problem in row 4, column photo: {images}/004.png: cannot be decoded: "
-        "a git-LFS pointer; fetch the file itself with: git lfs pull",
+        (
+            f"problem in row 3, column photo: {images}/003.png: cannot be decoded: "
+            "HTML (an error or log-in page?), not an image; download it again"
+        ),
+        (
+            f"problem in row 4, column photo: {images}/004.png: cannot be decoded: "
+            "a git-LFS pointer; fetch the file itself with: git lfs pull"
+        ),
     ):
         assert line in captured.out.splitlines()
     assert (
         'warning: column "photo": 1 of 72 names are no files as written; '
         'found 1 with the extension in other case ("005.png" is "005.PNG")'
-    ) in captured.err.splitlines()
+        in captured.err.splitlines()
+    )

@@ -1,4 +1,4 @@
-"""Small tables with pictures, and the data configuration that reads them."""
+"""Small tables with images, and the data configuration that reads them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ DEFAULTS = {
 
 
 def catalogue(rows: int = 60) -> pd.DataFrame:
-    """Three classes, a numeric, a categorical and a date column, missing cells, and a picture for each row."""
+    """Three classes, a numeric, a categorical and a date column, missing cells, and an image for
+    each row.
+    """
     rng = np.random.default_rng(5)
     kind = np.arange(rows) % 3
     day = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, rows), unit="D")
@@ -50,16 +52,20 @@ def catalogue(rows: int = 60) -> pd.DataFrame:
         {
             "code": [f"c-{row:03d}" for row in range(rows)],
             "photo": [f"{row:03d}.png" for row in range(rows)],
-            "width": np.where(rng.random(rows) < 0.2, np.nan, np.round(kind + rng.normal(0, 1, rows), 3)),
-            "colour": np.where(rng.random(rows) < 0.3, "grey", np.array(["red", "green", "blue"])[kind]),
+            "width": np.where(
+                rng.random(rows) < 0.2, np.nan, np.round(kind + rng.normal(0, 1, rows), 3)
+            ),
+            "colour": np.where(
+                rng.random(rows) < 0.3, "grey", np.array(["red", "green", "blue"])[kind]
+            ),
             "seen": day.strftime("%Y-%m-%d"),
             "kind": np.array(["cup", "bowl", "plate"])[kind],
         }
     )
 
 
-def write_pictures(folder: Path, names: list[str], size: int = 12) -> None:
-    """Picture i is plain (i, 2i, 255 - i)."""
+def write_images(folder: Path, names: list[str], size: int = 12) -> None:
+    """Image i is plain (i, 2i, 255 - i)."""
     for i, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,15 +74,17 @@ def write_pictures(folder: Path, names: list[str], size: int = 12) -> None:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Writes a table (and, unless told otherwise, its pictures) and returns the configuration that reads it."""
+    """Writes a table (and, unless told otherwise, its images) and returns the configuration that
+    reads it.
+    """
 
-    def make(frame: pd.DataFrame, pictures: bool = True, **changes: object) -> SimpleNamespace:
+    def make(frame: pd.DataFrame, with_images: bool = True, **changes: object) -> SimpleNamespace:
         csv = tmp_path / "table.csv"
         frame.to_csv(csv, index=False)
-        images = tmp_path / "pictures"
-        if pictures and "photo" in frame:
+        images = tmp_path / "images"
+        if with_images and "photo" in frame:
             images.mkdir(exist_ok=True)
-            write_pictures(images, frame["photo"].dropna().tolist())
+            write_images(images, frame["photo"].dropna().tolist())
             changes = {"images": images, **changes}
         return SimpleNamespace(**{**DEFAULTS, "csv": csv, **changes})
 

@@ -1,4 +1,6 @@
-"""Augmentation: the same for the same (seed, epoch, row), the recipe's distributions, and agreement with torchvision."""
+"""Augmentation: the same for the same (seed, epoch, row), the recipe's distributions, and agreement
+with torchvision.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def rng(row: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("preset", ["paper", "light", "none"])
-def test_a_version_is_a_function_of_seed_epoch_and_row_alone(image: torch.Tensor, preset: str) -> None:
+def test_a_version_is_a_function_of_seed_epoch_and_row_alone(
+    image: torch.Tensor, preset: str
+) -> None:
     before, state = image.clone(), torch.get_rng_state()
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 5, 7)]
     first = [A.augment(image, preset, A.sample_rng(*key)) for key in keys]
@@ -42,35 +46,37 @@ def test_a_version_is_a_function_of_seed_epoch_and_row_alone(image: torch.Tensor
 @pytest.mark.parametrize("preset", ["paper", "light"])
 @pytest.mark.parametrize("size", [1, 2, 5, 13, 32, 64, 130])
 def test_any_size_keeps_its_shape_and_type(preset: str, size: int) -> None:
-    picture = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
     for row in range(20):
-        changed = A.augment(picture, preset, rng(row))
-        assert changed.shape == picture.shape
+        changed = A.augment(image, preset, rng(row))
+        assert changed.shape == image.shape
         assert changed.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("size", [48, 200])
 def test_the_number_of_threads_changes_no_bit(size: int) -> None:
-    picture = F.resize(torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8), [size, size])
+    image = F.resize(torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8), [size, size])
     threads = torch.get_num_threads()
     try:
         results = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            versions = torch.stack([A.augment(picture, "paper", rng(row)) for row in range(12)])
+            versions = torch.stack([A.augment(image, "paper", rng(row)) for row in range(12)])
             results.append((versions, A.normalise(versions)))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    assert all(
+        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
+    )
 
 
 def test_light_shifts_by_at_most_a_twelfth_and_flips_half() -> None:
-    picture = torch.zeros(3, 48, 48, dtype=torch.uint8)
-    picture[:, 20, 12] = 255
+    image = torch.zeros(3, 48, 48, dtype=torch.uint8)
+    image[:, 20, 12] = 255
     places = []
     for row in range(400):
-        changed = A.augment(picture, "light", rng(row))
-        assert changed.sum() == picture.sum()
+        changed = A.augment(image, "light", rng(row))
+        assert changed.sum() == image.sum()
         places.append(changed[0].nonzero()[0].tolist())
     down = {y - 20 for y, _ in places}
     flipped = [x > 24 for _, x in places]
@@ -79,12 +85,18 @@ def test_light_shifts_by_at_most_a_twelfth_and_flips_half() -> None:
     assert 160 < sum(flipped) < 240
 
 
-def test_paper_changes_as_often_as_the_recipe_says(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paper_changes_as_often_as_the_recipe_says(
+    image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: dict[str, int] = {}
 
     def counted(name: str) -> None:
         original = getattr(A, name)
-        monkeypatch.setattr(A, name, lambda *args: (calls.__setitem__(name, calls.get(name, 0) + 1), original(*args))[1])
+        monkeypatch.setattr(
+            A,
+            name,
+            lambda *args: (calls.__setitem__(name, calls.get(name, 0) + 1), original(*args))[1],
+        )
 
     for name in ("_paper", "_brightness", "_contrast", "_saturation", "gaussian_blur", "_crop_box"):
         counted(name)
@@ -92,7 +104,14 @@ def test_paper_changes_as_often_as_the_recipe_says(image: torch.Tensor, monkeypa
     for row in range(n):
         changed = A.augment(image, "paper", rng(row)).int()
         grey += bool((changed.amax(0) == changed.amin(0)).all())
-    expected = {"_paper": 0.95, "_brightness": 0.76, "_contrast": 0.76, "_saturation": 0.76, "gaussian_blur": 0.475, "_crop_box": 0.95}
+    expected = {
+        "_paper": 0.95,
+        "_brightness": 0.76,
+        "_contrast": 0.76,
+        "_saturation": 0.76,
+        "gaussian_blur": 0.475,
+        "_crop_box": 0.95,
+    }
     assert {name: count / n for name, count in calls.items()} == pytest.approx(expected, abs=0.05)
     assert grey / n == pytest.approx(0.19, abs=0.05)
 
@@ -123,21 +142,31 @@ def test_jitter_is_torchvision_s(image: torch.Tensor, name: str, factor: float) 
 @pytest.mark.parametrize("sigma", [0.1, 0.6, 2.0])
 @pytest.mark.parametrize("size", [16, 32, 64, 96])
 def test_blur_is_torchvision_s(sigma: float, size: int) -> None:
-    picture = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
     kernel = A.blur_kernel(size)
-    mine = A.gaussian_blur(picture, kernel, sigma)
-    reference = F.gaussian_blur(picture, [kernel, kernel], [sigma, sigma])
+    mine = A.gaussian_blur(image, kernel, sigma)
+    reference = F.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
     assert (mine.int() - reference.int()).abs().max() <= 1
     assert (mine != reference).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("box", [(0, 0, 32, 32), (3, 5, 25, 20), (8, 0, 24, 29), (31, 31, 1, 1)])
 def test_crops_are_torchvision_s(image: torch.Tensor, box: tuple[int, int, int, int]) -> None:
-    assert torch.equal(A.resized_crop(image, *box), F.resized_crop(image, *box, [SIZE, SIZE], antialias=True))
+    assert torch.equal(
+        A.resized_crop(image, *box), F.resized_crop(image, *box, [SIZE, SIZE], antialias=True)
+    )
 
 
 def test_the_blur_s_kernel_shrinks_below_64_pixels() -> None:
-    assert [A.blur_kernel(size) for size in (300, 64, 63, 32, 16, 8, 1)] == [29, 29, 29, 15, 7, 3, 3]
+    assert [A.blur_kernel(size) for size in (300, 64, 63, 32, 16, 8, 1)] == [
+        29,
+        29,
+        29,
+        15,
+        7,
+        3,
+        3,
+    ]
 
 
 def test_normalisation_uses_the_imagenet_statistics(image: torch.Tensor) -> None:

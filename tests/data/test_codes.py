@@ -15,18 +15,49 @@ GAPS = np.sort(RNG.permutation(150)[:N])
 TWO_TABLES = np.r_[np.arange(40), np.arange(20)]
 
 
-@pytest.mark.parametrize("name", ["Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.1.1", "unnamed_0", "index", "level_0", "row.names", "rownames"])
-@pytest.mark.parametrize("values", [np.arange(N), np.arange(1, N + 1), RNG.permutation(N), GAPS, RNG.permutation(GAPS), TWO_TABLES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Unnamed: 0",
+        "Unnamed: 0.1",
+        "Unnamed: 0.1.1",
+        "unnamed_0",
+        "index",
+        "level_0",
+        "row.names",
+        "rownames",
+    ],
+)
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(N),
+        np.arange(1, N + 1),
+        RNG.permutation(N),
+        GAPS,
+        RNG.permutation(GAPS),
+        TWO_TABLES,
+    ],
+)
 def test_left_over_indices_are_no_features(name: str, values: np.ndarray) -> None:
-    schema = infer_schema(pd.DataFrame({name: values.astype(str), "kind": list("ab") * (N // 2)}), target="kind")
+    schema = infer_schema(
+        pd.DataFrame({name: values.astype(str), "kind": list("ab") * (N // 2)}), target="kind"
+    )
     assert schema.features == ()
     assert set(schema.dropped) == {name}
 
 
 @pytest.mark.parametrize("name", ["Column1", "X", "X.1", "...1"])
 @pytest.mark.parametrize("values", [np.arange(1, N + 1), GAPS, RNG.permutation(GAPS)])
-def test_a_column_that_nobody_named_and_that_counts_up_is_an_index(name: str, values: np.ndarray) -> None:
-    assert infer_schema(pd.DataFrame({name: values, "kind": list("ab") * (N // 2)}), target="kind").features == ()
+def test_a_column_that_nobody_named_and_that_counts_up_is_an_index(
+    name: str, values: np.ndarray
+) -> None:
+    assert (
+        infer_schema(
+            pd.DataFrame({name: values, "kind": list("ab") * (N // 2)}), target="kind"
+        ).features
+        == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +74,9 @@ def test_a_column_that_nobody_named_and_that_counts_up_is_an_index(name: str, va
     ],
 )
 def test_quantities_stay(name: str, values: np.ndarray) -> None:
-    assert infer_schema(pd.DataFrame({name: values, "kind": list("ab") * (N // 2)}), target="kind").numeric == (name,)
+    assert infer_schema(
+        pd.DataFrame({name: values, "kind": list("ab") * (N // 2)}), target="kind"
+    ).numeric == (name,)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +104,21 @@ def test_likely_codes(name: str, values: np.ndarray, expected: bool) -> None:
 
 def test_likely_codes_stay_quantities_and_are_named_unless_declared() -> None:
     frame = pd.DataFrame(
-        {"zip": RNG.integers(98001, 98040, 200), "grade": RNG.integers(1, 5, 200), "w": RNG.normal(size=200), "kind": ["a", "b"] * 100}
+        {
+            "zip": RNG.integers(98001, 98040, 200),
+            "grade": RNG.integers(1, 5, 200),
+            "w": RNG.normal(size=200),
+            "kind": ["a", "b"] * 100,
+        }
     )
     warnings: list[str] = []
     assert infer_schema(frame, target="kind", warnings=warnings).numeric == ("zip", "grade", "w")
     assert warnings == [
-        'whole numbers that may be codes are read as quantities: "zip", "grade"; where they are codes of things, '
-        'make them categories with --data.categorical "zip,grade"'
+        'whole numbers that may be codes are read as quantities: "zip", "grade"; where they are'
+        ' codes of things, make them categories with --data.categorical "zip,grade"'
     ]
     warnings.clear()
-    schema = infer_schema(frame, target="kind", numeric=["grade"], categorical=["zip"], warnings=warnings)
+    schema = infer_schema(
+        frame, target="kind", numeric=["grade"], categorical=["zip"], warnings=warnings
+    )
     assert (schema.numeric, schema.categorical, warnings) == (("grade", "w"), ("zip",), [])

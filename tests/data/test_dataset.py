@@ -13,18 +13,23 @@ from gaal_fast.data.augment import augment, normalise, sample_rng
 from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, TableModality
 from gaal_fast.data.image_store import ImageStore
 from gaal_fast.data.loader import EpochSampler, auto_workers, make_loader
-from tests.data.conftest import write_pictures
+from tests.data.conftest import write_images
 
 N = 11
-ROWS = np.array([9, 4, 0, 2, 7, 5, 10])  # 2 has no picture, 5 a broken one, 7 no table, 10 neither
+ROWS = np.array([9, 4, 0, 2, 7, 5, 10])  # 2 has no image, 5 a broken one, 7 no table, 10 neither
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
     names = [f"{i}.png" for i in range(N)]
-    write_pictures(tmp_path, names)
+    write_images(tmp_path, names)
     (tmp_path / "5.png").write_bytes(b"broken")
-    return ImageStore([None if i in (2, 10) else str(tmp_path / name) for i, name in enumerate(names)], 8, "photo", "none")
+    return ImageStore(
+        [None if i in (2, 10) else str(tmp_path / name) for i, name in enumerate(names)],
+        8,
+        "photo",
+        "none",
+    )
 
 
 @pytest.fixture
@@ -32,18 +37,34 @@ def features() -> np.ndarray:
     return np.arange(3 * N, dtype=np.float32).reshape(N, 3)
 
 
-def build(store: ImageStore, features: np.ndarray, preset: str = "none", seed: int = 0, rows: np.ndarray = ROWS) -> FusionDataset:
+def build(
+    store: ImageStore,
+    features: np.ndarray,
+    preset: str = "none",
+    seed: int = 0,
+    rows: np.ndarray = ROWS,
+) -> FusionDataset:
     present = ~np.isin(np.arange(N), [7, 10])
-    return FusionDataset(rows, np.arange(N) % 3, [ImageModality(store, preset, seed), TableModality(features, present)])
+    return FusionDataset(
+        rows,
+        np.arange(N) % 3,
+        [ImageModality(store, preset, seed), TableModality(features, present)],
+    )
 
 
 def equal(one: Batch, two: Batch) -> bool:
     tensors = [(one.target, two.target), (one.index, two.index)]
-    tensors += [(part(one)[m], part(two)[m]) for part in (lambda b: b.inputs, lambda b: b.rows) for m in ("image", "table")]
+    tensors += [
+        (part(one)[m], part(two)[m])
+        for part in (lambda b: b.inputs, lambda b: b.rows)
+        for m in ("image", "table")
+    ]
     return one.inputs.keys() == two.inputs.keys() and all(torch.equal(a, b) for a, b in tensors)
 
 
-def test_a_batch_has_each_modality_of_the_rows_that_possess_it(store: ImageStore, features: np.ndarray) -> None:
+def test_a_batch_has_each_modality_of_the_rows_that_possess_it(
+    store: ImageStore, features: np.ndarray
+) -> None:
     batch = build(store, features).__getitems__(range(7))
     assert len(batch) == 7
     assert batch.index.tolist() == ROWS.tolist()
@@ -52,7 +73,9 @@ def test_a_batch_has_each_modality_of_the_rows_that_possess_it(store: ImageStore
     assert batch.rows["table"].tolist() == [0, 1, 2, 3, 5]
     assert torch.equal(batch.inputs["table"], torch.from_numpy(features[[9, 4, 0, 2, 5]]))
     assert batch.inputs["image"].dtype == torch.float32
-    assert torch.equal(batch.inputs["image"], normalise(torch.stack([store.get(row)[0] for row in (9, 4, 0, 7)])))
+    assert torch.equal(
+        batch.inputs["image"], normalise(torch.stack([store.get(row)[0] for row in (9, 4, 0, 7)]))
+    )
     assert [(issue.row, issue.column) for issue in batch.issues] == [(5, "photo")]
     assert {t.dtype for t in (batch.target, batch.index, *batch.rows.values())} == {torch.int64}
 
@@ -70,7 +93,10 @@ def test_a_modality_that_no_row_has_is_empty(store: ImageStore, features: np.nda
 
 def test_keys_choose_the_augmentation(store: ImageStore, features: np.ndarray) -> None:
     batch = build(store, features, "light", seed=4).__getitems__([(3, 0), (8, 2)])
-    expected = [augment(store.get(row)[0], "light", sample_rng(4, epoch, row)) for epoch, row in ((3, 9), (8, 0))]
+    expected = [
+        augment(store.get(row)[0], "light", sample_rng(4, epoch, row))
+        for epoch, row in ((3, 9), (8, 0))
+    ]
     assert torch.equal(batch.inputs["image"], normalise(torch.stack(expected)))
     assert batch.index.tolist() == [9, 0]
 
@@ -78,7 +104,10 @@ def test_keys_choose_the_augmentation(store: ImageStore, features: np.ndarray) -
 def test_batches_move_between_devices(store: ImageStore, features: np.ndarray) -> None:
     batch = build(store, features).__getitems__(range(7))
     moved = batch.to("meta", non_blocking=True)
-    assert {t.device.type for t in (moved.target, moved.index, *moved.inputs.values(), *moved.rows.values())} == {"meta"}
+    assert {
+        t.device.type
+        for t in (moved.target, moved.index, *moved.inputs.values(), *moved.rows.values())
+    } == {"meta"}
     assert moved.issues == batch.issues
     assert equal(batch, batch.to("cpu"))
 
@@ -105,7 +134,16 @@ def test_the_order_depends_on_seed_and_epoch_and_resumes_anywhere() -> None:
 
     assert order(1, 2) == order(1, 2)
     assert {epoch for batch in order(1, 2) for epoch, _ in batch} == {2}
-    assert len({str(order(seed, epoch)).replace(f"({epoch},", "(") for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+    assert (
+        len(
+            {
+                str(order(seed, epoch)).replace(f"({epoch},", "(")
+                for seed in (0, 1)
+                for epoch in (0, 1, 2)
+            }
+        )
+        == 6
+    )
     for start in range(8):
         assert order(1, 2, start) == order(1, 2)[start:]
     with pytest.raises(ValueError, match="batch_size"):
@@ -113,7 +151,9 @@ def test_the_order_depends_on_seed_and_epoch_and_resumes_anywhere() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loaders_give_the_same_batches_with_and_without_processes(store: ImageStore, features: np.ndarray, workers: int) -> None:
+def test_loaders_give_the_same_batches_with_and_without_processes(
+    store: ImageStore, features: np.ndarray, workers: int
+) -> None:
     dataset = build(store, features, "paper", rows=np.arange(N))
     sampler = EpochSampler(N, 4, seed=1)
     loader = make_loader(dataset, sampler=sampler, workers=workers)
@@ -135,7 +175,7 @@ def test_loaders_give_the_same_batches_with_and_without_processes(store: ImageSt
         make_loader(dataset)
 
 
-def test_processes_are_used_only_where_pictures_cost_something(
+def test_processes_are_used_only_where_images_cost_something(
     store: ImageStore, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = np.arange(300) % N

@@ -1,4 +1,6 @@
-"""Dates in the forms that people and programs write: decided over the column, and read the same way at prediction."""
+"""Dates in the forms that people and programs write: decided over the column, and read the same way
+at prediction.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,21 @@ def choose(texts: list[object], order: str = "auto") -> str | None:
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("time", "part"),
-    [("", 0.0), (" 18:00", 0.75), (" 18:00:00", 0.75), (", 6:00 PM", 0.75), (" 6:00:00 p.m.", 0.75), ("T18:00:00.000", 0.75)],
+    [
+        ("", 0.0),
+        (" 18:00", 0.75),
+        (" 18:00:00", 0.75),
+        (", 6:00 PM", 0.75),
+        (" 6:00:00 p.m.", 0.75),
+        ("T18:00:00.000", 0.75),
+    ],
 )
 def test_every_common_form_is_read_exactly(form: str, written: str, time: str, part: float) -> None:
     texts = pd.Series([day.strftime(written) + time for day in DAYS] + [""], dtype=object)
     found = choose_format(texts)
     assert found is not None
-    # ISO 8601 has no afternoon: the same order of year, month and day with a time as people write it.
+    # ISO 8601 has no afternoon: the same order of year, month and day with a time as people write
+    # it.
     assert found.format == ("%Y-%m-%d" if form == "ISO8601" and "m" in time.lower() else form)
     assert not found.ambiguous
     assert to_days(texts, found.format).values[:3].tolist() == [number + part for number in NUMBERS]
@@ -87,42 +97,65 @@ def test_open_order_of_day_and_month() -> None:
     assert choose([text.replace("/", ".") for text in texts]) == "%d.%m.%Y"
     assert choose([text.replace("/", "-") for text in texts], "month-day") == "%m-%d-%Y"
     assert not choose_format(pd.Series(["01/01/2023", "05/05/2023"], dtype=object)).ambiguous
-    assert choose(["13/01/2023", "01/02/2023"], "month-day") == "%d/%m/%Y", "what the column tells is not overruled"
+    assert choose(["13/01/2023", "01/02/2023"], "month-day") == "%d/%m/%Y", (
+        "what the column tells is not overruled"
+    )
 
 
 def test_an_open_column_is_named_or_follows_another() -> None:
-    frame = pd.DataFrame({"kind": ["a", "b", "a"], "seen": ["01/02/2023", "03/04/2023", "07/08/2023"]})
+    frame = pd.DataFrame(
+        {"kind": ["a", "b", "a"], "seen": ["01/02/2023", "03/04/2023", "07/08/2023"]}
+    )
     warnings: list[str] = []
     schema = infer_schema(frame, target="kind", warnings=warnings)
     assert schema.date_formats == {"seen": "%m/%d/%Y"}
     assert warnings == [
-        'column "seen": its dates leave open which number is the day; read as 12/31/2023 (month before day); '
-        "say otherwise with --data.date-order"
+        'column "seen": its dates leave open which number is the day; read as 12/31/2023 (month'
+        " before day); say otherwise with --data.date-order"
     ]
     assert 'dates are read: "seen" as 12/31/2023' in schema.describe()
     for told, form in (("25/12/2023", "%d/%m/%Y"), ("12/25/2023", "%m/%d/%Y")):
         warnings.clear()
-        schema = infer_schema(frame.assign(sold=told, born=[told, "01/01/2023", ""]), target="kind", warnings=warnings)
+        schema = infer_schema(
+            frame.assign(sold=told, born=[told, "01/01/2023", ""]), target="kind", warnings=warnings
+        )
         assert schema.date_formats == {"seen": form, "born": form}
         assert warnings == []
-    assert infer_schema(frame, target="kind", date_order="day-month", warnings=warnings).date_formats == {"seen": "%d/%m/%Y"}
+    assert infer_schema(
+        frame, target="kind", date_order="day-month", warnings=warnings
+    ).date_formats == {"seen": "%d/%m/%Y"}
     assert warnings == []
 
 
 def test_a_few_bad_dates_are_missing_and_named() -> None:
     texts = [f"{1 + i % 28:02d}.{1 + i % 12:02d}.2023" for i in range(39)]
     warnings: list[str] = []
-    schema = infer_schema(pd.DataFrame({"kind": ["a", "b"] * 20, "d": ["soon", *texts]}), target="kind", warnings=warnings)
+    schema = infer_schema(
+        pd.DataFrame({"kind": ["a", "b"] * 20, "d": ["soon", *texts]}),
+        target="kind",
+        warnings=warnings,
+    )
     assert schema.date_formats == {"d": "%d.%m.%Y"}
-    assert warnings == ['column "d": 1 of 40 values are no dates (row 1 holds "soon"); taken as missing']
+    assert warnings == [
+        'column "d": 1 of 40 values are no dates (row 1 holds "soon"); taken as missing'
+    ]
 
 
 def test_dates_that_mean_never_do_not_flatten_the_others() -> None:
-    frame = pd.DataFrame({"kind": ["a", "b"] * 2, "end": ["2023-01-01", "9999-12-31", "2023-01-03", "0001-01-01"]})
+    frame = pd.DataFrame(
+        {"kind": ["a", "b"] * 2, "end": ["2023-01-01", "9999-12-31", "2023-01-03", "0001-01-01"]}
+    )
     warnings: list[str] = []
     schema = infer_schema(frame, target="kind", warnings=warnings)
-    assert warnings == ['column "end": 2 dates far from all others count as missing (row 2 holds "9999-12-31")']
-    assert np.isnan(to_days(frame["end"], schema.date_formats["end"]).values).tolist() == [False, True, False, True]
+    assert warnings == [
+        'column "end": 2 dates far from all others count as missing (row 2 holds "9999-12-31")'
+    ]
+    assert np.isnan(to_days(frame["end"], schema.date_formats["end"]).values).tolist() == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_what_comes_round_becomes_features_where_the_rows_span_it() -> None:
@@ -130,14 +163,20 @@ def test_what_comes_round_becomes_features_where_the_rows_span_it() -> None:
     frame = pd.DataFrame({"d": days.dt.strftime("%d.%m.%Y %H:%M"), "kind": "a"})
     schema = infer_schema(frame, target="kind")
     names = ["d", "d: day of month"]
-    names += [f"d: {word} ({wave})" for word in ("time of year", "weekday", "time of day") for wave in ("sin", "cos")]
+    names += [
+        f"d: {word} ({wave})"
+        for word in ("time of year", "weekday", "time of day")
+        for wave in ("sin", "cos")
+    ]
     fitted = TablePreprocessor(schema).fit(frame, np.arange(800))
     assert fitted.feature_names == names
     parts = date_parts(to_days(frame["d"], "%d.%m.%Y %H:%M"[:8]).values, "d")
     weekday = days.dt.day_of_week.to_numpy() * 2 * np.pi / 7
     np.testing.assert_allclose(parts["d: weekday (sin)"], np.sin(weekday), atol=1e-9)
     np.testing.assert_allclose(parts["d: weekday (cos)"], np.cos(weekday), atol=1e-9)
-    np.testing.assert_allclose(parts["d: time of day (sin)"][:2], [1, np.sin(2 * np.pi * 7 / 24)], atol=1e-9)
+    np.testing.assert_allclose(
+        parts["d: time of day (sin)"][:2], [1, np.sin(2 * np.pi * 7 / 24)], atol=1e-9
+    )
     assert parts["d: day of month"][:3].tolist() == [1, 2, 3]
     few = to_days(frame["d"][:20], "%d.%m.%Y").values
     assert list(informative_parts(np.floor(few), "d")) == ["d: weekday (sin)", "d: weekday (cos)"]
@@ -154,11 +193,16 @@ def test_prediction_reads_the_form_of_the_training() -> None:
     np.testing.assert_array_equal(features, fitted.transform(frame).features[[0, 2]])
     typed = pd.DataFrame({"d": pd.to_datetime(["2023-04-03", "2023-02-01"])})
     np.testing.assert_array_equal(fitted.transform(typed, "new.csv", warnings).features, features)
-    objects = pd.DataFrame({"d": pd.Series([datetime.date(2023, 4, 3), datetime.date(2023, 2, 1)], dtype=object)})
+    objects = pd.DataFrame(
+        {"d": pd.Series([datetime.date(2023, 4, 3), datetime.date(2023, 2, 1)], dtype=object)}
+    )
     np.testing.assert_array_equal(fitted.transform(objects, "new.csv", warnings).features, features)
     assert warnings == []
     other = fitted.transform(pd.DataFrame({"d": ["2023-04-03", "25/12/2023"]}), "new.csv", warnings)
-    assert warnings == ['column "d": 1 of 2 values are no dates like 31/12/2023 (row 1 holds "2023-04-03"); taken as missing']
+    assert warnings == [
+        'column "d": 1 of 2 values are no dates like 31/12/2023 (row 1 holds "2023-04-03"); taken'
+        " as missing"
+    ]
     assert other.present.tolist() == [False, True]
 
 

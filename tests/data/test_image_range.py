@@ -53,8 +53,10 @@ def test_the_training_images_decide_each_kind_once(files: dict[str, str]) -> Non
     assert reading == ImageReading((0.0, 4095.0), (-1000.0, 2000.0), (0.0, 1.0))
     assert decide_ranges(found, set(files.values()), None, warnings).bits16 == (0.0, 65535.0)
     assert warnings == []
-    assert reading.describe()[0] == (
-        "16-bit images: values 0 to 4095 become 0 to 255 (found in the training images; --data.image-range changes it)"
+    assert (
+        reading.describe()[0]
+        == "16-bit images: values 0 to 4095 become 0 to 255 (found in the training images;"
+        " --data.image-range changes it)"
     )
     assert ImageReading().describe() == []
 
@@ -74,9 +76,10 @@ def test_a_range_that_is_given_holds_for_every_kind_and_is_kept(
     decide_ranges(survey([files["a.jpg"]]), set(), (0.0, 5000.0), warnings)
     assert warnings == ["--data.image-range has no effect: no image has more than 8 bits"]
     decide_ranges(survey([files["twelve"]]), set(), (0.0, 1000.0), warnings)
-    assert warnings[1] == (
-        "the range 0 to 1000 of --data.image-range does not suit: 75% of the values of these 16-bit images lie beyond it "
-        "and are cut off"
+    assert (
+        warnings[1]
+        == "the range 0 to 1000 of --data.image-range does not suit: 75% of the values of these"
+        " 16-bit images lie beyond it and are cut off"
     )
 
 
@@ -103,21 +106,26 @@ def test_a_prediction_keeps_the_ranges_and_says_what_they_do_not_suit(
     assert extend_ranges(survey([files["twelve"], files["a.jpg"]]), trained, warnings) == trained
     assert warnings == []
     assert extend_ranges(survey([files["bright"]]), trained, warnings) == trained
-    assert warnings.pop() == (
-        "the range 0 to 4095 of the training images does not suit: 92% of the values of these 16-bit images lie beyond it "
-        "and are cut off"
+    assert (
+        warnings.pop()
+        == "the range 0 to 4095 of the training images does not suit: 92% of the values of these"
+        " 16-bit images lie beyond it and are cut off"
     )
     assert extend_ranges(
         survey([files["twelve"]]), ImageReading(bits16=(0.0, 65535.0)), warnings
     ).bits16 == (0.0, 65535.0)
-    assert warnings.pop() == (
-        "the range 0 to 65535 of the training images does not suit: these 16-bit images reach 4000 only and become nearly black"
+    assert (
+        warnings.pop()
+        == "the range 0 to 65535 of the training images does not suit: these 16-bit images reach"
+        " 4000 only and become nearly black"
     )
     assert extend_ranges(survey([files["signed"]]), trained, warnings) == ImageReading(
         (0.0, 4095.0), (-1000.0, 2000.0)
     )
-    assert warnings.pop() == (
-        "integer images (1), which the training did not have: values -1000 to 2000, found in these images, become 0 to 255"
+    assert (
+        warnings.pop()
+        == "integer images (1), which the training did not have: values -1000 to 2000, found in"
+        " these images, become 0 to 255"
     )
     extend_ranges(survey([files["bytes.png"]]), ImageReading(bits16=(3000.0, 3100.0)), warnings)
     assert re.search(

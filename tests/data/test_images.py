@@ -1,4 +1,6 @@
-"""Decoding: every kind of picture to the same square RGB, and a reason for those that cannot be read."""
+"""Decoding: every kind of image to the same square RGB, and a reason for those that cannot be
+read.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def plain(path: Path, mode: str, colour: object, **options: object) -> torch.Ten
         ("a.webp", "RGB", (255, 255, 255), (255, 255, 255)),
     ],
 )
-def test_every_mode_becomes_rgb(tmp_path: Path, name: str, mode: str, colour: object, expected: tuple[int, int, int]) -> None:
+def test_every_mode_becomes_rgb(
+    tmp_path: Path, name: str, mode: str, colour: object, expected: tuple[int, int, int]
+) -> None:
     image = plain(tmp_path / name, mode, colour)
     assert image.dtype == torch.uint8
     assert image.shape == (3, 4, 4)
@@ -68,9 +72,16 @@ def test_a_palette_with_transparency_lies_on_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"}), ("a.webp", {"lossless": True})],
+    [
+        ("a.png", {}),
+        ("a.tif", {}),
+        ("a.tif", {"compression": "tiff_lzw"}),
+        ("a.webp", {"lossless": True}),
+    ],
 )
-def test_exif_rotation_is_undone_once(tmp_path: Path, orientation: int, name: str, options: dict[str, object]) -> None:
+def test_exif_rotation_is_undone_once(
+    tmp_path: Path, orientation: int, name: str, options: dict[str, object]
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -89,12 +100,23 @@ def test_a_16_bit_tiff_is_turned_as_an_8_bit_png(tmp_path: Path, orientation: in
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     for name, samples, photometric in (("g.tif", pixels, 1), ("c.tif", np.dstack([pixels] * 3), 2)):
-        write_tiff(tmp_path / name, samples.astype(np.uint16) * 257, orientation=orientation, photometric=photometric)
-        assert torch.equal(decode(tmp_path / name, 8, {"16-bit": (0, 65535)}), decode(tmp_path / "a.png", 8))
+        write_tiff(
+            tmp_path / name,
+            samples.astype(np.uint16) * 257,
+            orientation=orientation,
+            photometric=photometric,
+        )
+        assert torch.equal(
+            decode(tmp_path / name, 8, {"16-bit": (0, 65535)}), decode(tmp_path / "a.png", 8)
+        )
 
 
-@pytest.mark.parametrize(("orientation", "white_edge"), [(1, "top"), (3, "bottom"), (6, "right"), (8, "left")])
-def test_a_jpeg_that_is_decoded_small_is_turned_once(tmp_path: Path, orientation: int, white_edge: str) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "white_edge"), [(1, "top"), (3, "bottom"), (6, "right"), (8, "left")]
+)
+def test_a_jpeg_that_is_decoded_small_is_turned_once(
+    tmp_path: Path, orientation: int, white_edge: str
+) -> None:
     pixels = np.zeros((512, 768, 3), np.uint8)
     pixels[:100] = 255
     exif = Image.Exif()
@@ -115,15 +137,30 @@ RAMP = np.array([[0, 1000], [2000, 4095]])
         ("16-bit", RAMP.astype(np.uint16), (1000, 2000), [0, 0, 255, 255]),
         ("integer", (RAMP - 1024).astype(np.int16), (-1024, 3071), [0, 62, 125, 255]),
         ("integer", (RAMP - 1024).astype(np.int32), (-1024, 3071), [0, 62, 125, 255]),
-        ("integer", np.array([[0, 2**31], [2**32 - 1, 1]], np.uint32), (0, 2.0**32 - 1), [0, 128, 255, 0]),
+        (
+            "integer",
+            np.array([[0, 2**31], [2**32 - 1, 1]], np.uint32),
+            (0, 2.0**32 - 1),
+            [0, 128, 255, 0],
+        ),
         ("integer", np.array([[-128, 0], [127, -1]], np.int8), (-128, 127), [0, 128, 255, 127]),
         ("float", (RAMP / 4095).astype(np.float32), (0, 1), [0, 62, 125, 255]),
-        ("float", np.array([[np.nan, np.inf], [-np.inf, 0.4]], np.float32), (0, 1), [0, 255, 0, 102]),
+        (
+            "float",
+            np.array([[np.nan, np.inf], [-np.inf, 0.4]], np.float32),
+            (0, 1),
+            [0, 255, 0, 102],
+        ),
     ],
 )
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_values_are_scaled_by_the_range_given(
-    tmp_path: Path, kind: str, samples: np.ndarray, limits: tuple[float, float], expected: list[int], big_endian: bool
+    tmp_path: Path,
+    kind: str,
+    samples: np.ndarray,
+    limits: tuple[float, float],
+    expected: list[int],
+    big_endian: bool,
 ) -> None:
     # Pillow reads unsigned 32 bits in one byte order only.
     write_tiff(tmp_path / "a.tif", samples, big_endian=big_endian and samples.dtype != np.uint32)
@@ -143,12 +180,26 @@ def test_16_bit_colors_keep_both_their_bytes(tmp_path: Path) -> None:
     for big_endian in (False, True):
         for deflate in (False, True):
             name = f"{big_endian}{deflate}"
-            write_tiff(tmp_path / f"rgb{name}.tif", samples[:, :, :3], photometric=2, big_endian=big_endian, deflate=deflate)
-            write_tiff(tmp_path / f"rgba{name}.tif", samples, photometric=2, big_endian=big_endian, deflate=deflate)
+            write_tiff(
+                tmp_path / f"rgb{name}.tif",
+                samples[:, :, :3],
+                photometric=2,
+                big_endian=big_endian,
+                deflate=deflate,
+            )
+            write_tiff(
+                tmp_path / f"rgba{name}.tif",
+                samples,
+                photometric=2,
+                big_endian=big_endian,
+                deflate=deflate,
+            )
     files = sorted(tmp_path.iterdir())
     assert len(files) == 10
     for file in files:
-        np.testing.assert_array_equal(decode(file, 6, {"16-bit": (0, 4095)}).permute(1, 2, 0).numpy(), expected, file.name)
+        np.testing.assert_array_equal(
+            decode(file, 6, {"16-bit": (0, 4095)}).permute(1, 2, 0).numpy(), expected, file.name
+        )
     write_png16(tmp_path / "la.png", samples[:, :, [0, 3]])
     grey = decode(tmp_path / "la.png", 6, {"16-bit": (0, 4095)}).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(grey, expected[:, :, [0, 0, 0]])
@@ -157,9 +208,21 @@ def test_16_bit_colors_keep_both_their_bytes(tmp_path: Path) -> None:
 def test_transparent_16_bit_values_lie_on_white(tmp_path: Path) -> None:
     samples = np.array([[100, 4095], [100, 0]], np.uint16)
     write_png16(tmp_path / "a.png", samples, png_chunk(b"tRNS", struct.pack(">H", 100)))
-    assert decode(tmp_path / "a.png", 2, {"16-bit": (0, 4095)})[0].flatten().tolist() == [255, 255, 255, 0]
-    write_png16(tmp_path / "la.png", np.dstack([samples, np.array([[0, 65535], [65535, 13107]], np.uint16)]))
-    assert decode(tmp_path / "la.png", 2, {"16-bit": (0, 4095)})[0].flatten().tolist() == [255, 255, 6, 204]
+    assert decode(tmp_path / "a.png", 2, {"16-bit": (0, 4095)})[0].flatten().tolist() == [
+        255,
+        255,
+        255,
+        0,
+    ]
+    write_png16(
+        tmp_path / "la.png", np.dstack([samples, np.array([[0, 65535], [65535, 13107]], np.uint16)])
+    )
+    assert decode(tmp_path / "la.png", 2, {"16-bit": (0, 4095)})[0].flatten().tolist() == [
+        255,
+        255,
+        6,
+        204,
+    ]
 
 
 def test_a_tiff_whose_zero_is_white_is_dark_where_its_values_are_high(tmp_path: Path) -> None:
@@ -167,11 +230,18 @@ def test_a_tiff_whose_zero_is_white_is_dark_where_its_values_are_high(tmp_path: 
     write_tiff(tmp_path / "deep.tif", samples, photometric=0)
     write_tiff(tmp_path / "bytes.tif", (samples // 257).astype(np.uint8), photometric=0)
     assert decode(tmp_path / "bytes.tif", 2)[0].flatten().tolist() == [255, 0, 204, 51]
-    assert torch.equal(decode(tmp_path / "deep.tif", 2, {"16-bit": (0, 65535)}), decode(tmp_path / "bytes.tif", 2))
+    assert torch.equal(
+        decode(tmp_path / "deep.tif", 2, {"16-bit": (0, 65535)}), decode(tmp_path / "bytes.tif", 2)
+    )
 
 
 def test_8_bit_images_do_not_depend_on_a_range(tmp_path: Path) -> None:
-    for name, mode, color in (("a.png", "L", 77), ("b.png", "RGB", (10, 20, 30)), ("c.tif", "L", 3), ("d.jpg", "L", 128)):
+    for name, mode, color in (
+        ("a.png", "L", 77),
+        ("b.png", "RGB", (10, 20, 30)),
+        ("c.tif", "L", 3),
+        ("d.jpg", "L", 128),
+    ):
         Image.new(mode, (4, 4), color).save(tmp_path / name)
         ranges = dict.fromkeys(("16-bit", "integer", "float"), (0.0, 1.0))
         assert torch.equal(decode(tmp_path / name, 4, ranges), decode(tmp_path / name, 4))
@@ -200,7 +270,9 @@ def test_8_bit_images_do_not_depend_on_a_range(tmp_path: Path) -> None:
         ("float", [0, 1e6], (0, 1e6)),
     ],
 )
-def test_a_range_is_a_usual_scale_or_else_the_values(kind: str, values: list[float], expected: tuple[float, float]) -> None:
+def test_a_range_is_a_usual_scale_or_else_the_values(
+    kind: str, values: list[float], expected: tuple[float, float]
+) -> None:
     assert choose_range(np.array(values, dtype=np.float64), kind) == expected
 
 
@@ -216,7 +288,9 @@ def test_lab_and_ycbcr_become_rgb(tmp_path: Path) -> None:
     ImageCms.profileToProfile(rgb, srgb, lab, outputMode="LAB").save(tmp_path / "lab.tif")
     rgb.convert("YCbCr").save(tmp_path / "ycbcr.tif")
     for name in ("lab.tif", "ycbcr.tif"):
-        assert (decode(tmp_path / name, 4)[:, 0, 0].int() - torch.tensor([200, 100, 50])).abs().max() <= 1, name
+        assert (
+            decode(tmp_path / name, 4)[:, 0, 0].int() - torch.tensor([200, 100, 50])
+        ).abs().max() <= 1, name
 
 
 def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
@@ -236,16 +310,25 @@ def test_resizing_is_antialiased_and_fills_the_square(tmp_path: Path) -> None:
 
 def test_a_large_jpeg_is_decoded_small_with_the_same_contents(tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 1024).astype(np.uint8)
-    Image.fromarray(np.stack([np.tile(ramp, (768, 1)), np.full((768, 1024), 90, np.uint8), np.tile(ramp[::-1], (768, 1))], -1)).save(
-        tmp_path / "a.jpg", quality=95
-    )
+    Image.fromarray(
+        np.stack(
+            [
+                np.tile(ramp, (768, 1)),
+                np.full((768, 1024), 90, np.uint8),
+                np.tile(ramp[::-1], (768, 1)),
+            ],
+            -1,
+        )
+    ).save(tmp_path / "a.jpg", quality=95)
     with Image.open(tmp_path / "a.jpg") as image:
         whole = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), dtype=float)
     assert np.abs(decode(tmp_path / "a.jpg", 32).permute(1, 2, 0).numpy() - whole).max() <= 4
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_what_cannot_be_read_gives_a_reason_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_gives_a_reason_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in ("a.png", "a.jpg", "a.gif", "a.webp", "a.tif"):
         Image.fromarray(pixels).save(tmp_path / name)

@@ -35,14 +35,20 @@ def test_copies_codes_and_consequences_of_the_label_are_found(classes: int) -> N
 
 def test_filled_only_for_one_class_is_a_leak() -> None:
     target = np.repeat([0, 1], 50)
-    assert set(leaking_columns({"date of death": np.where(target == 1, RNG.normal(size=100), np.nan)}, target)) == {"date of death"}
+    assert set(
+        leaking_columns(
+            {"date of death": np.where(target == 1, RNG.normal(size=100), np.nan)}, target
+        )
+    ) == {"date of death"}
 
 
 def test_strong_features_and_rare_classes_are_no_leak() -> None:
     target = np.repeat([0, 1], 500)
     wrong = RNG.random(1000) < 0.06
     rare = np.r_[np.zeros(985, int), np.ones(15, int)]
-    assert leaking_columns({"strong": np.where(wrong, 1 - target, target).astype(float)}, target) == {}
+    assert (
+        leaking_columns({"strong": np.where(wrong, 1 - target, target).astype(float)}, target) == {}
+    )
     assert leaking_columns({"separated": target + RNG.normal(0, 0.3, 1000)}, target) == {}
     assert leaking_columns({"always the common class": RNG.normal(size=1000)}, rare) == {}
 
@@ -73,4 +79,6 @@ def test_the_tree_of_one_column_is_scikit_learns(kind: str) -> None:
         labels, column = rng.integers(0, 4, 200), _unit_range(values)
         tree = DecisionTreeClassifier(random_state=0).fit(column[:100, None], labels[:100])
         expected = tree.predict(column[100:, None])
-        np.testing.assert_array_equal(_grown_tree(column[:100], labels[:100], column[100:]), expected)
+        np.testing.assert_array_equal(
+            _grown_tree(column[:100], labels[:100], column[100:]), expected
+        )

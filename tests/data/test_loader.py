@@ -1,4 +1,6 @@
-"""Reader processes that fail, die, stall or have no shared memory: a line, or the same batches, and never a wait without end."""
+"""Reader processes that fail, die, stall or have no shared memory: a line, or the same batches, and
+never a wait without end.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,15 @@ from gaal_fast.errors import UserError
 
 ROWS, SIDE = 12, 64
 
-pytestmark = pytest.mark.skipif(get_start_method() != "fork", reason="the modalities here are sent by forking")
+pytestmark = pytest.mark.skipif(
+    get_start_method() != "fork", reason="the modalities here are sent by forking"
+)
 
 
 class Noise:
-    """Images made up from the row number, so large that a batch is more than a pipe holds; ``trouble`` happens at row 7."""
+    """Images made up from the row number, so large that a batch is more than a pipe holds;
+    ``trouble`` happens at row 7.
+    """
 
     name = "image"
 
@@ -32,9 +38,15 @@ class Noise:
         self.trouble = trouble
 
     def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
-        if self.trouble is not None and 7 in rows and torch.utils.data.get_worker_info() is not None:
+        if (
+            self.trouble is not None
+            and 7 in rows
+            and torch.utils.data.get_worker_info() is not None
+        ):
             self.trouble()
-        values = torch.from_numpy(np.stack([np.full((3, SIDE, SIDE), row, dtype=np.float32) for row in rows]))
+        values = torch.from_numpy(
+            np.stack([np.full((3, SIDE, SIDE), row, dtype=np.float32) for row in rows])
+        )
         return Loaded(values, torch.arange(len(rows)), [])
 
     def is_slow(self) -> bool:
@@ -90,15 +102,21 @@ def test_a_user_error_in_a_reader_is_the_same_as_without_one() -> None:
 def test_a_reader_that_is_killed_is_named() -> None:
     found = message(die)
     assert found.startswith("--data.workers: a reader process was killed (DataLoader worker (pid")
-    assert found.endswith("). Is there too little memory? With 0, rows are read without such processes")
+    assert found.endswith(
+        "). Is there too little memory? With 0, rows are read without such processes"
+    )
 
 
 @pytest.mark.parametrize("trouble", [sleep, stop])
-def test_a_reader_that_does_nothing_is_given_up_and_ended(monkeypatch: pytest.MonkeyPatch, trouble: object) -> None:
+def test_a_reader_that_does_nothing_is_given_up_and_ended(
+    monkeypatch: pytest.MonkeyPatch, trouble: object
+) -> None:
     monkeypatch.setattr(loader, "_POLL_SECONDS", 0.2)
     monkeypatch.setattr(loader, "STALL_SECONDS", 2.0)
     started = time.monotonic()
-    assert message(trouble).startswith("--data.workers: a reader process has stalled: no batch for ")
+    assert message(trouble).startswith(
+        "--data.workers: a reader process has stalled: no batch for "
+    )
     assert time.monotonic() - started < 20
 
 
@@ -113,7 +131,9 @@ def test_a_reader_that_is_slow_but_works_is_waited_for(monkeypatch: pytest.Monke
     assert len(read(work, workers=1)) == 3
 
 
-def test_the_longest_wait_has_an_end_where_the_system_does_not_tell_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_wait_has_an_end_where_the_system_does_not_tell_processor_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(loader, "_processor_ticks", lambda _: None)
     monkeypatch.setattr(loader, "_POLL_SECONDS", 0.2)
     monkeypatch.setattr(loader, "LONGEST_WAIT_SECONDS", 1.0)

@@ -35,7 +35,12 @@ def test_plain_words_need_no_warning(values: list[str | None], parts: list[str |
         ("part", ["train", "valid", "holdout"], [T, V, E], '"holdout" as test'),
         ("part", ["train", "eval", "test"], [T, V, E], '"eval" as val'),
         ("part", ["train", "valid", "eval"], [T, V, E], '"eval" as test'),
-        ("is_valid", ["True", "FALSE", "true"], [V, T, V], '"FALSE" as train, "True" as val, "true" as val'),
+        (
+            "is_valid",
+            ["True", "FALSE", "true"],
+            [V, T, V],
+            '"FALSE" as train, "True" as val, "true" as val',
+        ),
         ("is_valid", ["1", "0", "0"], [V, T, T], '"0" as train, "1" as val'),
         ("isTest", ["yes", "no", "no"], [E, T, T], '"no" as train, "yes" as test'),
         ("is_training_image", ["1", "0", "1"], [T, E, T], '"0" as test, "1" as train'),

@@ -1,4 +1,6 @@
-"""The table preprocessor: what it computes, what it refuses, and that it comes back from disk as it was."""
+"""The table preprocessor: what it computes, what it refuses, and that it comes back from disk as it
+was.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ FRAME = pd.DataFrame(
     }
 )
 TRAIN = np.arange(4)
-SCHEMA = TableSchema("kind", numeric=("w",), categorical=("c",), dates=("d",), missing_texts={"w": ("x",)})
+SCHEMA = TableSchema(
+    "kind", numeric=("w",), categorical=("c",), dates=("d",), missing_texts={"w": ("x",)}
+)
 
 
 def test_features_are_those_of_the_formulas() -> None:
@@ -53,7 +57,9 @@ def test_features_are_those_of_the_formulas() -> None:
 
 def test_rare_levels_share_one_column_with_those_never_seen() -> None:
     frame = pd.DataFrame({"c": ["a"] * 5 + ["b"] * 3 + ["x", "y", "", "new"]})
-    fitted = TablePreprocessor(TableSchema("kind", categorical=("c",))).fit(frame, np.arange(11), min_category_count=3)
+    fitted = TablePreprocessor(TableSchema("kind", categorical=("c",))).fit(
+        frame, np.arange(11), min_category_count=3
+    )
     assert fitted.feature_names == ["c=a", "c=b", "c=infrequent"]
     features = fitted.transform(frame)
     assert features.features[8:].tolist() == [[0, 0, 1]] * 4
@@ -61,8 +67,12 @@ def test_rare_levels_share_one_column_with_those_never_seen() -> None:
 
 
 def test_rows_without_any_value_have_no_table() -> None:
-    frame = pd.DataFrame({"w": ["1", "2", "", "inf", ""], "c": ["a", "b", "?", " NA ", "zzz"], "other": ["x"] * 5})
-    fitted = TablePreprocessor(TableSchema("kind", numeric=("w",), categorical=("c",))).fit(frame, np.arange(3))
+    frame = pd.DataFrame(
+        {"w": ["1", "2", "", "inf", ""], "c": ["a", "b", "?", " NA ", "zzz"], "other": ["x"] * 5}
+    )
+    fitted = TablePreprocessor(TableSchema("kind", numeric=("w",), categorical=("c",))).fit(
+        frame, np.arange(3)
+    )
     assert fitted.transform(frame).present.tolist() == [True, True, False, False, True]
 
 
@@ -82,7 +92,9 @@ def test_single_odd_columns_give_finite_features(columns: dict[str, list[object]
     frame = pd.DataFrame(columns)
     schema = TableSchema("kind", **{"numeric" if "w" in columns else "categorical": tuple(columns)})
     fitted = TablePreprocessor(schema).fit(frame, np.arange(3))
-    other = pd.DataFrame({name: [1e99, None, -7.5] if name == "w" else ["new", None, "a"] for name in columns})
+    other = pd.DataFrame(
+        {name: [1e99, None, -7.5] if name == "w" else ["new", None, "a"] for name in columns}
+    )
     for table in (frame, other):
         features = fitted.transform(table).features
         assert np.isfinite(features).all()
@@ -91,14 +103,23 @@ def test_single_odd_columns_give_finite_features(columns: dict[str, list[object]
 
 def test_columns_may_be_shuffled_and_joined_by_others() -> None:
     fitted = TablePreprocessor(SCHEMA).fit(FRAME, TRAIN)
-    other = FRAME.assign(extra="?", more=1)[["more", "d", "extra", "c", "w"]].rename(columns={"w": " w "})
-    np.testing.assert_array_equal(fitted.transform(other).features, fitted.transform(FRAME).features)
+    other = FRAME.assign(extra="?", more=1)[["more", "d", "extra", "c", "w"]].rename(
+        columns={"w": " w "}
+    )
+    np.testing.assert_array_equal(
+        fitted.transform(other).features, fitted.transform(FRAME).features
+    )
 
 
 def test_the_same_values_in_typed_and_in_text_files_give_the_same_features() -> None:
     schema = TableSchema("kind", numeric=("w",), categorical=("c", "ok"), dates=("d",))
     text = pd.DataFrame(
-        {"w": ["1", "", "2.5"], "c": ["1", "", "2.0"], "ok": ["True", "False", ""], "d": ["2024-01-01", "", "2024-01-02T12:00"]}
+        {
+            "w": ["1", "", "2.5"],
+            "c": ["1", "", "2.0"],
+            "ok": ["True", "False", ""],
+            "d": ["2024-01-01", "", "2024-01-02T12:00"],
+        }
     )
     typed = pd.DataFrame(
         {
@@ -111,14 +132,18 @@ def test_the_same_values_in_typed_and_in_text_files_give_the_same_features() -> 
     fitted = TablePreprocessor(schema).fit(text, np.arange(3))
     np.testing.assert_array_equal(fitted.transform(typed).features, fitted.transform(text).features)
     np.testing.assert_array_equal(
-        TablePreprocessor(schema).fit(typed, np.arange(3)).transform(text).features, fitted.transform(text).features
+        TablePreprocessor(schema).fit(typed, np.arange(3)).transform(text).features,
+        fitted.transform(text).features,
     )
 
 
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (FRAME[["w", "c"]].rename(columns=str.upper), "none of the columns the model was trained on .*another data set"),
+        (
+            FRAME[["w", "c"]].rename(columns=str.upper),
+            "none of the columns the model was trained on .*another data set",
+        ),
         (FRAME.assign(w="n.a."), 'column "w" is numeric but row 1 holds "n.a."'),
     ],
 )
@@ -135,16 +160,26 @@ def test_what_a_table_lacks_is_missing_and_named() -> None:
     found = fitted.transform(FRAME[["w"]], "new.csv", warnings)
     np.testing.assert_array_equal(found.features, expected)
     assert found.present.tolist() == [True, False, True, True, True, False]
-    assert warnings == ['new.csv lacks columns the model was trained on: "d", "c"; they count as missing in every row']
+    assert warnings == [
+        'new.csv lacks columns the model was trained on: "d", "c"; they count as missing in'
+        " every row"
+    ]
     warnings.clear()
     fitted.transform(FRAME.assign(c="", d="?"), "new.csv", warnings)
     assert warnings == ['columns without a single value, which count as missing: "d", "c"']
     warnings.clear()
-    odd = FRAME.assign(d=["2024-01-01"] * 5 + ["May"], c=["red", "mauve", "mauve", "", "blue", "pink"])
+    odd = FRAME.assign(
+        d=["2024-01-01"] * 5 + ["May"], c=["red", "mauve", "mauve", "", "blue", "pink"]
+    )
     found = fitted.transform(odd, "new.csv", warnings)
-    np.testing.assert_array_equal(found.features[5], fitted.transform(FRAME.assign(c="none seen", d="")).features[5])
+    np.testing.assert_array_equal(
+        found.features[5], fitted.transform(FRAME.assign(c="none seen", d="")).features[5]
+    )
     assert warnings == [
-        'column "d": 1 of 6 values are no dates like 2023-12-31 (row 6 holds "May"); taken as missing',
+        (
+            'column "d": 1 of 6 values are no dates like 2023-12-31 (row 6 holds "May"); taken as'
+            " missing"
+        ),
         'column "c": 3 of 5 values (60 %) were never seen in training (first: "mauve")',
     ]
     nothing = TableArrays.empty(3, fitted.n_features)
@@ -153,8 +188,12 @@ def test_what_a_table_lacks_is_missing_and_named() -> None:
 
 
 def test_a_table_without_features_is_refused_with_the_reasons() -> None:
-    schema = infer_schema(pd.DataFrame({"kind": ["a", "b"] * 3, "id": range(6), "k": ["x"] * 6}), target="kind")
-    with pytest.raises(UserError, match=r'no usable column besides the target.*"id" an identifier.*"k" is constant'):
+    schema = infer_schema(
+        pd.DataFrame({"kind": ["a", "b"] * 3, "id": range(6), "k": ["x"] * 6}), target="kind"
+    )
+    with pytest.raises(
+        UserError, match=r'no usable column besides the target.*"id" an identifier.*"k" is constant'
+    ):
         TablePreprocessor(schema).fit(pd.DataFrame(), np.arange(0))
 
 
@@ -188,7 +227,9 @@ def test_a_saved_preprocessor_holds_no_pickle_and_comes_back(tmp_path: Path) -> 
     loaded = TablePreprocessor.load(folder)
     assert loaded.schema == SCHEMA
     assert loaded.feature_names == fitted.feature_names
-    np.testing.assert_array_equal(loaded.transform(FRAME).features, fitted.transform(FRAME).features)
+    np.testing.assert_array_equal(
+        loaded.transform(FRAME).features, fitted.transform(FRAME).features
+    )
 
 
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -222,9 +263,14 @@ def test_an_unfitted_preprocessor_says_so() -> None:
 
 
 numbers = st.one_of(
-    st.none(), st.sampled_from(["", "?", "NA", "inf", "1e300"]), st.floats(allow_nan=False, width=64).map(repr), st.integers(-5, 5).map(str)
+    st.none(),
+    st.sampled_from(["", "?", "NA", "inf", "1e300"]),
+    st.floats(allow_nan=False, width=64).map(repr),
+    st.integers(-5, 5).map(str),
 )
-levels = st.one_of(st.none(), st.sampled_from(["", "a", "b", " a", "1", "1.0", "nan", "é"]), st.text(max_size=3))
+levels = st.one_of(
+    st.none(), st.sampled_from(["", "a", "b", " a", "1", "1.0", "nan", "é"]), st.text(max_size=3)
+)
 
 
 @st.composite
@@ -232,13 +278,22 @@ def tables(draw: st.DrawFn) -> tuple[pd.DataFrame, TableSchema]:
     rows = draw(st.integers(2, 12))
     kinds = draw(st.lists(st.sampled_from("nc"), min_size=1, max_size=5))
     columns = {
-        f"{kind}{i}": draw(st.lists(numbers if kind == "n" else levels, min_size=rows, max_size=rows)) for i, kind in enumerate(kinds)
+        f"{kind}{i}": draw(
+            st.lists(numbers if kind == "n" else levels, min_size=rows, max_size=rows)
+        )
+        for i, kind in enumerate(kinds)
     }
-    schema = TableSchema("kind", numeric=tuple(n for n in columns if n[0] == "n"), categorical=tuple(n for n in columns if n[0] == "c"))
+    schema = TableSchema(
+        "kind",
+        numeric=tuple(n for n in columns if n[0] == "n"),
+        categorical=tuple(n for n in columns if n[0] == "c"),
+    )
     return pd.DataFrame(columns, dtype=object), schema
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(table=tables(), rare=st.integers(1, 3), data=st.data())
 def test_any_table_is_finite_and_equal_after_a_round_trip(
     tmp_path: Path, table: tuple[pd.DataFrame, TableSchema], rare: int, data: st.DataObject

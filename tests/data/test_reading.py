@@ -1,4 +1,6 @@
-"""How a table's text and numbers are read: decided once, said, kept, and compared with the file to predict."""
+"""How a table's text and numbers are read: decided once, said, kept, and compared with the file to
+predict.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def columns(cells: dict[str, list[str]], **options: object) -> NumberColumns:
     return NumberColumns(pd.DataFrame(cells, dtype=object), **options)
 
 
-def opened(path: Path, content: bytes, **options: object) -> tuple[dict[str, list[str]], TableReading, list[str]]:
+def opened(
+    path: Path, content: bytes, **options: object
+) -> tuple[dict[str, list[str]], TableReading, list[str]]:
     path.write_bytes(content)
     warnings: list[str] = []
     frame, reading = open_table(path, warnings, TableOptions(**options))
@@ -113,11 +117,14 @@ def test_other_columns_settle_an_unclear_mark(other: str, unclear: str, value: f
         (["1,306", "987"], ";", 1306),
     ],
 )
-def test_an_unclear_mark_that_nothing_settles_is_told(cells: list[str], delimiter: str, value: float) -> None:
+def test_an_unclear_mark_that_nothing_settles_is_told(
+    cells: list[str], delimiter: str, value: float
+) -> None:
     read = columns({"w": cells}, delimiter=delimiter)
     assert read.numbers("w").values[0] == value
-    assert read.warning("w") == (
-        f'column "w": "{cells[0]}" is read as {value}, which the file does not settle '
+    assert (
+        read.warning("w")
+        == f'column "w": "{cells[0]}" is read as {value}, which the file does not settle '
         "(--data.decimal or --data.thousands says otherwise)"
     )
 
@@ -142,7 +149,10 @@ def test_flags_settle_an_unclear_mark(cell: str, options: dict[str, str], value:
 def test_a_flag_that_no_cell_of_a_column_can_follow_is_told() -> None:
     read = columns({"w": ["9.1", "7.25"]}, options=NumberOptions(decimal=","))
     assert read.numbers("w").values.tolist() == [9.1, 7.25]
-    assert read.warning("w") == 'column "w": its numbers cannot be read as --data.decimal says; read with decimal point'
+    assert (
+        read.warning("w")
+        == 'column "w": its numbers cannot be read as --data.decimal says; read with decimal point'
+    )
 
 
 def test_prediction_takes_the_trained_style_where_the_new_file_is_silent() -> None:
@@ -156,8 +166,10 @@ def test_prediction_takes_the_trained_style_where_the_new_file_is_silent() -> No
 def test_prediction_warns_of_a_mark_that_training_did_not_have() -> None:
     read = columns({"w": ["1.306"]}, trained={"w": NumberStyle(",")})
     assert read.numbers("w").values.tolist() == [1306]
-    assert read.warning("w") == (
-        'column "w": "1.306" is read as 1306, by the decimal mark of training (--decimal or --thousands says otherwise)'
+    assert (
+        read.warning("w")
+        == 'column "w": "1.306" is read as 1306, by the decimal mark of training (--decimal or'
+        " --thousands says otherwise)"
     )
     known = columns({"w": ["1.306"]}, trained={"w": NumberStyle(",", ".")})
     assert known.numbers("w").values.tolist() == [1306]
@@ -167,13 +179,19 @@ def test_prediction_warns_of_a_mark_that_training_did_not_have() -> None:
 def test_prediction_warns_where_neither_file_shows_what_a_mark_is() -> None:
     read = columns({"w": ["1.306"]}, trained={"w": NumberStyle("")})
     assert read.numbers("w").values.tolist() == [1306]
-    assert '"1.306" is read as 1306, a whole number as in training, which this file does not settle' in read.warning("w")
+    assert (
+        '"1.306" is read as 1306, a whole number as in training, which this file does not settle'
+        in read.warning("w")
+    )
 
 
 def test_prediction_warns_where_the_new_file_contradicts_the_training() -> None:
     read = columns({"w": ["1.306"], "v": ["9,1"]}, trained={"w": NumberStyle(".")})
     assert read.numbers("w").values.tolist() == [1306]
-    assert '"1.306" is read as 1306, as in the other columns of this file, unlike in training' in read.warning("w")
+    assert (
+        '"1.306" is read as 1306, as in the other columns of this file, unlike in training'
+        in read.warning("w")
+    )
 
 
 def test_another_unit_than_in_training_is_missing_and_none_at_all_is_told() -> None:
@@ -182,7 +200,10 @@ def test_another_unit_than_in_training_is_missing_and_none_at_all_is_told() -> N
     assert read.warning("w") == 'column "w" has "cm" here, had "mm" in training'
     bare = columns({"w": ["12", "3"]}, trained={"w": NumberStyle("", suffix="mm")})
     assert bare.numbers("w").values.tolist() == [12, 3]
-    assert bare.warning("w") == 'column "w" has no unit here, had "mm" in training; its numbers are taken as they stand'
+    assert (
+        bare.warning("w")
+        == 'column "w" has no unit here, had "mm" in training; its numbers are taken as they stand'
+    )
 
 
 def test_mixed_units_are_never_mixed() -> None:
@@ -267,19 +288,32 @@ def test_other_scripts_are_found(tmp_path: Path, encoding: str, words: list[str]
 
 def test_a_few_bad_bytes_do_not_change_the_encoding_of_the_rest(tmp_path: Path) -> None:
     content = "n,x\n" + "".join(f"größe{i},{i}\n" for i in range(9))
-    rows, reading, warnings = opened(tmp_path / "t.csv", content.encode().replace("ß".encode(), b"\xdf", 3))
-    assert rows["n"] == ["grö\ufffde0", "grö\ufffde1", "grö\ufffde2", *(f"größe{i}" for i in range(3, 9))]
+    rows, reading, warnings = opened(
+        tmp_path / "t.csv", content.encode().replace("ß".encode(), b"\xdf", 3)
+    )
+    assert rows["n"] == [
+        "grö\ufffde0",
+        "grö\ufffde1",
+        "grö\ufffde2",
+        *(f"größe{i}" for i in range(3, 9)),
+    ]
     assert reading.encoding == "utf-8"
-    assert warnings == [f"{tmp_path / 't.csv'}: 3 bytes that are no UTF-8 are replaced (first: line 2)"]
+    assert warnings == [
+        f"{tmp_path / 't.csv'}: 3 bytes that are no UTF-8 are replaced (first: line 2)"
+    ]
 
 
-def test_an_encoding_is_declared_or_taken_from_training_where_the_bytes_leave_it_open(tmp_path: Path) -> None:
+def test_an_encoding_is_declared_or_taken_from_training_where_the_bytes_leave_it_open(
+    tmp_path: Path,
+) -> None:
     content = "n,x\nЖук,1\n".encode("koi8-r")
     assert opened(tmp_path / "t.csv", content, encoding="koi8-r")[0]["n"] == ["Жук"]
     rows, _, warnings = opened(tmp_path / "t.csv", content, trained=TableReading("koi8-r", ","))
     assert rows["n"] == ["Жук"]
     assert warnings == []
-    assert opened(tmp_path / "t.csv", "n,x\nЖук,1\n".encode(), trained=TableReading("koi8-r", ","))[0]["n"] == ["Жук"]
+    assert opened(tmp_path / "t.csv", "n,x\nЖук,1\n".encode(), trained=TableReading("koi8-r", ","))[
+        0
+    ]["n"] == ["Жук"]
 
 
 @pytest.mark.parametrize(
@@ -305,14 +339,23 @@ def test_delimiters_are_found(tmp_path: Path, text: str, delimiter: str) -> None
 
 
 def test_a_declared_delimiter_is_taken(tmp_path: Path) -> None:
-    assert opened(tmp_path / "t.csv", b"a:b,c\n1:2,3\n", delimiter=":")[0] == {"a": ["1"], "b,c": ["2,3"]}
-    assert opened(tmp_path / "t.csv", b"sep=;\na,b;c\n1,2;3\n", delimiter=",")[0] == {"a": ["1"], "b;c": ["2;3"]}
+    assert opened(tmp_path / "t.csv", b"a:b,c\n1:2,3\n", delimiter=":")[0] == {
+        "a": ["1"],
+        "b,c": ["2,3"],
+    }
+    assert opened(tmp_path / "t.csv", b"sep=;\na,b;c\n1,2;3\n", delimiter=",")[0] == {
+        "a": ["1"],
+        "b;c": ["2;3"],
+    }
 
 
 def test_expected_columns_choose_between_delimiters(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("width,height;kind,of\n1,2;3,4\n")
     assert list(open_table(tmp_path / "t.csv")[0]) == ["width", "height;kind", "of"]
-    assert list(open_table(tmp_path / "t.csv", expected=["kind,of"])[0]) == ["width,height", "kind,of"]
+    assert list(open_table(tmp_path / "t.csv", expected=["kind,of"])[0]) == [
+        "width,height",
+        "kind,of",
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zip"])
@@ -343,6 +386,8 @@ def test_rows_of_another_width_are_told_by_their_line(tmp_path: Path) -> None:
     assert rows["a"] == ["x\ny", "2", "3"]
     told = "line 5 has 1 fields, the header has 2; in such rows the other cells count as missing"
     assert warnings == [f"{tmp_path / 't.csv'}: {told}"]
-    assert opened(tmp_path / "t.csv", b"a,b\n1\n3,4\n")[2] == [f"{tmp_path / 't.csv'}: {told.replace('5', '2')}"]
+    assert opened(tmp_path / "t.csv", b"a,b\n1\n3,4\n")[2] == [
+        f"{tmp_path / 't.csv'}: {told.replace('5', '2')}"
+    ]
     with pytest.raises(UserError, match=r"t\.csv: line 5 has 3 fields, the header has 2"):
         opened(tmp_path / "t.csv", b'sep=,\na,b\n"x\ny",1\n2,3,4\n5,6\n')

@@ -11,7 +11,7 @@ import pytest
 from gaal_fast.data.image_folder import ImageFolder
 from gaal_fast.data.schema import TableSchema, infer_schema
 from gaal_fast.errors import UserError
-from tests.data.conftest import write_pictures
+from tests.data.conftest import write_images
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -65,7 +65,9 @@ def test_kinds_are_found(cells: object, kind: str) -> None:
         assert schema.features == ()
 
 
-@pytest.mark.parametrize("name", ["id", "ID", "PassengerId", "row_id", "id_leaf", "item-no", "unnamed_0", "UUID"])
+@pytest.mark.parametrize(
+    "name", ["id", "ID", "PassengerId", "row_id", "id_leaf", "item-no", "unnamed_0", "UUID"]
+)
 def test_different_integers_are_an_identifier_where_the_name_says_so(name: str) -> None:
     values = RNG.permutation(1000)[:N]
     assert "identifier" in infer({name: values})[0].dropped[name]
@@ -91,24 +93,34 @@ def test_a_number_column_with_a_few_bad_cells_stays_numeric_and_remembers_them()
 def test_a_column_most_of_whose_cells_are_numbers_is_numeric() -> None:
     schema, warnings = infer({"w": ["1.5", "2", "3", "low"] * (N // 4)})
     assert schema.numeric == ("w",)
-    assert warnings == ['column "w": 10 of 40 values are no numbers (row 4 holds "low"); taken as missing']
+    assert warnings == [
+        'column "w": 10 of 40 values are no numbers (row 4 holds "low"); taken as missing'
+    ]
     schema, warnings = infer({"w": ["1", "2", "low", "high"] * (N // 4)})
     assert schema.categorical == ("w",)
-    assert warnings == ['column "w": 20 of 40 values are no numbers (row 3 holds "low"); categorical']
+    assert warnings == [
+        'column "w": 20 of 40 values are no numbers (row 3 holds "low"); categorical'
+    ]
     assert infer({"w": ["1", "low", "mid", "high"] * (N // 4)})[1] == []
 
 
 def test_words_for_missing_do_not_count_against_the_numbers() -> None:
-    schema, warnings = infer({"w": ["1.5", "unknown", "N.A.", "(none)"] * (N // 4 - 1) + ["2", "3", "4", "x"]})
+    schema, warnings = infer(
+        {"w": ["1.5", "unknown", "N.A.", "(none)"] * (N // 4 - 1) + ["2", "3", "4", "x"]}
+    )
     assert schema.numeric == ("w",)
-    assert warnings == ['column "w": 28 of 40 values are no numbers (row 2 holds "unknown"); taken as missing']
+    assert warnings == [
+        'column "w": 28 of 40 values are no numbers (row 2 holds "unknown"); taken as missing'
+    ]
     assert infer({"w": ["red", "unknown"] * (N // 2)})[0].categorical == ("w",)
 
 
 def test_numbers_of_different_units_are_told() -> None:
     schema, warnings = infer({"w": ["1 mm", "2 cm", "3 m", "4 cm"] * (N // 4)})
     assert schema.categorical == ("w",)
-    assert warnings == ['column "w" holds numbers of different units ("cm", "mm", "m"); categorical']
+    assert warnings == [
+        'column "w" holds numbers of different units ("cm", "mm", "m"); categorical'
+    ]
     assert infer({"seat": ["1A", "2B", "3C", "4A"] * (N // 4)})[1] == [
         'column "seat": 20 of 40 values are no numbers (row 2 holds "2B"); categorical'
     ]
@@ -131,7 +143,12 @@ def test_free_text_is_left_out_with_a_warning_unless_declared() -> None:
 
 
 def test_declarations_override_what_would_be_found() -> None:
-    columns = {"n1": texts(range(3, N + 3)), "n2": texts(range(7, N + 7)), "same": ["1"] * N, "c": ["x", "y"] * (N // 2)}
+    columns = {
+        "n1": texts(range(3, N + 3)),
+        "n2": texts(range(7, N + 7)),
+        "same": ["1"] * N,
+        "c": ["x", "y"] * (N // 2),
+    }
     schema, _ = infer(columns, categorical=["n*"], numeric=["same"], drop=["c"])
     assert schema.categorical == ("n1", "n2")
     assert schema.numeric == ("same",)
@@ -162,22 +179,28 @@ def test_missing_target_names_the_nearest_column() -> None:
 
 
 def test_infinite_numbers_and_padded_texts_are_reported() -> None:
-    schema, warnings = infer({"w": ["inf", "-1e300", *texts(range(N - 2))], "c": [" x", "y"] * (N // 2)})
+    schema, warnings = infer(
+        {"w": ["inf", "-1e300", *texts(range(N - 2))], "c": [" x", "y"] * (N // 2)}
+    )
     assert schema.numeric == ("w",)
     assert any('"w": 2 infinite values' in w for w in warnings)
     assert any('blanks around the values of "c"' in w for w in warnings)
 
 
 def test_split_and_group_columns_are_no_features() -> None:
-    schema, _ = infer({"part": ["train", "test"] * (N // 2), "who": texts(range(N))}, split_column="part", group_column="who")
+    schema, _ = infer(
+        {"part": ["train", "test"] * (N // 2), "who": texts(range(N))},
+        split_column="part",
+        group_column="who",
+    )
     assert (schema.split_column, schema.group_column) == ("part", "who")
     assert schema.features == ()
     assert schema.dropped == {}
 
 
-def test_the_picture_column_is_found_by_files_then_suffixes_then_stems(tmp_path: Path) -> None:
+def test_the_image_column_is_found_by_files_then_suffixes_then_stems(tmp_path: Path) -> None:
     names = [f"{i:02d}.png" for i in range(N)]
-    write_pictures(tmp_path, names)
+    write_images(tmp_path, names)
     folder = ImageFolder(tmp_path)
     other = [f"{i}.jpg" for i in range(N)]
     stems = [f"{i:02d}" for i in range(N)]
@@ -186,13 +209,15 @@ def test_the_picture_column_is_found_by_files_then_suffixes_then_stems(tmp_path:
     assert infer({"id": stems, "w": range(N)}, folder=folder)[0].image_column == "id"
     assert infer({"w": ["01", "02"] * (N // 2)}, folder=folder)[0].image_column is None
     assert infer({"pic": names, "old": other}, folder=folder, drop=["pic"])[0].image_column == "old"
-    with pytest.raises(UserError, match=r'several columns name pictures \("left", "right"\).*--data\.image-column'):
+    with pytest.raises(
+        UserError, match=r'several columns name images \("left", "right"\).*--data\.image-column'
+    ):
         infer({"left": names, "right": names[::-1]}, folder=folder)
 
 
 def test_a_second_image_column_is_said_not_to_be_used_as_images(tmp_path: Path) -> None:
     names = [f"{i:02d}.png" for i in range(N)]
-    write_pictures(tmp_path, names)
+    write_images(tmp_path, names)
     columns = {
         "pic": names,
         "back": [f"b{i}.png" for i in range(N)],
@@ -205,13 +230,17 @@ def test_a_second_image_column_is_said_not_to_be_used_as_images(tmp_path: Path) 
         schema, _ = infer(columns, folder=ImageFolder(tmp_path), **options)
         assert schema.image_column == "pic"
         assert schema.dropped == dict.fromkeys(("back", "thumb", "more", "mark"), reason)
-        assert f'not used: 4 columns ("back", "thumb", "more", "mark"): {reason}' in schema.describe()
+        assert (
+            f'not used: 4 columns ("back", "thumb", "more", "mark"): {reason}' in schema.describe()
+        )
     schema, _ = infer(columns, folder=ImageFolder(tmp_path), categorical=["mark"])
     assert schema.categorical == ("mark",)
 
 
 def test_a_schema_survives_json() -> None:
-    schema, _ = infer({"w": ["n.d.", *texts(range(100, 100 + N - 1))], "c": ["ä", "y"] * (N // 2), "k": ["z"] * N})
+    schema, _ = infer(
+        {"w": ["n.d.", *texts(range(100, 100 + N - 1))], "c": ["ä", "y"] * (N // 2), "k": ["z"] * N}
+    )
     schema = TableSchema(**{**schema.__dict__, "classes": ("a", 2)})
     assert TableSchema.from_json(schema.to_json()) == schema
     for text in ("[]", "{}", '{"target": "x"}', "nonsense"):

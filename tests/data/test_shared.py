@@ -40,7 +40,10 @@ def shared_ids(name: str, values: object, **roles: str) -> list[str]:
         ("user_id", np.arange(N) // 5),
         ("group_id", np.arange(N) // 8),
         ("product_no", np.arange(N) // 3),
-        ("Customer Name", [f"Anna {chr(65 + i % 26)}{chr(65 + i // 26)}" for i in np.arange(N) // 4]),
+        (
+            "Customer Name",
+            [f"Anna {chr(65 + i % 26)}{chr(65 + i // 26)}" for i in np.arange(N) // 4],
+        ),
         ("what", [f"K-{i:04d}" for i in np.arange(N) // 4]),
     ],
 )
@@ -50,9 +53,11 @@ def test_ids_of_several_rows_are_named(name: str, values: object) -> None:
     for number, rows in enumerate((SPLIT.train, SPLIT.val, SPLIT.test)):
         parts[rows] = number
     spread = pd.DataFrame({"v": values, "p": parts}).groupby("v")["p"].nunique()
-    assert warning == (
-        f'column "{name}": {(spread > 1).sum()} of its {len(spread)} values are in more than one part of the split; rows with one value '
-        f'may give each other away: keep them together with --data.group-column "{name}"'
+    assert (
+        warning
+        == f'column "{name}": {(spread > 1).sum()} of its {len(spread)} values are in more than one'
+        " part of the split; rows with one value may give each other away: keep them together"
+        f' with --data.group-column "{name}"'
     )
     assert shared_ids(name, values, group_column=name) == []
 
@@ -91,30 +96,53 @@ def test_groups_that_stay_in_one_part_are_fine() -> None:
         part[rows] = number
     assert shared_ids("patient", [f"P{p}{i // 10:03d}" for i, p in enumerate(part)]) == []
     [warning] = shared_ids("patient", np.arange(N) // 4, split_column="part")
-    assert warning.endswith('the parts are those of column "part"; --data.group-column "patient" alone keeps them together')
+    assert warning.endswith(
+        'the parts are those of column "part"; --data.group-column "patient" alone keeps them'
+        " together"
+    )
 
 
 def test_one_image_in_two_parts_is_named(tmp_path: Path) -> None:
     split = Split(np.array([0, 1, 2, 5]), np.array([3]), np.array([4, 6]))
-    paths: list[str | None] = [str(tmp_path / name) for name in ("a.png", "b.png", "b.png", "c.png", "./a.png", "d.png", "copy.png")]
+    paths: list[str | None] = [
+        str(tmp_path / name)
+        for name in ("a.png", "b.png", "b.png", "c.png", "./a.png", "d.png", "copy.png")
+    ]
     warnings: list[str] = []
-    for name, content in (("a.png", "one"), ("b.png", "two"), ("c.png", "333"), ("d.png", "four"), ("copy.png", "four")):
+    for name, content in (
+        ("a.png", "one"),
+        ("b.png", "two"),
+        ("c.png", "333"),
+        ("d.png", "four"),
+        ("copy.png", "four"),
+    ):
         (tmp_path / name).write_text(content)
     warn_of_shared_images(paths, "file", split, warnings)
     assert warnings == [
-        "1 pictures are in more than one part of the split (first: rows 1, 5): what is learned of one is scored again; "
-        'keep the rows of an image together with --data.group-column "file"',
-        "1 pictures are in more than one part of the split under different file names (first: rows 6, 7): "
-        "leave the copies out, or give them one value in a column for --data.group-column",
+        (
+            "1 images are in more than one part of the split (first: rows 1, 5): what is learned"
+            " of one is scored again; keep the rows of an image together with --data.group-column"
+            ' "file"'
+        ),
+        (
+            "1 images are in more than one part of the split under different file names (first:"
+            " rows 6, 7): leave the copies out, or give them one value in a column for"
+            " --data.group-column"
+        ),
     ]
     warnings.clear()
     warn_of_shared_images([None, *paths[1:4], None, None, None], "file", split, warnings)
     assert warnings == []
 
 
-def test_training_says_it_and_a_group_column_mends_it(make_config: Callable[..., SimpleNamespace]) -> None:
+def test_training_says_it_and_a_group_column_mends_it(
+    make_config: Callable[..., SimpleNamespace],
+) -> None:
     frame = catalogue(90)
     frame["photo"] = [f"{row // 3:03d}.png" for row in range(90)]
     data = load_data(make_config(frame), progress=False)
-    assert any('pictures are in more than one part of the split' in line and '"photo"' in line for line in data.warnings)
+    assert any(
+        "images are in more than one part of the split" in line and '"photo"' in line
+        for line in data.warnings
+    )
     assert load_data(make_config(frame, group_column="photo"), progress=False).warnings == []

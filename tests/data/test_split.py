@@ -1,4 +1,6 @@
-"""Splits: no row lost or shared, every class to train on, proportions kept, the same for the same seed."""
+"""Splits: no row lost or shared, every class to train on, proportions kept, the same for the same
+seed.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ from gaal_fast.data.split import Split, make_split, read_split
 from gaal_fast.errors import UserError
 
 
-def split_of(codes: np.ndarray, val: float = 0.1, test: float = 0.2, seed: int = 0, **more: object) -> Split:
-    return make_split(codes, list(range(codes.max() + 1)), val_fraction=val, test_fraction=test, seed=seed, **more)
+def split_of(
+    codes: np.ndarray, val: float = 0.1, test: float = 0.2, seed: int = 0, **more: object
+) -> Split:
+    return make_split(
+        codes, list(range(codes.max() + 1)), val_fraction=val, test_fraction=test, seed=seed, **more
+    )
 
 
 def parts_of(split: Split) -> dict[int, str]:
@@ -31,8 +37,12 @@ def parts_of(split: Split) -> dict[int, str]:
     unlabelled=st.integers(0, 5),
     seed=st.integers(0, 3),
 )
-def test_stratified_splits(counts: list[int], val: float, test: float, unlabelled: int, seed: int) -> None:
-    codes = np.random.default_rng(seed).permutation(np.r_[np.repeat(np.arange(len(counts)), counts), np.full(unlabelled, -1)])
+def test_stratified_splits(
+    counts: list[int], val: float, test: float, unlabelled: int, seed: int
+) -> None:
+    codes = np.random.default_rng(seed).permutation(
+        np.r_[np.repeat(np.arange(len(counts)), counts), np.full(unlabelled, -1)]
+    )
     split = split_of(codes, val, test, seed)
     parts = parts_of(split)
     rows = np.flatnonzero(codes >= 0)
@@ -42,7 +52,8 @@ def test_stratified_splits(counts: list[int], val: float, test: float, unlabelle
     free = len(rows) - len(counts)
     assert len(split.test) == min(max(1, round(test * len(rows))), free)
     assert len(split.val) == min(max(1, round(val * len(rows))), free - len(split.test))
-    # One row of a class is kept for training; of the others a part takes its share, up to rounding at each of the two draws.
+    # One row of a class is kept for training; of the others a part takes its share, up to rounding
+    # at each of the two draws.
     for code, count in enumerate(counts):
         share = (count - 1) / free
         assert abs((codes[split.test] == code).sum() - share * len(split.test)) < 1 + 1e-9
@@ -75,7 +86,12 @@ def test_the_seed_decides_and_the_hash_is_that_of_the_written_lines(tmp_path: Pa
     assert read_split(path, split.hash).hash == split.hash
     with pytest.raises(UserError, match=r"split\.csv has been changed"):
         read_split(path, other.hash)
-    for text in ("row,part\n1,train\n1,test\n", "row,part\n1,tain\n", "a\n1\n", "row,part\nx,train\n"):
+    for text in (
+        "row,part\n1,train\n1,test\n",
+        "row,part\n1,tain\n",
+        "a\n1\n",
+        "row,part\nx,train\n",
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=r"split\.csv is not a saved split"):
             read_split(path)
@@ -126,24 +142,40 @@ def test_there_need_be_no_test_part() -> None:
     warnings: list[str] = []
     split = split_of(codes, val=0.1, test=0.0, warnings=warnings)
     assert (len(split.train), len(split.val), len(split.test)) == (36, 4, 0)
-    assert warnings == ["there is no test part; score the run on a table of your own with evaluate --csv"]
+    assert warnings == [
+        "there is no test part; score the run on a table of your own with evaluate --csv"
+    ]
     said = ["train"] * 30 + ["val"] * 10
     split = split_of(codes, parts=said, parts_column="part", warnings=warnings)
-    assert (split.train.tolist(), split.val.tolist(), split.test.tolist()) == (list(range(30)), list(range(30, 40)), [])
+    assert (split.train.tolist(), split.val.tolist(), split.test.tolist()) == (
+        list(range(30)),
+        list(range(30, 40)),
+        [],
+    )
     split = split_of(codes, val=0.1, parts=["train"] * 40, parts_column="part")
     assert (len(split.train), len(split.val), len(split.test)) == (36, 4, 0)
-    grouped = split_of(codes, val=0.25, test=0.0, groups=[str(row // 4) for row in range(40)], groups_column="who")
+    grouped = split_of(
+        codes, val=0.25, test=0.0, groups=[str(row // 4) for row in range(40)], groups_column="who"
+    )
     assert len(grouped.test) == 0 and len(grouped.val) > 0
     assert Split.from_frame(split.to_frame()).hash == split.hash
 
 
 def test_rows_without_a_label_need_no_part() -> None:
-    split = split_of(np.array([0, 0, 1, 1, -1, 0, 1]), parts=["train", "test", "train", "test", None, "val", "val"], parts_column="p")
+    split = split_of(
+        np.array([0, 0, 1, 1, -1, 0, 1]),
+        parts=["train", "test", "train", "test", None, "val", "val"],
+        parts_column="p",
+    )
     assert split.val.tolist() == [5, 6]
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(1, 6), min_size=12, max_size=60), classes=st.integers(2, 5), seed=st.integers(0, 3))
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=12, max_size=60),
+    classes=st.integers(2, 5),
+    seed=st.integers(0, 3),
+)
 def test_groups_stay_together(sizes: list[int], classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(len(sizes)), sizes)
@@ -170,7 +202,17 @@ def test_groups_of_one_class_each_are_stratified() -> None:
 
 def test_groups_that_cannot_be_split_are_refused() -> None:
     codes = np.array([0, 1] * 6)
-    with pytest.raises(UserError, match='group column "who": 2 groups are too few to split into 3 parts'):
+    with pytest.raises(
+        UserError, match='group column "who": 2 groups are too few to split into 3 parts'
+    ):
         split_of(codes, groups=["a", "b"] * 6, groups_column="who")
-    with pytest.raises(UserError, match='split column "part": group "a" of "who" is in train and in val'):
-        split_of(codes, groups=["a"] * 12, groups_column="who", parts=["train"] * 6 + ["val"] * 2 + ["test"] * 4, parts_column="part")
+    with pytest.raises(
+        UserError, match='split column "part": group "a" of "who" is in train and in val'
+    ):
+        split_of(
+            codes,
+            groups=["a"] * 12,
+            groups_column="who",
+            parts=["train"] * 6 + ["val"] * 2 + ["test"] * 4,
+            parts_column="part",
+        )

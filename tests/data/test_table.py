@@ -27,7 +27,9 @@ ROWS = {"id": ["007", "8"], "name": ["a, b", "ü"], "x": ["1.5", ""]}
         ("t.csv", "id;name;x\n007;a, b;1.5\n8;ü;\n", "utf-16"),
     ],
 )
-def test_text_files_keep_every_cell_as_written(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+def test_text_files_keep_every_cell_as_written(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
     (tmp_path / name).write_bytes(text.encode(encoding))
     warnings: list[str] = []
     frame = read_table(tmp_path / name, warnings)
@@ -43,7 +45,9 @@ def test_decimal_commas_stay_as_they_are_written(tmp_path: Path) -> None:
 
 
 def test_parquet_keeps_types_and_turns_a_named_index_into_a_column(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"x": [1.5, np.nan], "n": [1, 2], "ok": [True, False], "c": pd.Categorical(["a", "b"])})
+    frame = pd.DataFrame(
+        {"x": [1.5, np.nan], "n": [1, 2], "ok": [True, False], "c": pd.Categorical(["a", "b"])}
+    )
     frame.index = pd.Index(["r1", "r2"], name="key")
     frame.to_parquet(tmp_path / "t.parquet")
     read = read_table(tmp_path / "t.parquet")
@@ -70,7 +74,9 @@ def test_parquet_keeps_types_and_turns_a_named_index_into_a_column(tmp_path: Pat
         ("t.parquet", b"PAR1 and no more", "not a readable Parquet table"),
     ],
 )
-def test_what_is_no_table_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_what_is_no_table_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         read_table(tmp_path / name)
@@ -78,7 +84,7 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path: Path, name: str, cont
     assert "\n" not in str(caught.value)
 
 
-def test_absent_files_and_pictures_are_refused(tmp_path: Path) -> None:
+def test_absent_files_and_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cars.csv").write_text("a\n1\n")
     with pytest.raises(UserError, match=r'no such file: .*car\.csv; nearest: "cars\.csv"'):
         read_table(tmp_path / "car.csv")
@@ -101,8 +107,15 @@ def test_columns_are_found_by_name_with_blanks_ignored_only_where_that_is_unique
 
 def test_patterns_name_columns_but_never_those_with_a_role() -> None:
     columns = ["margin2", "margin1", "shape1", "margin_kind", "a[b"]
-    assert expand_columns(columns, ["margin*"], "--data.drop", "t", {"margin_kind"}) == ["margin2", "margin1"]
-    assert expand_columns(columns, ["shape1", "*1", "a[b"], "--data.drop", "t", set()) == ["margin1", "shape1", "a[b"]
+    assert expand_columns(columns, ["margin*"], "--data.drop", "t", {"margin_kind"}) == [
+        "margin2",
+        "margin1",
+    ]
+    assert expand_columns(columns, ["shape1", "*1", "a[b"], "--data.drop", "t", set()) == [
+        "margin1",
+        "shape1",
+        "a[b",
+    ]
     with pytest.raises(UserError, match=r'--data\.drop: no column of t matches "tex\*"'):
         expand_columns(columns, ["tex*"], "--data.drop", "t", set())
     with pytest.raises(UserError, match='"margin_kind" is the target'):

@@ -21,10 +21,14 @@ from gaal_fast.errors import UserError
         (["007", "7", "8"], ("007", "7", "8")),
     ],
 )
-def test_classes_are_sorted_as_people_count(labels: list[object], classes: tuple[object, ...]) -> None:
+def test_classes_are_sorted_as_people_count(
+    labels: list[object], classes: tuple[object, ...]
+) -> None:
     target = read_target(pd.Series(labels * 2), "kind")
     assert target.classes == classes
-    assert [str(target.classes[code]) for code in target.codes] == [str(x).removesuffix(".0") for x in labels * 2]
+    assert [str(target.classes[code]) for code in target.codes] == [
+        str(x).removesuffix(".0") for x in labels * 2
+    ]
     assert target.issues == []
 
 
@@ -53,17 +57,26 @@ def test_targets_that_cannot_be_learned_are_refused(labels: list[str], message: 
 @pytest.mark.parametrize("word", ["None", "NA", "N/A", "nan", "NaN", "null", "none"])
 def test_words_for_nothing_are_classes_and_empty_cells_are_not(word: str) -> None:
     warnings: list[str] = []
-    target = read_target(pd.Series([word, "mild", "", "severe", f" {word} ", "mild", "severe"]), "grade", warnings=warnings)
+    target = read_target(
+        pd.Series([word, "mild", "", "severe", f" {word} ", "mild", "severe"]),
+        "grade",
+        warnings=warnings,
+    )
     assert set(target.classes) == {word, "mild", "severe"}
     assert [target.classes[code] if code >= 0 else None for code in target.codes] == [
         word, "mild", None, "severe", word, "mild", "severe"
     ]  # fmt: skip
-    assert warnings == [f'target column "grade": "{word}" (2 rows) is read as a class; leave a cell empty where there is no label']
+    assert warnings == [
+        f'target column "grade": "{word}" (2 rows) is read as a class; leave a cell empty where'
+        " there is no label"
+    ]
 
 
 def test_no_value_of_a_typed_table_is_no_class() -> None:
     warnings: list[str] = []
-    target = read_target(pd.Series(["a", None, "b", float("nan"), "a", "b"], dtype=object), "kind", warnings=warnings)
+    target = read_target(
+        pd.Series(["a", None, "b", float("nan"), "a", "b"], dtype=object), "kind", warnings=warnings
+    )
     assert target.classes == ("a", "b")
     assert target.codes.tolist() == [0, -1, 1, -1, 0, 1]
     assert warnings == []
@@ -74,17 +87,25 @@ def test_nan_among_numbers_is_no_label_but_none_is_a_class() -> None:
     target = read_target(pd.Series(["0", "1", "nan", "0", "1", "NaN"]), "y", warnings=warnings)
     assert target.classes == (0, 1)
     assert target.codes.tolist() == [0, 1, -1, 0, 1, -1]
-    assert warnings == ['target column "y": "nan", "NaN" among numbers means no label; those rows are left out']
+    assert warnings == [
+        'target column "y": "nan", "NaN" among numbers means no label; those rows are left out'
+    ]
     assert read_target(pd.Series(["1", "2", "None"] * 2), "grade").classes == ("1", "2", "None")
 
 
 def test_spellings_of_a_truth_value_are_one_label() -> None:
     warnings: list[str] = []
-    target = read_target(pd.Series(["True", "TRUE", "False", "True", "FALSE", "False"]), "sick", warnings=warnings)
+    target = read_target(
+        pd.Series(["True", "TRUE", "False", "True", "FALSE", "False"]), "sick", warnings=warnings
+    )
     assert target.classes == ("False", "True")
     assert target.codes.tolist() == [1, 1, 0, 1, 0, 0]
-    assert warnings == ['target column "sick": "TRUE" as "True", "FALSE" as "False" (spellings of one truth value)']
-    assert encode_labels(pd.Series(["TRUE", "WAHR", "false", "maybe"]), "sick", ("False", "True")).codes.tolist() == [1, 1, 0, -1]
+    assert warnings == [
+        'target column "sick": "TRUE" as "True", "FALSE" as "False" (spellings of one truth value)'
+    ]
+    assert encode_labels(
+        pd.Series(["TRUE", "WAHR", "false", "maybe"]), "sick", ("False", "True")
+    ).codes.tolist() == [1, 1, 0, -1]
     assert encode_labels(pd.Series(["TRUE", "No"]), "sick", ("no", "yes")).codes.tolist() == [1, 0]
     assert read_target(pd.Series(["t", "f", "n"] * 2), "letter").classes == ("f", "n", "t")
 
@@ -98,4 +119,7 @@ def test_a_word_is_a_label_of_another_table_only_where_it_is_a_class() -> None:
 def test_labels_of_another_table_are_coded_by_the_trained_classes() -> None:
     target = encode_labels(pd.Series([2, 10, None, 3]), "kind", (2, 10))
     assert target.codes.tolist() == [0, 1, -1, -1]
-    assert [issue.reason for issue in target.issues] == ["no label: row left out", 'unknown class "3"']
+    assert [issue.reason for issue in target.issues] == [
+        "no label: row left out",
+        'unknown class "3"',
+    ]

@@ -30,7 +30,11 @@ def test_spellings_become_one_level_and_other_levels_stay() -> None:
     def levels(texts: list[str | None]) -> list[str | None]:
         return unify(np.array(texts, dtype=object)).tolist()
 
-    assert levels(["TRUE", "wahr", "1", "Yes", "t", None, "0", "no"]) == ["True"] * 5 + [None, "False", "False"]
+    assert levels(["TRUE", "wahr", "1", "Yes", "t", None, "0", "no"]) == ["True"] * 5 + [
+        None,
+        "False",
+        "False",
+    ]
     assert levels(["TRUE", "no", "1", "n", "unknown"]) == ["True", "False", "1", "n", "unknown"]
 
 
@@ -42,9 +46,13 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("trained", SPELLINGS, ids=str)
 @pytest.mark.parametrize("given", SPELLINGS, ids=str)
-def test_every_spelling_of_training_and_prediction_gives_the_same_features(trained: tuple, given: tuple) -> None:
+def test_every_spelling_of_training_and_prediction_gives_the_same_features(
+    trained: tuple, given: tuple
+) -> None:
     truth = [True, True, False, True, False, False]
-    train = pd.DataFrame({"flag": [trained[0] if t else trained[1] for t in truth], "kind": list("ababab")})
+    train = pd.DataFrame(
+        {"flag": [trained[0] if t else trained[1] for t in truth], "kind": list("ababab")}
+    )
     schema = infer_schema(train, target="kind")
     assert schema.booleans == ("flag",)
     fitted = TablePreprocessor(schema).fit(train, np.arange(6))
@@ -60,9 +68,13 @@ def test_a_level_beside_true_and_false_is_kept_and_a_new_one_named() -> None:
     fitted = TablePreprocessor(infer_schema(train, target="kind")).fit(train, np.arange(12))
     assert fitted.feature_names == ["flag=False", "flag=True", "flag=unknown"]
     warnings: list[str] = []
-    features = fitted.transform(pd.DataFrame({"flag": ["TRUE", "FALSE", "unknown", "maybe"]}), "new.csv", warnings).features
+    features = fitted.transform(
+        pd.DataFrame({"flag": ["TRUE", "FALSE", "unknown", "maybe"]}), "new.csv", warnings
+    ).features
     assert features.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
-    assert warnings == ['column "flag": 1 of 4 values (25 %) were never seen in training (first: "maybe")']
+    assert warnings == [
+        'column "flag": 1 of 4 values (25 %) were never seen in training (first: "maybe")'
+    ]
 
 
 def test_one_value_in_two_spellings_is_constant() -> None:

@@ -1,4 +1,6 @@
-"""Algorithm 1 to the letter: who moves, what it costs, and that the head goes where the equations say."""
+"""Algorithm 1 to the letter: who moves, what it costs, and that the head goes where the equations
+say.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from gaal_fast.models import ConcatModel, SharedHeadModel, TableEncoder
 
 CLASSES, WIDTH, ROWS = 7, 12, 20
 SIZES = {"image": 9, "table": 5, "sound": 4}
-PROJECTION = {"rule": "paper", "epsilon": 0.0, "relative": False, "margin": 0.75, "ridge": 1e-3, "max_correction": None}
+PROJECTION = {
+    "rule": "paper",
+    "epsilon": 0.0,
+    "relative": False,
+    "margin": 0.75,
+    "ridge": 1e-3,
+    "max_correction": None,
+}
 
 
 @dataclass
@@ -28,16 +37,28 @@ class Rows:
     rows: dict[str, Tensor]
 
 
-def make_batch(seed: int, names: tuple[str, ...] = ("image", "table"), size: int = ROWS, dtype: torch.dtype = torch.float64) -> Rows:
+def make_batch(
+    seed: int,
+    names: tuple[str, ...] = ("image", "table"),
+    size: int = ROWS,
+    dtype: torch.dtype = torch.float64,
+) -> Rows:
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(CLASSES, (size,), generator=generator)
-    inputs = {n: torch.randn(size, SIZES[n], generator=generator).to(dtype) + target[:, None] / 3 for n in names}
+    inputs = {
+        n: torch.randn(size, SIZES[n], generator=generator).to(dtype) + target[:, None] / 3
+        for n in names
+    }
     return Rows(target, inputs, {n: torch.arange(size) for n in names})
 
 
-def make_model(names: tuple[str, ...] = ("image", "table"), dtype: torch.dtype = torch.float64) -> SharedHeadModel:
+def make_model(
+    names: tuple[str, ...] = ("image", "table"), dtype: torch.dtype = torch.float64
+) -> SharedHeadModel:
     torch.manual_seed(1)
-    return SharedHeadModel({n: TableEncoder(SIZES[n], WIDTH) for n in names}, WIDTH, CLASSES).to(dtype)
+    return SharedHeadModel({n: TableEncoder(SIZES[n], WIDTH) for n in names}, WIDTH, CLASSES).to(
+        dtype
+    )
 
 
 def make_method(
@@ -46,11 +67,15 @@ def make_method(
 ) -> AlternatingLearning:  # fmt: skip
     model = model or make_model(order)
     fractions = dict.fromkeys(order, 0.5) if fractions is None else fractions
-    return AlternatingLearning(model, order=order, surgery=SurgeryOptions(fractions, PROJECTION | projection, guide))
+    return AlternatingLearning(
+        model, order=order, surgery=SurgeryOptions(fractions, PROJECTION | projection, guide)
+    )
 
 
 class Recorder:
-    """Logs every forward pass of the encoders: which one, its output, and whether a gradient was recorded."""
+    """Logs every forward pass of the encoders: which one, its output, and whether a gradient was
+    recorded.
+    """
 
     def __init__(self, model: SharedHeadModel) -> None:
         self.passes: list[tuple[str, np.ndarray, bool]] = []
@@ -65,15 +90,21 @@ class Recorder:
 
 
 class HeadInNumpy:
-    """The shared classifier's part of Algorithm 1 in float64 NumPy: equations (2) to (8) and Adam with L2 decay."""
+    """The shared classifier's part of Algorithm 1 in float64 NumPy: equations (2) to (8) and Adam
+    with L2 decay.
+    """
 
     def __init__(self, head: nn.Linear, *, lr: float, decay: float) -> None:
-        self.theta = np.concatenate([head.weight.detach().numpy(), head.bias.detach().numpy()[:, None]], axis=1).astype(np.float64)
+        self.theta = np.concatenate(
+            [head.weight.detach().numpy(), head.bias.detach().numpy()[:, None]], axis=1
+        ).astype(np.float64)
         self.lr, self.decay, self.steps = lr, decay, 0
         self.first, self.second = np.zeros_like(self.theta), np.zeros_like(self.theta)
 
     def gradient(self, features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        extended = np.concatenate([features, np.ones((len(features), 1))], axis=1).astype(np.float64)
+        extended = np.concatenate([features, np.ones((len(features), 1))], axis=1).astype(
+            np.float64
+        )
         logits = extended @ self.theta.T
         p = np.exp(logits - logits.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
@@ -81,7 +112,14 @@ class HeadInNumpy:
         return (p - np.eye(CLASSES)[target]).T @ extended / len(target), entropy
 
     def update(
-        self, active: np.ndarray, guide: np.ndarray, target: np.ndarray, guide_target: np.ndarray, k: int, rule: str, epsilon: float
+        self,
+        active: np.ndarray,
+        guide: np.ndarray,
+        target: np.ndarray,
+        guide_target: np.ndarray,
+        k: int,
+        rule: str,
+        epsilon: float,
     ) -> float:
         g, _ = self.gradient(active, target)
         _, entropy = self.gradient(guide, guide_target)
@@ -104,7 +142,9 @@ class HeadInNumpy:
 @pytest.mark.parametrize("guide", ["fresh", "cached"])
 @pytest.mark.parametrize(("rule", "epsilon"), [("paper", 0.0), ("paper", 0.05), ("official", 0.0)])
 def test_head_follows_the_equations_for_fifty_steps(rule: str, epsilon: float, guide: str) -> None:
-    method = make_method(fractions={"image": 0.35, "table": 0.6}, guide=guide, rule=rule, epsilon=epsilon)
+    method = make_method(
+        fractions={"image": 0.35, "table": 0.6}, guide=guide, rule=rule, epsilon=epsilon
+    )
     model, record = method.model, Recorder(method.model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-4)
     truth = HeadInNumpy(model.head, lr=1e-2, decay=1e-4)
@@ -115,7 +155,9 @@ def test_head_follows_the_equations_for_fifty_steps(rule: str, epsilon: float, g
         record.passes.clear()
         reports = method.training_step(batch, optimizer)
         passes = list(record.passes)
-        for active, other, report in zip(("image", "table"), ("table", "image"), reports, strict=True):
+        for active, other, report in zip(
+            ("image", "table"), ("table", "image"), reports, strict=True
+        ):
             name, features, with_gradient = passes.pop(0)
             assert (name, with_gradient) == (active, True)
             if guide == "cached" and other in last:
@@ -135,13 +177,17 @@ def test_head_follows_the_equations_for_fifty_steps(rule: str, epsilon: float, g
     assert 5 < projected < 100, "the trajectory must see both repaired and untouched gradients"
 
 
-def test_a_batch_costs_four_forward_and_two_backward_passes_and_two_forward_with_a_cached_guide() -> None:
+def test_a_batch_costs_four_forward_and_two_backward_passes_and_two_forward_with_a_cached_guide() -> (
+    None
+):
     for guide, forwards in (("fresh", 4), ("cached", 2)):
         method = make_method(guide=guide)
         record = Recorder(method.model)
         optimizer = torch.optim.Adam(method.model.parameters())
         method.training_step(make_batch(0), optimizer)
-        before = {n: e.layers[1].num_batches_tracked.item() for n, e in method.model.encoders.items()}
+        before = {
+            n: e.layers[1].num_batches_tracked.item() for n, e in method.model.encoders.items()
+        }
         record.passes.clear()
         record.backwards.clear()
         method.training_step(make_batch(1), optimizer)
@@ -149,14 +195,18 @@ def test_a_batch_costs_four_forward_and_two_backward_passes_and_two_forward_with
         assert record.backwards == {"image": 1, "table": 1}
         for name, encoder in method.model.encoders.items():
             own = sum(n == name for n, _, _ in record.passes)
-            assert encoder.layers[1].num_batches_tracked.item() == before[name] + own, "statistics move once a forward pass"
+            assert encoder.layers[1].num_batches_tracked.item() == before[name] + own, (
+                "statistics move once a forward pass"
+            )
 
 
 def test_only_the_active_encoder_and_the_head_move() -> None:
     method = make_method()
     model = method.model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-2)
-    method.training_step(make_batch(0), optimizer)  # gives every parameter a momentum that could make it drift
+    method.training_step(
+        make_batch(0), optimizer
+    )  # gives every parameter a momentum that could make it drift
 
     def snapshot(module: nn.Module) -> list[Tensor]:
         state = [t for p in module.parameters() for t in optimizer.state[p].values()]
@@ -166,10 +216,16 @@ def test_only_the_active_encoder_and_the_head_move() -> None:
     turns: list[str] = []
 
     def watched(*args: Any, **kwargs: Any) -> None:
-        before = {n: snapshot(e) for n, e in model.encoders.items()} | {"head": snapshot(model.head)}
+        before = {n: snapshot(e) for n, e in model.encoders.items()} | {
+            "head": snapshot(model.head)
+        }
         original(*args, **kwargs)
         after = {n: snapshot(e) for n, e in model.encoders.items()} | {"head": snapshot(model.head)}
-        moved = {n for n in before if any(not torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))}
+        moved = {
+            n
+            for n in before
+            if any(not torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))
+        }
         active = next(iter(moved - {"head"}))
         assert moved == {active, "head"}
         inactive = next(n for n in model.encoders if n != active)
@@ -191,7 +247,9 @@ def test_three_modalities_are_each_guided_by_the_one_before() -> None:
     names = ("image", "table", "sound")
     method = make_method(order=names)
     record = Recorder(method.model)
-    reports = method.training_step(make_batch(0, names), torch.optim.Adam(method.model.parameters()))
+    reports = method.training_step(
+        make_batch(0, names), torch.optim.Adam(method.model.parameters())
+    )
     assert [r.modality for r in reports] == list(names)
     assert [(n, g) for n, _, g in record.passes] == [
         ("image", True), ("sound", False), ("table", True), ("image", False), ("sound", True), ("table", False),
@@ -219,13 +277,20 @@ def test_switches_of_table_ii() -> None:
     batch = make_batch(0)
     for name in ("image", "table"):
         optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(model.head(model.encoders[name](batch.inputs[name])), batch.target).backward()
+        nn.functional.cross_entropy(
+            model.head(model.encoders[name](batch.inputs[name])), batch.target
+        ).backward()
         optimizer.step()
     torch.testing.assert_close(off, model.head.weight.detach())
 
 
-@pytest.mark.parametrize(("fraction", "rows", "k"), [(0.5, 20, 10), (0.01, 20, 1), (0.7, 10, 7), (1.0, 3, 3), (0.34, 3, 1)])
-def test_lambda_is_a_fraction_of_the_rows_and_selects_at_least_one(fraction: float, rows: int, k: int) -> None:
+@pytest.mark.parametrize(
+    ("fraction", "rows", "k"),
+    [(0.5, 20, 10), (0.01, 20, 1), (0.7, 10, 7), (1.0, 3, 3), (0.34, 3, 1)],
+)
+def test_lambda_is_a_fraction_of_the_rows_and_selects_at_least_one(
+    fraction: float, rows: int, k: int
+) -> None:
     method = make_method(fractions={"image": fraction, "table": fraction})
     assert method._guiding_rows("image", rows) == k
 
@@ -241,7 +306,9 @@ def test_rows_without_a_modality_sit_out_its_turn_and_guide_nobody() -> None:
 
     batch.rows["image"], batch.inputs["image"] = have[:1], batch.inputs["image"][:1]
     reports = method.training_step(batch, torch.optim.Adam(method.model.parameters()))
-    assert [(r.modality, r.v) for r in reports] == [("table", None)], "one picture gives no turn and no guide"
+    assert [(r.modality, r.v) for r in reports] == [("table", None)], (
+        "one image gives no turn and no guide"
+    )
 
 
 def test_class_weights_reach_loss_and_guide() -> None:
@@ -263,7 +330,9 @@ def test_one_released_step_ends_in_the_same_parameters() -> None:
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-3, weight_decay=1e-4)
     other = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=1e-4)
     method = make_method(ours, rule="official")
-    released = ReleasedStep(theirs.encoders["image"], theirs.encoders["table"], theirs.head, other, isolate=True)
+    released = ReleasedStep(
+        theirs.encoders["image"], theirs.encoders["table"], theirs.head, other, isolate=True
+    )
     for step in range(30):
         batch = make_batch(step)
         reports = method.training_step(batch, optimizer)
@@ -271,8 +340,12 @@ def test_one_released_step_ends_in_the_same_parameters() -> None:
         projected += sum(r.v.item() > 0 for r in reports)
         for report, loss in zip(reports, losses, strict=True):
             torch.testing.assert_close(report.loss, loss, rtol=1e-9, atol=1e-12)
-        for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+        for (name, a), b in zip(
+            ours.state_dict().items(), theirs.state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(
+                a, b, rtol=1e-7, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+            )
     assert projected
 
 

@@ -27,7 +27,16 @@ from tests.mutating import Replacement, verdict
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc"
 TESTS = [f"tests/native/test_{name}.py" for name in ("row_kernels", "flat_kernels", "backend")]
-FLAGS = ["-O1", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w"]
+FLAGS = [
+    "-O1",
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-w",
+]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 # Object files, and the flags they are compiled with.
@@ -156,7 +165,16 @@ def _compile(unit: str, folder: Path, objects: Path) -> None:
         else [f"-I{folder}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
     )
     output = objects / Path(unit).with_suffix(".o").name
-    command = [os.environ.get("CXX", "g++"), *FLAGS, *UNITS[unit], *includes, "-c", str(folder / unit), "-o", str(output)]
+    command = [
+        os.environ.get("CXX", "g++"),
+        *FLAGS,
+        *UNITS[unit],
+        *includes,
+        "-c",
+        str(folder / unit),
+        "-o",
+        str(output),
+    ]
     subprocess.run(command, check=True)
 
 
@@ -164,7 +182,18 @@ def build(folder: Path, units: Sequence[str], objects: Path, output: Path) -> No
     """Compile ``units`` of the sources in ``folder`` into ``objects``, and link all that lies there."""
     for unit in units:
         _compile(unit, folder, objects)
-    subprocess.run(["g++", "-shared", *map(str, sorted(objects.glob("*.o"))), "-o", str(output), "-ldl", "-lpthread"], check=True)
+    subprocess.run(
+        [
+            "g++",
+            "-shared",
+            *map(str, sorted(objects.glob("*.o"))),
+            "-o",
+            str(output),
+            "-ldl",
+            "-lpthread",
+        ],
+        check=True,
+    )
 
 
 def run_tests(module: str) -> int:
@@ -178,7 +207,9 @@ def run_tests(module: str) -> int:
     import gaal_fast
 
     gaal_fast._native_cpu = sys.modules[spec.name]
-    return int(pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-k", "not forced", *TESTS]))
+    return int(
+        pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-k", "not forced", *TESTS])
+    )
 
 
 def check(module: Path) -> tuple[bool, str]:
@@ -186,14 +217,24 @@ def check(module: Path) -> tuple[bool, str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("GAAL_FAST_BACKEND", None)
     script = f"import sys; from tests.native.mutations import run_tests; sys.exit(run_tests({str(module)!r}))"
-    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     return verdict(done.returncode, done.stdout + done.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a table of all changes; returns how many survived, at most 1."""
-    parser = argparse.ArgumentParser(prog="python -m tests.native.mutations", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="changes whose file or description contains this")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.native.mutations", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--only", default="", help="changes whose file or description contains this"
+    )
     options = parser.parse_args(arguments)
     survivors = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -216,7 +257,10 @@ def main(arguments: list[str] | None = None) -> int:
             (folder / mutation.file).write_text(source)
             caught, by = check(module)
             survivors += not caught
-            print(f"{number:>3}  {mutation.file:<20} {mutation.what:<48} {by if caught else 'SURVIVED'}", flush=True)
+            print(
+                f"{number:>3}  {mutation.file:<20} {mutation.what:<48} {by if caught else 'SURVIVED'}",
+                flush=True,
+            )
     return min(survivors, 1)
 
 

@@ -1,4 +1,6 @@
-"""Inner products, projection and the small matrix product of the C++ kernels, and what threads do to any of them."""
+"""Inner products, projection and the small matrix product of the C++ kernels, and what threads do
+to any of them.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,16 @@ def vector(size: int, dtype: torch.dtype, seed: int, scale: float = 1.0) -> Tens
 def test_inner_products_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
     """Products of float32 are exact in float64: only the additions round."""
     for size in [*range(0, 71), PIECE - 1, PIECE, PIECE + 1]:
-        grad, guide = (guarded(vector(size, dtype, seed)[None], 0, shift) for seed, shift in ((size, 1), (size + 1, 5)))
+        grad, guide = (
+            guarded(vector(size, dtype, seed)[None], 0, shift)
+            for seed, shift in ((size, 1), (size + 1, 5))
+        )
         got = kernels.inner_products([grad.matrix[0]], [guide.matrix[0]])
         g, h = wide(grad.matrix[0]), wide(guide.matrix[0])
         for value, (a, b) in zip(got, ((g, h), (h, h), (g, g)), strict=True):
-            assert value == pytest.approx(math.fsum(a * b), abs=2.0**-50 * (np.abs(a * b).sum() + 1e-300) * (1 + size / 1000))
+            assert value == pytest.approx(
+                math.fsum(a * b), abs=2.0**-50 * (np.abs(a * b).sum() + 1e-300) * (1 + size / 1000)
+            )
 
 
 def test_inner_product_of_a_cancelling_pair(kernels: Kernels) -> None:
@@ -53,18 +60,29 @@ def test_inner_product_of_a_cancelling_pair(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_update_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
-    """g + v h is rounded once or, without a fused multiply-add, twice in float32, then to the dtype; nothing else is touched."""
+    """g + v h is rounded once or, without a fused multiply-add, twice in float32, then to the
+    dtype; nothing else is touched.
+    """
     for size in [*range(1, 71), 1000]:
-        grad, guide = (guarded(vector(size, dtype, seed)[None], 0, shift) for seed, shift in ((size, 3), (size + 1, 1)))
+        grad, guide = (
+            guarded(vector(size, dtype, seed)[None], 0, shift)
+            for seed, shift in ((size, 3), (size + 1, 1))
+        )
         before = grad.matrix.clone()
-        v = kernels.project([grad.matrix[0]], [guide.matrix[0]], False, 1e3, False, 0.75, 1e-3, -1.0)[0]
+        v = kernels.project(
+            [grad.matrix[0]], [guide.matrix[0]], False, 1e3, False, 0.75, 1e-3, -1.0
+        )[0]
         want = oracle.project([wide(before)], [wide(guide.matrix)], oracle.Rule(epsilon=1e3))
         assert v == pytest.approx(want.v, rel=1e-12)
         factor = float(np.float32(v))
         exact = wide(before) + factor * wide(guide.matrix)
         terms = np.abs(wide(before)) + np.abs(factor * wide(guide.matrix))
         finite = np.abs(exact) < torch.finfo(dtype).max
-        bound = torch.finfo(dtype).eps / 2 * np.abs(exact) + EPS * terms + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        bound = (
+            torch.finfo(dtype).eps / 2 * np.abs(exact)
+            + EPS * terms
+            + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        )
         assert (np.abs(wide(grad.matrix) - exact) <= bound)[finite].all()
         grad.assert_intact()
         guide.assert_intact()
@@ -72,17 +90,27 @@ def test_update_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize(("size_of_guide", "epsilon"), [(1e-38, 1e3), (1e-38, 1.0), (1e22, 1e-3)])
-def test_update_by_a_factor_that_float32_does_not_have(kernels: Kernels, dtype: torch.dtype, size_of_guide: float, epsilon: float) -> None:
-    """v is far beyond float32, or among its subnormal numbers and below, where v h is an ordinary number."""
+def test_update_by_a_factor_that_float32_does_not_have(
+    kernels: Kernels, dtype: torch.dtype, size_of_guide: float, epsilon: float
+) -> None:
+    """v is far beyond float32, or among its subnormal numbers and below, where v h is an ordinary
+    number.
+    """
     for size in [*range(1, 40), 1000]:
         guide = guarded((vector(size, dtype, size) * size_of_guide)[None], 0, 1)
         before = vector(size, dtype, size + 1) * (1.0 if size_of_guide < 1.0 else 1e-22)
         grad = guarded(before[None], 0, 3)
-        v = kernels.project([grad.matrix[0]], [guide.matrix[0]], False, epsilon, True, 0.75, 1e-3, -1.0)[0]
-        want = oracle.project([wide(before)], [wide(guide.matrix[0])], oracle.Rule(epsilon=epsilon, relative=True))
+        v = kernels.project(
+            [grad.matrix[0]], [guide.matrix[0]], False, epsilon, True, 0.75, 1e-3, -1.0
+        )[0]
+        want = oracle.project(
+            [wide(before)], [wide(guide.matrix[0])], oracle.Rule(epsilon=epsilon, relative=True)
+        )
         assert v == pytest.approx(want.v, rel=1e-9, abs=1e-50)
         terms = np.abs(wide(before)) + np.abs(v * wide(guide.matrix[0]))
-        assert (np.abs(wide(grad.matrix[0]) - want.grads[0]) <= torch.finfo(dtype).eps * terms).all()
+        assert (
+            np.abs(wide(grad.matrix[0]) - want.grads[0]) <= torch.finfo(dtype).eps * terms
+        ).all()
         grad.assert_intact()
         guide.assert_intact()
 
@@ -92,14 +120,19 @@ def test_the_pairs_are_one_vector(kernels: Kernels) -> None:
     sizes = (3, 0, 40_000, 17, 1)
     dtypes = (torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float32)
     grads = [vector(n, d, i) for i, (n, d) in enumerate(zip(sizes, dtypes, strict=True))]
-    guides = [vector(n, d, i + 9) - 0.3 * g for i, (n, d, g) in enumerate(zip(sizes, dtypes, grads, strict=True))]
+    guides = [
+        vector(n, d, i + 9) - 0.3 * g
+        for i, (n, d, g) in enumerate(zip(sizes, dtypes, grads, strict=True))
+    ]
     want = oracle.project([wide(g) for g in grads], [wide(h) for h in guides], oracle.Rule())
     before = [g.clone() for g in grads]
     got = kernels.project(grads, guides, *PAPER)
     assert got == pytest.approx((want.v, want.dot, want.guide_norm2, want.grad_norm2), rel=1e-11)
     assert want.v > 0
     for g, old, h in zip(grads, before, guides, strict=True):
-        np.testing.assert_allclose(wide(g), wide(old) + want.v * wide(h), rtol=torch.finfo(g.dtype).eps, atol=4 * EPS)
+        np.testing.assert_allclose(
+            wide(g), wide(old) + want.v * wide(h), rtol=torch.finfo(g.dtype).eps, atol=4 * EPS
+        )
 
 
 RULES = [
@@ -145,8 +178,12 @@ def test_rules(module: ModuleType, rule: oracle.Rule, sign: float) -> None:
 )
 @pytest.mark.parametrize("official", [False, True])
 @pytest.mark.parametrize("limit", [-1.0, 0.5])
-def test_a_broken_product_stays_visible(module: ModuleType, products: tuple[float, ...], v: float, official: bool, limit: float) -> None:
-    assert module.correction(*products, official, 0.0, False, 0.75, 1e-3, limit) == pytest.approx(v, nan_ok=True)
+def test_a_broken_product_stays_visible(
+    module: ModuleType, products: tuple[float, ...], v: float, official: bool, limit: float
+) -> None:
+    assert module.correction(*products, official, 0.0, False, 0.75, 1e-3, limit) == pytest.approx(
+        v, nan_ok=True
+    )
 
 
 def test_no_correction_leaves_every_bit(kernels: Kernels) -> None:
@@ -170,7 +207,8 @@ def test_small_matmul(kernels: Kernels, inner: int) -> None:
             memory.assert_intact()
 
 
-# ---- threads ----------------------------------------------------------------------------------------------------------------------------
+# ---- threads
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def everything(kernels: Kernels) -> list[Tensor]:
@@ -181,13 +219,27 @@ def everything(kernels: Kernels) -> list[Tensor]:
         results += [kernels.softmax_stats(logits, target), *kernels.entropy_topk(logits, rows // 2)]
         out, sums = torch.empty_like(logits), torch.empty(columns)
         results += [torch.tensor(kernels.residual(logits, target, out, sums)), out, sums]
-        guide, guide_target = logits_of(rows, columns, torch.float32, 7), labels_of(rows, columns, 8)
+        guide, guide_target = (
+            logits_of(rows, columns, torch.float32, 7),
+            labels_of(rows, columns, 8),
+        )
         features = logits_of(rows, 700, torch.float32, 9)
-        loss, *others = kernels.guided_residuals(logits, target, logits[0].clone(), guide, guide_target, features, rows // 3)
+        loss, *others = kernels.guided_residuals(
+            logits, target, logits[0].clone(), guide, guide_target, features, rows // 3
+        )
         results += [torch.tensor(loss), *others]
     g, h = vector(200_001, torch.float32, 1), vector(200_001, torch.float32, 2)
-    results += [torch.tensor(kernels.project([g, g[:999].clone()], [h, h[:999]], False, 1e4, False, 0.75, 1e-3, -1.0)), g]
-    a, w, out = logits_of(100, 3, torch.float32), logits_of(3, 500, torch.float32), torch.empty(100, 500)
+    results += [
+        torch.tensor(
+            kernels.project([g, g[:999].clone()], [h, h[:999]], False, 1e4, False, 0.75, 1e-3, -1.0)
+        ),
+        g,
+    ]
+    a, w, out = (
+        logits_of(100, 3, torch.float32),
+        logits_of(3, 500, torch.float32),
+        torch.empty(100, 500),
+    )
     kernels.small_matmul(a, w, out)
     return [*results, out]
 
@@ -197,7 +249,9 @@ def test_results_do_not_depend_on_the_number_of_threads(kernels: Kernels) -> Non
     for threads in (2, 3, 8):
         for _ in range(3):
             got = everything(kernels.with_threads(threads))
-            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), f"{threads} threads"
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), (
+                f"{threads} threads"
+            )
 
 
 def test_calls_from_several_python_threads_at_once(module: ModuleType) -> None:
@@ -229,13 +283,19 @@ json.dump(out[0], sys.stdout)
 
 
 def test_without_torch_in_the_process(module: ModuleType) -> None:
-    """The kernels link to nothing of torch, and have threads of their own where there is no OpenMP runtime to share."""
+    """The kernels link to nothing of torch, and have threads of their own where there is no OpenMP
+    runtime to share.
+    """
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
-    done = subprocess.run([sys.executable, "-c", ALONE, module.__file__], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, module.__file__], capture_output=True, text=True, check=True
+    )
     logits = ((np.arange(400 * 97) * 7919) % 1000 / 100).astype(np.float32).reshape(400, 97)
     want = oracle.softmax_stats(logits)
     np.testing.assert_allclose(
-        json.loads(done.stdout), np.concatenate([want.entropy, want.lse, [np.sum(logits.astype(float) ** 2)] * 3]), rtol=4 * EPS
+        json.loads(done.stdout),
+        np.concatenate([want.entropy, want.lse, [np.sum(logits.astype(float) ** 2)] * 3]),
+        rtol=4 * EPS,
     )
 
 
@@ -243,5 +303,8 @@ def test_the_best_instruction_set_is_the_default(module: ModuleType) -> None:
     logits = logits_of(50, 300, torch.float32)
     best, chosen = Kernels(module, module.isas()[-1]), Kernels(module, "portable")
     chosen.run = (1, -1)
-    assert torch.equal(best.softmax_stats(logits, labels_of(50, 300)), chosen.softmax_stats(logits, labels_of(50, 300)))
+    assert torch.equal(
+        best.softmax_stats(logits, labels_of(50, 300)),
+        chosen.softmax_stats(logits, labels_of(50, 300)),
+    )
     assert module.isas()[0] == "portable"

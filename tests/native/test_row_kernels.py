@@ -1,4 +1,6 @@
-"""Softmax statistics, selection and residual rows of the C++ kernels, on every instruction set of this machine."""
+"""Softmax statistics, selection and residual rows of the C++ kernels, on every instruction set of
+this machine.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ BLOCK = 4096  # columns whose statistics are merged with those before
 LAYOUTS = [(0, 0), (3, 1), (5, 7)]  # elements between rows, elements off a 64-byte boundary
 
 
-def logits_of(rows: int, columns: int, dtype: torch.dtype, seed: int = 0, scale: float = 3.0) -> Tensor:
-    return (torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype)
+def logits_of(
+    rows: int, columns: int, dtype: torch.dtype, seed: int = 0, scale: float = 3.0
+) -> Tensor:
+    return (torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * scale).to(
+        dtype
+    )
 
 
 def labels_of(rows: int, columns: int, seed: int = 1) -> Tensor:
@@ -25,11 +31,16 @@ def labels_of(rows: int, columns: int, seed: int = 1) -> Tensor:
 
 
 def assert_stats(got: Tensor, logits: Tensor, target: Tensor, ulps: float = 4.0) -> None:
-    """Each within a few ulp, relative where there is no cancellation: the entropy even of a row that is all but certain."""
+    """Each within a few ulp, relative where there is no cancellation: the entropy even of a row
+    that is all but certain.
+    """
     z, (entropy, lse, nll) = wide(logits), wide(got)
     truth, top = oracle.softmax_stats(z, target.numpy()), z.max(axis=1)
     np.testing.assert_allclose(entropy, truth.entropy, rtol=ulps * EPS, atol=0.0)
-    assert (np.abs(lse - truth.lse) <= EPS * (np.abs(top) + ulps * np.abs(truth.lse - top) + np.abs(truth.lse))).all()
+    assert (
+        np.abs(lse - truth.lse)
+        <= EPS * (np.abs(top) + ulps * np.abs(truth.lse - top) + np.abs(truth.lse))
+    ).all()
     spread = top - z[np.arange(len(z)), target]
     assert (np.abs(nll - truth.nll) <= EPS * (spread + ulps * np.abs(truth.nll))).all()
 
@@ -48,8 +59,13 @@ def test_stats_of_every_tail(kernels: Kernels, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("columns", [127, 286, BLOCK - 1, BLOCK, BLOCK + 1, 10007, SEGMENT - 1, SEGMENT, SEGMENT + 1, 40009])
-def test_stats_across_blocks_and_segments(kernels: Kernels, dtype: torch.dtype, columns: int) -> None:
+@pytest.mark.parametrize(
+    "columns",
+    [127, 286, BLOCK - 1, BLOCK, BLOCK + 1, 10007, SEGMENT - 1, SEGMENT, SEGMENT + 1, 40009],
+)
+def test_stats_across_blocks_and_segments(
+    kernels: Kernels, dtype: torch.dtype, columns: int
+) -> None:
     logits = guarded(logits_of(4, columns, dtype, columns), 3, 1)
     # The largest logit of a row in its first, a middle and its last part.
     for row, column in enumerate((0, columns // 2, columns - 1)):
@@ -62,26 +78,44 @@ def test_stats_across_blocks_and_segments(kernels: Kernels, dtype: torch.dtype, 
 @pytest.mark.parametrize("columns", [100, 1023, 2000, BLOCK - 1, 10007, SEGMENT - 1, 70001])
 @pytest.mark.parametrize("scale", [0.0, 1e-7, 1e-6, 1e-3])
 def test_sums_of_nearly_equal_terms(kernels: Kernels, columns: int, scale: float) -> None:
-    """Every addition rounds the same way: one float32 sum per lane would lose three units in the last place of lse."""
+    """Every addition rounds the same way: one float32 sum per lane would lose three units in the
+    last place of lse.
+    """
     for seed in range(3):
         logits = logits_of(4, columns, torch.float32, seed, scale)
         lse = wide(kernels.softmax_stats(logits))[1]
-        np.testing.assert_allclose(lse, oracle.softmax_stats(wide(logits)).lse, rtol=0.0, atol=0.75 * np.spacing(np.float32(lse.max())))
+        np.testing.assert_allclose(
+            lse,
+            oracle.softmax_stats(wide(logits)).lse,
+            rtol=0.0,
+            atol=0.75 * np.spacing(np.float32(lse.max())),
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("columns", [2, 3, 5, 7, 8, 16, 20, 33, 100, 286, 717, 10007, 70001])
 def test_equal_rows_have_equal_bits(kernels: Kernels, columns: int, dtype: torch.dtype) -> None:
-    """Several to a vector or alone, off any boundary, with gaps between rows, and whatever the number of rows."""
+    """Several to a vector or alone, off any boundary, with gaps between rows, and whatever the
+    number of rows.
+    """
     row = logits_of(1, columns, dtype, columns)
     target = torch.full((40,), columns // 2)
     stats, residuals = set(), set()
     for rows in (1, 2, 3, 17, 40) if columns < 70001 else (1, 3):
         for gap, shift in LAYOUTS:
             logits = guarded(row.expand(rows, columns), gap, shift).matrix
-            stats |= {tuple(column) for column in kernels.softmax_stats(logits, target[:rows]).t().tolist()}
+            stats |= {
+                tuple(column)
+                for column in kernels.softmax_stats(logits, target[:rows]).t().tolist()
+            }
             out = torch.empty(rows, columns, dtype=torch.float32)
-            kernels.residual(logits, target[:rows], out, torch.empty(columns), torch.zeros(rows, dtype=torch.int64))
+            kernels.residual(
+                logits,
+                target[:rows],
+                out,
+                torch.empty(columns),
+                torch.zeros(rows, dtype=torch.int64),
+            )
             residuals |= {(rows, one.numpy().tobytes()) for one in out}
     assert len(stats) == 1
     assert len(residuals) == len({rows for rows, _ in residuals})
@@ -89,7 +123,9 @@ def test_equal_rows_have_equal_bits(kernels: Kernels, columns: int, dtype: torch
 
 def test_entropy_of_confident_rows_keeps_its_relative_precision(kernels: Kernels) -> None:
     margins = torch.linspace(0.0, 100.0, 2001)
-    logits = torch.stack([margins, torch.zeros_like(margins), torch.full_like(margins, -1.5)], dim=1)
+    logits = torch.stack(
+        [margins, torch.zeros_like(margins), torch.full_like(margins, -1.5)], dim=1
+    )
     target = torch.zeros(len(logits), dtype=torch.int64)
     got = wide(kernels.softmax_stats(logits, target))
     z = wide(logits)
@@ -104,13 +140,17 @@ def test_entropy_of_confident_rows_keeps_its_relative_precision(kernels: Kernels
 
 
 def test_exp_within_two_ulp_down_to_the_subnormals(kernels: Kernels) -> None:
-    """With one huge class, the probability of the others is e^x itself, rounded once more by the factor 1 / sum."""
+    """With one huge class, the probability of the others is e^x itself, rounded once more by the
+    factor 1 / sum.
+    """
     x = -np.linspace(17.5, 104.5, 3 * 4095, dtype=np.float32).reshape(3, 4095)
     logits = torch.from_numpy(np.concatenate([np.zeros((3, 1), np.float32), x], axis=1))
     out, sums = torch.empty_like(logits), torch.empty(4096)
     kernels.residual(logits, torch.zeros(3, dtype=torch.int64), out, sums)
     got = wide(out)[:, 1:] * 3
-    truth = np.exp(x.astype(np.float64)) / (1 + np.exp(x.astype(np.float64)).sum(axis=1, keepdims=True))
+    truth = np.exp(x.astype(np.float64)) / (
+        1 + np.exp(x.astype(np.float64)).sum(axis=1, keepdims=True)
+    )
     spacing = np.spacing(truth.astype(np.float32)).astype(np.float64)
     assert (np.abs(got - truth) <= 3 * 2.0 * np.maximum(spacing, 2.0**-149)).all()
     assert (wide(out)[:, 1:][x < -103.98] == 0).all()
@@ -118,7 +158,9 @@ def test_exp_within_two_ulp_down_to_the_subnormals(kernels: Kernels) -> None:
     entry = torch.empty_like(near)
     kernels.residual(near, torch.zeros(1, dtype=torch.int64), entry, torch.empty(4096))
     p = np.exp(wide(near)) / np.exp(wide(near)).sum()
-    assert (np.abs(wide(entry)[:, 1:] - p[:, 1:]) <= 2.0 * np.spacing(p.astype(np.float32))[:, 1:]).all()
+    assert (
+        np.abs(wide(entry)[:, 1:] - p[:, 1:]) <= 2.0 * np.spacing(p.astype(np.float32))[:, 1:]
+    ).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -140,11 +182,15 @@ def test_special_values(kernels: Kernels, dtype: torch.dtype, columns: int) -> N
     logits[8, : columns // 2] = -inf
     logits[9, : 3 * columns // 4] = -inf  # likewise, beside parts that are finite
     logits[9, 0] = nan
-    target = torch.tensor([0, columns - 1, 0, 0, 0, columns // 2, columns - 1, 0, columns - 1, columns - 1])
+    target = torch.tensor(
+        [0, columns - 1, 0, 0, 0, columns // 2, columns - 1, 0, columns - 1, columns - 1]
+    )
     got = wide(kernels.softmax_stats(logits, target))
     truth = oracle.softmax_stats(wide(logits), target.numpy())
     undefined = np.array([True, False, False, True, True, True, True, False, False, True])
-    assert np.array_equal(np.isnan(got[0]), undefined) and np.array_equal(np.isnan(got[2]), undefined)
+    assert np.array_equal(np.isnan(got[0]), undefined) and np.array_equal(
+        np.isnan(got[2]), undefined
+    )
     assert np.array_equal(np.isfinite(got[1]), ~undefined)
     assert (got[0, [1, 2, 7]] == 0).all() and got[1, 0] == -inf
     for values, want in zip(got, (truth.entropy, truth.lse, truth.nll), strict=True):
@@ -155,7 +201,12 @@ def test_special_values(kernels: Kernels, dtype: torch.dtype, columns: int) -> N
     kernels.residual(logits, target, out, sums, None, weights)
     assert np.array_equal(np.isnan(wide(out)).all(axis=1), undefined)
     want = oracle.residual(wide(logits), target.numpy())[~undefined]
-    np.testing.assert_allclose(wide(out)[~undefined], want, atol=float(torch.finfo(dtype).eps), rtol=float(torch.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        wide(out)[~undefined],
+        want,
+        atol=float(torch.finfo(dtype).eps),
+        rtol=float(torch.finfo(dtype).eps),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
@@ -169,17 +220,24 @@ def test_every_half_precision_number_is_read_exactly(kernels: Kernels, dtype: to
     assert single[want.isnan() | (want == torch.inf)].isnan().all()
     # Whole vectors take another way in than single columns.
     many = logits.repeat(1, 64).contiguous()
-    np.testing.assert_allclose(kernels.softmax_stats(many)[1][finite], wide(want[finite]) + np.log(64), rtol=2 * EPS)
+    np.testing.assert_allclose(
+        kernels.softmax_stats(many)[1][finite], wide(want[finite]) + np.log(64), rtol=2 * EPS
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_every_half_precision_number_is_rounded_to_nearest_even(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_every_half_precision_number_is_rounded_to_nearest_even(
+    kernels: Kernels, dtype: torch.dtype
+) -> None:
     numbers = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
     guide = torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
     for v in (0.75, 1.0 + 2.0**-9, 2.0**-7):
-        # <g, g_p> is -1 by the first pair alone, so that the official rule acts, and v is its margin.
+        # <g, g_p> is -1 by the first pair alone, so that the official rule acts, and v is its
+        # margin.
         first, rounded = torch.ones(1, dtype=dtype), torch.zeros_like(numbers)
-        assert kernels.project([first, rounded], [-first, guide], True, 0.0, False, v, 1e9, -1.0)[:2] == (v, -1.0)
+        assert kernels.project([first, rounded], [-first, guide], True, 0.0, False, v, 1e9, -1.0)[
+            :2
+        ] == (v, -1.0)
         assert torch.equal(rounded, (guide.float() * v).to(dtype))
 
 
@@ -191,7 +249,10 @@ def test_residual_of_every_tail(kernels: Kernels, dtype: torch.dtype, out_dtype:
     tiny = float(torch.finfo(out_dtype).smallest_normal) * eps
     for columns in [*range(1, 71), 286, BLOCK + 3]:
         gap, shift = LAYOUTS[columns % 3]
-        logits, target = guarded(logits_of(7, columns, dtype, columns), gap, shift), labels_of(7, columns)
+        logits, target = (
+            guarded(logits_of(7, columns, dtype, columns), gap, shift),
+            labels_of(7, columns),
+        )
         index = torch.tensor([6, 0, 3, 3, 5])
         weights = torch.rand(columns, generator=torch.Generator().manual_seed(2)) + 0.1
         out = guarded(torch.full((5, columns), torch.nan, dtype=out_dtype), (gap + 1) % 4, shift)
@@ -199,14 +260,17 @@ def test_residual_of_every_tail(kernels: Kernels, dtype: torch.dtype, out_dtype:
         loss = kernels.residual(logits.matrix, target, out.matrix, sums.matrix, index, weights)
         rows, labels = wide(logits.matrix)[index], target[index].numpy()
         want = oracle.residual(rows, labels, weights.numpy())
-        # e^{x - m} inherits the rounding of x - m, up to |x - m| / 2 ulp, and the sum grows by rounding with the terms of a lane.
+        # e^{x - m} inherits the rounding of x - m, up to |x - m| / 2 ulp, and the sum grows by
+        # rounding with the terms of a lane.
         bound = 2 * eps + EPS * columns / 1024 + EPS * (rows.max(axis=1, keepdims=True) - rows) / 2
         bound[np.arange(len(rows)), labels] += 2 * EPS
         assert (np.abs(wide(out.matrix) - want) <= bound * np.abs(want) + 2 * tiny).all()
         # The sums are those of what was written, rounded once.
         exact = wide(out.matrix).sum(axis=0)
         assert (np.abs(wide(sums.matrix)[0] - exact) <= 0.51 * eps * np.abs(exact) + tiny).all()
-        assert loss == pytest.approx(oracle.cross_entropy(rows, labels, weights.numpy()), rel=4 * EPS)
+        assert loss == pytest.approx(
+            oracle.cross_entropy(rows, labels, weights.numpy()), rel=4 * EPS
+        )
         for memory in (logits, out, sums):
             memory.assert_intact()
 
@@ -271,12 +335,28 @@ def test_selection_is_exact(kernels: Kernels, columns: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("columns", "rows", "guide_rows", "k"),
-    [(1, 3, 3, 2), (2, 9, 7, 3), (33, 20, 31, 31), (286, 40, 17, 8), (SEGMENT + 5, 3, 4, 2), (5, 4, 0, 0)],
+    [
+        (1, 3, 3, 2),
+        (2, 9, 7, 3),
+        (33, 20, 31, 31),
+        (286, 40, 17, 8),
+        (SEGMENT + 5, 3, 4, 2),
+        (5, 4, 0, 0),
+    ],
 )
 def test_guided_residuals_are_the_single_steps(
-    kernels: Kernels, dtype: torch.dtype, columns: int, rows: int, guide_rows: int, k: int, biased: bool
+    kernels: Kernels,
+    dtype: torch.dtype,
+    columns: int,
+    rows: int,
+    guide_rows: int,
+    k: int,
+    biased: bool,
 ) -> None:
-    logits, guide_logits = logits_of(rows, columns, dtype, 1), logits_of(guide_rows, columns, dtype, 2)
+    logits, guide_logits = (
+        logits_of(rows, columns, dtype, 1),
+        logits_of(guide_rows, columns, dtype, 2),
+    )
     bias = logits_of(1, columns, dtype, 3, 1.0)[0] if biased else None
     target, guide_target = labels_of(rows, columns, 4), labels_of(guide_rows, columns, 5)
     features = logits_of(guide_rows, 11, dtype, 6)
@@ -284,11 +364,17 @@ def test_guided_residuals_are_the_single_steps(
     loss, out, sums, index, selected, guide_out, guide_sums = kernels.guided_residuals(
         logits, target, bias, guide_logits, guide_target, features, k, weights
     )
-    # In float32 the sum with the bias is the same before and within; lower precisions would round it in between.
-    plus, guide_plus = ((z.float() + bias.float() if biased else z.float()) for z in (logits, guide_logits))
+    # In float32 the sum with the bias is the same before and within; lower precisions would round
+    # it in between.
+    plus, guide_plus = (
+        (z.float() + bias.float() if biased else z.float()) for z in (logits, guide_logits)
+    )
     want_index = kernels.entropy_topk(guide_plus, k)[1]
     assert torch.equal(index, want_index) and torch.equal(selected, features[index])
-    for got, got_sums, z, y, rows_ in ((out, sums, plus, target, None), (guide_out, guide_sums, guide_plus, guide_target, index)):
+    for got, got_sums, z, y, rows_ in (
+        (out, sums, plus, target, None),
+        (guide_out, guide_sums, guide_plus, guide_target, index),
+    ):
         want, want_sums = torch.empty(len(got), columns), torch.empty(columns)
         want_loss = kernels.residual(z, y, want, want_sums, rows_, weights)
         if rows_ is None:
@@ -296,27 +382,47 @@ def test_guided_residuals_are_the_single_steps(
         assert torch.equal(got, want.to(dtype))
         eps = float(torch.finfo(dtype).eps)
         exact = wide(got).sum(axis=0)
-        np.testing.assert_allclose(wide(got_sums), exact, rtol=0.51 * eps, atol=1e-7 if dtype is torch.float16 else 1e-37)
+        np.testing.assert_allclose(
+            wide(got_sums), exact, rtol=0.51 * eps, atol=1e-7 if dtype is torch.float16 else 1e-37
+        )
 
 
 def test_single_half_precision_logits_are_read_exactly(kernels: Kernels) -> None:
     """The label's logit is read by itself: subnormal numbers, infinities and NaN too."""
-    values = torch.tensor([0, 1, 513, 1023, 1024, 0x7BFF, 0x8001, 0x83FF], dtype=torch.int32).to(torch.int16).view(torch.float16)
+    values = (
+        torch.tensor([0, 1, 513, 1023, 1024, 0x7BFF, 0x8001, 0x83FF], dtype=torch.int32)
+        .to(torch.int16)
+        .view(torch.float16)
+    )
     values[5] = 6e-5  # as small as the others, so that nothing drowns them
     target = torch.arange(8)
     nll = wide(kernels.softmax_stats(values.repeat(8, 1).contiguous(), target))[2]
-    np.testing.assert_allclose(nll, oracle.softmax_stats(wide(values.repeat(8, 1)), target.numpy()).nll, rtol=0, atol=5e-7)
+    np.testing.assert_allclose(
+        nll, oracle.softmax_stats(wide(values.repeat(8, 1)), target.numpy()).nll, rtol=0, atol=5e-7
+    )
 
 
 @pytest.mark.parametrize(("dtype", "weight"), [(torch.bfloat16, 257.0), (torch.float16, 2049.0)])
-def test_single_residuals_are_rounded_to_nearest_even(kernels: Kernels, dtype: torch.dtype, weight: float) -> None:
-    """-(2^n + 1) / 2^(n + 2) lies half-way between two numbers of this dtype, of which -1/4 is even."""
-    logits, out, sums = torch.zeros(2, 2, dtype=dtype), torch.empty(2, 2, dtype=dtype), torch.empty(2, dtype=dtype)
-    kernels.residual(logits, torch.tensor([0, 1]), out, sums, None, torch.tensor([weight, weight - 2.0]))
+def test_single_residuals_are_rounded_to_nearest_even(
+    kernels: Kernels, dtype: torch.dtype, weight: float
+) -> None:
+    """-(2^n + 1) / 2^(n + 2) lies half-way between two numbers of this dtype, of which -1/4 is
+    even.
+    """
+    logits, out, sums = (
+        torch.zeros(2, 2, dtype=dtype),
+        torch.empty(2, 2, dtype=dtype),
+        torch.empty(2, dtype=dtype),
+    )
+    kernels.residual(
+        logits, torch.tensor([0, 1]), out, sums, None, torch.tensor([weight, weight - 2.0])
+    )
     assert out[0, 0].item() == -0.25
 
 
 def test_the_mean_of_no_rows_is_nan(kernels: Kernels) -> None:
     sums = torch.full((5,), torch.nan)
-    loss = kernels.residual(torch.empty(0, 5), torch.empty(0, dtype=torch.int64), torch.empty(0, 5), sums)
+    loss = kernels.residual(
+        torch.empty(0, 5), torch.empty(0, dtype=torch.int64), torch.empty(0, 5), sums
+    )
     assert loss != loss and (sums == 0).all()

@@ -21,7 +21,15 @@ KERNELS = ROOT / "csrc" / "cuda"
 EMULATOR = Path(__file__).parent / "emulator"
 BINDINGS = "bindings_cuda.cpp"
 
-FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+FLAGS = [
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+]
 
 
 def compiler() -> str | None:
@@ -30,9 +38,14 @@ def compiler() -> str | None:
 
 
 def compile_and_link(
-    sources: Sequence[Path], flags: Sequence[str], output: Path, kernels: Path = KERNELS, link: Sequence[str] = ()
+    sources: Sequence[Path],
+    flags: Sequence[str],
+    output: Path,
+    kernels: Path = KERNELS,
+    link: Sequence[str] = (),
 ) -> Path:
-    """Compile each source on its own, with the stand-in headers before the kernels' own ones, and link them into ``output``.
+    """Compile each source on its own, with the stand-in headers before the kernels' own ones, and
+    link them into ``output``.
 
     What was built before from the same text with the same flags is taken as it is.
     """
@@ -43,7 +56,9 @@ def compile_and_link(
     output.parent.mkdir(parents=True, exist_ok=True)
 
     def state(command: Sequence[str], files: Sequence[Path]) -> str:
-        return hashlib.sha256(b"\0".join([" ".join(command).encode(), *(path.read_bytes() for path in files)])).hexdigest()
+        return hashlib.sha256(
+            b"\0".join([" ".join(command).encode(), *(path.read_bytes() for path in files)])
+        ).hexdigest()
 
     def make(target: Path, command: list[str], made_from: list[Path]) -> Path:
         stamp, wanted = Path(f"{target}.stamp"), state(command, made_from)
@@ -59,8 +74,20 @@ def compile_and_link(
 
     with open(f"{output}.lock", "w") as lock, ThreadPoolExecutor(os.cpu_count()) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
-        objects = [*pool.map(compile_one, sources), *(Path(item) for item in link if not item.startswith("-"))]
-        return make(output, [compiler_path, *flags, *(item for item in link if item.startswith("-")), *map(str, objects)], objects)
+        objects = [
+            *pool.map(compile_one, sources),
+            *(Path(item) for item in link if not item.startswith("-")),
+        ]
+        return make(
+            output,
+            [
+                compiler_path,
+                *flags,
+                *(item for item in link if item.startswith("-")),
+                *map(str, objects),
+            ],
+            objects,
+        )
 
 
 def run(command: Sequence[str]) -> None:
@@ -81,16 +108,25 @@ CHECKERS = {
 }
 
 
-def checked_program(folder: Path, checker: str, part: str, kernels: Path = KERNELS, level: str = "-O1") -> Path:
+def checked_program(
+    folder: Path, checker: str, part: str, kernels: Path = KERNELS, level: str = "-O1"
+) -> Path:
     """A program that runs a part of the kernels under a checker."""
     bit, names = PARTS[part]
     flags = [level, "-g1", *CHECKERS[checker], f"-DGAAL_PARTS={bit}"]
     output = folder / f"checked-{checker}-{part}"
-    # The scheduler itself is not instrumented: under the thread checker it announces what orders the emulated threads.
+    # The scheduler itself is not instrumented: under the thread checker it announces what orders
+    # the emulated threads.
     flag = f"-DGAAL_EMULATOR_TSAN={int(checker == 'thread')}"
-    scheduler = compile_and_link([EMULATOR / "emulator.cpp"], ["-O1", flag], folder / f"scheduler-{checker}.o", link=["-r"])
+    scheduler = compile_and_link(
+        [EMULATOR / "emulator.cpp"], ["-O1", flag], folder / f"scheduler-{checker}.o", link=["-r"]
+    )
     return compile_and_link(
-        [*(kernels / name for name in names), EMULATOR / "checked_run.cpp"], flags, output, kernels, link=[str(scheduler)]
+        [*(kernels / name for name in names), EMULATOR / "checked_run.cpp"],
+        flags,
+        output,
+        kernels,
+        link=[str(scheduler)],
     )
 
 
@@ -102,7 +138,8 @@ def kernel_sources(folder: Path = KERNELS) -> list[Path]:
 class Emulated:
     """The compiled module on the emulated devices, and these devices themselves.
 
-    Number 0 has 3 multiprocessors with room for 2 blocks each, number 1 has one with room for one block, number 2 has 132 with 4.
+    Number 0 has 3 multiprocessors with room for 2 blocks each, number 1 has one with room for one
+    block, number 2 has 132 with 4.
     """
 
     module: ModuleType
@@ -128,7 +165,9 @@ def emulated_module(folder: Path, kernels: Path = KERNELS, level: str = "-O2") -
     """``gaal_fast._native_cuda`` with every kernel run on this CPU."""
     import pybind11
 
-    includes = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+    includes = [
+        f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
+    ]
     output = folder / f"_native_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     sources = [*kernel_sources(kernels), kernels / BINDINGS, EMULATOR / "emulator.cpp"]
     compile_and_link(sources, [level, *includes], output, kernels, link=["-shared"])

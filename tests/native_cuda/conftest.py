@@ -1,4 +1,6 @@
-"""The CUDA kernels on a machine without a GPU: a fixture that puts them, run thread by thread on the CPU, behind the public ops."""
+"""The CUDA kernels on a machine without a GPU: a fixture that puts them, run thread by thread on
+the CPU, behind the public ops.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,15 @@ from tests.ops.helpers import Backend
 
 PLACES = ["emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
 
-# As for the ops' own suite: the same examples every time, and fixtures of the function's scope under @given.
+# As for the ops' own suite: the same examples every time, and fixtures of the function's scope
+# under @given.
 settings.register_profile(
-    "emulated", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "emulated",
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("emulated")
 
@@ -78,7 +86,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def wide(item: pytest.Item) -> bool:
         call = getattr(item, "callspec", None)
-        return item.path.name == "test_shared_suite.py" and call is not None and call.params.get("dtype") is torch.float64
+        return (
+            item.path.name == "test_shared_suite.py"
+            and call is not None
+            and call.params.get("dtype") is torch.float64
+        )
 
     dropped = [item for item in items if wide(item)]
     if dropped:

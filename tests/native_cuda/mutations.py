@@ -53,12 +53,25 @@ EDGES = torch.tensor([
 def special_rows() -> None:
     for logits in (EDGES, EDGES.repeat(1, 300)):  # a warp or less per row, and a block
         got = glue.softmax_stats(logits, torch.zeros(len(logits), dtype=torch.int64))
-        for result, want in zip(got, oracle.softmax_stats(helpers.array(logits), np.zeros(len(logits), dtype=int)), strict=True):
+        for result, want in zip(
+            got,
+            oracle.softmax_stats(helpers.array(logits), np.zeros(len(logits), dtype=int)),
+            strict=True,
+        ):
             np.testing.assert_allclose(helpers.array(result), want, rtol=1e-5, atol=1e-5)
 
 
 def ties() -> None:
-    logits = torch.tensor([[1.0, 1.0, 1.0], [0.0, 5.0, 0.0], [2.0, 2.0, 2.0], [math.nan, 0.0, 0.0], [0.0, 5.0, 0.0], [math.inf, 0.0, 0.0]])
+    logits = torch.tensor(
+        [
+            [1.0, 1.0, 1.0],
+            [0.0, 5.0, 0.0],
+            [2.0, 2.0, 2.0],
+            [math.nan, 0.0, 0.0],
+            [0.0, 5.0, 0.0],
+            [math.inf, 0.0, 0.0],
+        ]
+    )
     logits = torch.cat((logits, -logits[3:4]))  # a negative NaN is no other one
     assert glue.entropy_topk(logits, 7)[1].tolist() == [3, 5, 6, 0, 2, 1, 4]
 
@@ -74,12 +87,26 @@ def among_nan(matrix: torch.Tensor) -> torch.Tensor:
 def head_step(path: str, sample_space: bool) -> Callable[[], None]:
     def check() -> None:
         for dtype, packs in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-            case = guided.make(20, 23, 18, 33, 7, dtype, "cpu", Rule(epsilon=0.3, relative=True), conflict=True)
+            case = guided.make(
+                20, 23, 18, 33, 7, dtype, "cpu", Rule(epsilon=0.3, relative=True), conflict=True
+            )
             case.class_weights = torch.linspace(0.5, 2.0, 18)
             truth = case.oracle()
             if packs:
-                case = replace(case, **{name: among_nan(getattr(case, name)) for name in ("features", "guide_features", "weight")})
-            results = [t for t in glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)[:-1] if t is not None]
+                case = replace(
+                    case,
+                    **{
+                        name: among_nan(getattr(case, name))
+                        for name in ("features", "guide_features", "weight")
+                    },
+                )
+            results = [
+                t
+                for t in glue.guided_linear_ce(
+                    *arguments(case), path=path, sample_space=sample_space
+                )[:-1]
+                if t is not None
+            ]
             wanted = (
                 truth.loss,
                 truth.grad_features,
@@ -93,7 +120,9 @@ def head_step(path: str, sample_space: bool) -> Callable[[], None]:
             tolerance = 1e-4 if dtype is torch.float32 else 5e-2
             for result, want in zip(results, wanted, strict=True):
                 scale = np.abs(want).max()
-                np.testing.assert_allclose(helpers.array(result), want, rtol=tolerance, atol=tolerance * float(scale))
+                np.testing.assert_allclose(
+                    helpers.array(result), want, rtol=tolerance, atol=tolerance * float(scale)
+                )
 
     return check
 
@@ -103,13 +132,20 @@ def low_logits() -> None:
     case = guided.make(20, 23, 18, 33, 7, torch.float32, "cpu", Rule(), conflict=True)
     case.bias = case.bias - 200.0
     features = glue.guided_linear_ce(*arguments(case), path="launches", sample_space=False)[1]
-    np.testing.assert_allclose(helpers.array(features), case.oracle().grad_features, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        helpers.array(features), case.oracle().grad_features, rtol=1e-3, atol=1e-4
+    )
 
 
 def head_gradient() -> None:
-    features, logits = helpers.random_logits(37, 19, torch.float32, 1), helpers.random_logits(37, 70, torch.float32, 2)
+    features, logits = (
+        helpers.random_logits(37, 19, torch.float32, 1),
+        helpers.random_logits(37, 70, torch.float32, 2),
+    )
     target, index = helpers.random_labels(37, 70), torch.arange(1, 37, 2)
-    truth = oracle.linear_ce_grad(helpers.array(features), helpers.array(logits), target.numpy(), index.numpy())
+    truth = oracle.linear_ce_grad(
+        helpers.array(features), helpers.array(logits), target.numpy(), index.numpy()
+    )
     for lay in (torch.clone, among_nan):
         weight, bias = glue.linear_ce_grad(lay(features), lay(logits), target, index, None)
         np.testing.assert_allclose(helpers.array(weight), truth.weight, atol=1e-6)
@@ -117,12 +153,29 @@ def head_gradient() -> None:
 
 
 def illegal_labels() -> None:
-    features, logits = helpers.random_logits(5, 4, torch.float32, 1), helpers.random_logits(5, 3, torch.float32, 2)
+    features, logits = (
+        helpers.random_logits(5, 4, torch.float32, 1),
+        helpers.random_logits(5, 3, torch.float32, 2),
+    )
     target = torch.tensor([0, 1, 3, 2, 1])
-    assert all(gradient.isnan().all() for gradient in glue.linear_ce_grad(features, logits, target, None, None))
+    assert all(
+        gradient.isnan().all()
+        for gradient in glue.linear_ce_grad(features, logits, target, None, None)
+    )
     for row in (5, 10**12):  # beside the matrix, and where nothing can be read
-        assert all(gradient.isnan().all() for gradient in glue.linear_ce_grad(features, logits, target % 3, torch.tensor([0, row]), None))
-    assert glue.softmax_stats(logits, target)[2].isnan().tolist() == [False, False, True, False, False]
+        assert all(
+            gradient.isnan().all()
+            for gradient in glue.linear_ce_grad(
+                features, logits, target % 3, torch.tensor([0, row]), None
+            )
+        )
+    assert glue.softmax_stats(logits, target)[2].isnan().tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def projections() -> None:
@@ -133,7 +186,12 @@ def projections() -> None:
     assert project([1.0, math.nan], [0.0, 0.0], Rule())[0].isnan()
     assert project([1.0, 2.0], [math.inf, 0.0], Rule())[0].isnan()
     # Four elements are scaled together.
-    assert project([1.0, 0.0, 0.0, 3e38], [-1.0, 0.0, 0.0, 0.0], Rule())[-1].tolist() == [0.0, 0.0, 0.0, pytest.approx(3e38)]
+    assert project([1.0, 0.0, 0.0, 3e38], [-1.0, 0.0, 0.0, 0.0], Rule())[-1].tolist() == [
+        0.0,
+        0.0,
+        0.0,
+        pytest.approx(3e38),
+    ]
     assert project([1.0, 2.0], [0.0, 0.0], Rule(epsilon=1.0))[0] == 0.0
     assert project([1.0, 2.0], [1.0, 0.0], Rule(epsilon=-5.0))[0] == 0.0
     assert project([1.0, 2.0], [-1.0, 0.0], Rule("official"))[0] == pytest.approx(1.0 / 1.001)
@@ -157,7 +215,9 @@ def tied_rows() -> None:
 
 def confident_head(path: str, sample_space: bool, gap: int = 40) -> Callable[[], None]:
     def confident_step() -> None:
-        confident.check_step(confident.head(gap, torch.float32, "cpu", batch_gap=gap), path, sample_space)
+        confident.check_step(
+            confident.head(gap, torch.float32, "cpu", batch_gap=gap), path, sample_space
+        )
 
     return confident_step
 
@@ -169,11 +229,15 @@ def confident_gradient() -> None:
 
 
 def features_gradient() -> None:
-    confident.TestHeadStep().test_features_gradient_of_half_precision(HERE, "launches", False, torch.float16)
+    confident.TestHeadStep().test_features_gradient_of_half_precision(
+        HERE, "launches", False, torch.float16
+    )
 
 
 def great_weight() -> None:
-    confident.TestHeadStep().test_a_row_without_residuals_and_with_a_great_weight(HERE, "launches", False)
+    confident.TestHeadStep().test_a_row_without_residuals_and_with_a_great_weight(
+        HERE, "launches", False
+    )
 
 
 def saturated(path: str, sample_space: bool) -> Callable[[], None]:
@@ -211,16 +275,24 @@ class Mutation:
 
     def applied(self, source: str) -> str:
         if source.count(self.before) != 1:
-            raise ValueError(f"{self.before!r} stands in {self.file} {source.count(self.before)} times")
+            raise ValueError(
+                f"{self.before!r} stands in {self.file} {source.count(self.before)} times"
+            )
         return source.replace(self.before, self.after)
 
     @property
     def by(self) -> str:
         """What notices it."""
-        return self.check.__qualname__.partition(".")[0] if callable(self.check) else " checker: ".join(self.check)
+        return (
+            self.check.__qualname__.partition(".")[0]
+            if callable(self.check)
+            else " checker: ".join(self.check)
+        )
 
 
-RACE_ROWS, RACE_GRADIENTS, RACE_PROJECT, RACE_GUIDED = (("thread", part) for part in ("rows", "gradients", "project", "guided"))
+RACE_ROWS, RACE_GRADIENTS, RACE_PROJECT, RACE_GUIDED = (
+    ("thread", part) for part in ("rows", "gradients", "project", "guided")
+)
 BARRIER = "  __syncthreads();\n"
 
 MUTATIONS = {
@@ -374,7 +446,9 @@ MUTATIONS = {
 }  # fmt: skip
 
 
-def poisoned(*sizes: object, dtype: torch.dtype | None = None, device: torch.device | None = None) -> torch.Tensor:
+def poisoned(
+    *sizes: object, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> torch.Tensor:
     """In the place of torch.empty: NaN, and -1 for integers."""
     made = torch.zeros(*sizes, dtype=dtype, device=device)
     made.view(-1).view(torch.uint8).fill_(0xFF)
@@ -407,11 +481,22 @@ def caught(name: str) -> bool:
         file.write_text(mutation.applied(file.read_text()))
         if isinstance(mutation.check, tuple):
             checker, part = mutation.check
-            return run_checked(build.checked_program(out, checker, part, kernels, "-O0"), schedules=2, types=2).returncode != 0
+            return (
+                run_checked(
+                    build.checked_program(out, checker, part, kernels, "-O0"), schedules=2, types=2
+                ).returncode
+                != 0
+            )
         call = f"m.fails(m.MUTATIONS[{name!r}].check, {str(kernels)!r}, {str(out)!r})"
         script = f"import sys; from tests.native_cuda import mutations as m; sys.exit(10 + {call})"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode >= 0 and done.returncode not in (10, 11):
             raise RuntimeError(f"the check did not run: {done.stderr[-3000:]}")
         return done.returncode != 10  # a crash is noticed too
@@ -419,8 +504,12 @@ def caught(name: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a table of all changes; returns 1 if one survived."""
-    parser = argparse.ArgumentParser(prog="python -m tests.native_cuda.mutations", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="changes whose file or description contains this")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.native_cuda.mutations", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--only", default="", help="changes whose file or description contains this"
+    )
     options = parser.parse_args(arguments)
     survivors = 0
     for number, (name, mutation) in enumerate(MUTATIONS.items()):
@@ -428,7 +517,10 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         noticed = caught(name)
         survivors += not noticed
-        print(f"{number:>3}  {mutation.file:<20} {name:<48} {mutation.by if noticed else 'SURVIVED'}", flush=True)
+        print(
+            f"{number:>3}  {mutation.file:<20} {name:<48} {mutation.by if noticed else 'SURVIVED'}",
+            flush=True,
+        )
     return min(survivors, 1)
 
 

@@ -1,4 +1,6 @@
-"""The kernels' own source under checkers of memory and of races, on the emulated device, with several schedules of blocks and threads."""
+"""The kernels' own source under checkers of memory and of races, on the emulated device, with
+several schedules of blocks and threads.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,16 @@ from tests.native_cuda import build
 
 def run_checked(program: Path, schedules: int, types: int = 3) -> subprocess.CompletedProcess[str]:
     command = [str(program), str(schedules), str(types)]
-    # The race checker of some compilers cannot place its memory where the addresses of a process are random.
+    # The race checker of some compilers cannot place its memory where the addresses of a process
+    # are random.
     if shutil.which("setarch"):
         plain = ["setarch", "-R", *command]
         if subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode == 0:
             command = plain
-    environment = os.environ | {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=1"}
+    environment = os.environ | {
+        "TSAN_OPTIONS": "exitcode=66 halt_on_error=1",
+        "ASAN_OPTIONS": "detect_leaks=1",
+    }
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
@@ -30,7 +36,10 @@ def checker(build_folder: Path, request: pytest.FixtureRequest) -> str:
     source = build_folder / "probe.cpp"
     source.write_text("int main() { return 0; }\n")
     program = build_folder / f"probe-{name}"
-    made = subprocess.run([str(build.compiler()), *build.CHECKERS[name], str(source), "-o", str(program)], capture_output=True)
+    made = subprocess.run(
+        [str(build.compiler()), *build.CHECKERS[name], str(source), "-o", str(program)],
+        capture_output=True,
+    )
     if made.returncode or run_checked(program, 1).returncode:
         pytest.skip(f"the {name} checker does not work here")
     return name
@@ -39,20 +48,30 @@ def checker(build_folder: Path, request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("part", list(build.PARTS))
 @pytest.mark.parametrize("checker", list(build.CHECKERS), indirect=True)
 def test_no_bad_access_no_race_and_equal_bits(build_folder: Path, checker: str, part: str) -> None:
-    """Every access lies inside buffers of the promised size, is aligned and ordered, and no schedule changes a bit of any result.
+    """Every access lies inside buffers of the promised size, is aligned and ordered, and no
+    schedule changes a bit of any result.
 
-    For the head step the cooperative launch and the three launches take turns, so they are shown to be equal too.
+    For the head step the cooperative launch and the three launches take turns, so they are shown to
+    be equal too.
     """
     program = build.checked_program(build_folder, checker, part)
-    done = run_checked(program, schedules=4) if checker == "address" else run_checked(program, schedules=2, types=2)
+    done = (
+        run_checked(program, schedules=4)
+        if checker == "address"
+        else run_checked(program, schedules=2, types=2)
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[:4000]
     lines = done.stdout.splitlines()
     assert len(lines) >= 5 and all(line.endswith(" equal") for line in lines)
 
 
-# What the checkers must find, or their silence above would mean nothing: each fence and barrier of the last block's finish.
+# What the checkers must find, or their silence above would mean nothing: each fence and barrier of
+# the last block's finish.
 BROKEN = {
-    "no release before the ticket": ("    __threadfence();\n    const unsigned taken", "    const unsigned taken"),
+    "no release before the ticket": (
+        "    __threadfence();\n    const unsigned taken",
+        "    const unsigned taken",
+    ),
     "no acquire after the ticket": ("    __threadfence();\n    *flag", "    *flag"),
     "no barrier before the ticket": (
         "  __syncthreads();\n  if (threadIdx.x == 0) {\n    __threadfence();",
@@ -64,7 +83,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("checker", ["thread"], indirect=True)
 @pytest.mark.parametrize("what", list(BROKEN))
-def test_the_race_checker_finds_what_is_missing(build_folder: Path, tmp_path: Path, checker: str, what: str) -> None:
+def test_the_race_checker_finds_what_is_missing(
+    build_folder: Path, tmp_path: Path, checker: str, what: str
+) -> None:
     kernels = tmp_path / "kernels"
     shutil.copytree(build.KERNELS, kernels)
     header = kernels / "common.cuh"
@@ -72,5 +93,9 @@ def test_the_race_checker_finds_what_is_missing(build_folder: Path, tmp_path: Pa
     text = header.read_text()
     assert text.count(before) == 1
     header.write_text(text.replace(before, after))
-    done = run_checked(build.checked_program(tmp_path / "out", checker, "rows", kernels), schedules=2, types=1)
-    assert done.returncode != 0 and ("data race" in done.stderr or "launch" in done.stderr), done.stderr[:2000]
+    done = run_checked(
+        build.checked_program(tmp_path / "out", checker, "rows", kernels), schedules=2, types=1
+    )
+    assert done.returncode != 0 and ("data race" in done.stderr or "launch" in done.stderr), (
+        done.stderr[:2000]
+    )

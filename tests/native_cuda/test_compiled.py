@@ -1,4 +1,6 @@
-"""What the compiler made of the kernels: registers, stack and spills, the width of memory accesses, fences. Needs no GPU."""
+"""What the compiler made of the kernels: registers, stack and spills, the width of memory accesses,
+fences. Needs no GPU.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ import torch
 
 from tests.native_cuda import build
 
-# Beyond these, fewer blocks fit into the 65536 registers of a multiprocessor than a kernel is written for: 512 threads twice, 256 threads
-# three or four times, 128 threads three times.
+# Beyond these, fewer blocks fit into the 65536 registers of a multiprocessor than a kernel is
+# written for: 512 threads twice, 256 threads three or four times, 128 threads three times.
 MOST_REGISTERS = {
     "rows_by": 64,
     "inner_products": 64,
@@ -43,7 +45,9 @@ class Kernel:
     instructions: Counter[str] = field(default_factory=Counter)
 
     def count(self, pattern: str) -> int:
-        return sum(n for instruction, n in self.instructions.items() if re.match(pattern, instruction))
+        return sum(
+            n for instruction, n in self.instructions.items() if re.match(pattern, instruction)
+        )
 
 
 def tool(name: str) -> str | None:
@@ -57,7 +61,9 @@ def tool(name: str) -> str | None:
 
 
 def dump(what: str, binary: Path) -> str:
-    return subprocess.run([tool("cuobjdump"), what, str(binary)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [tool("cuobjdump"), what, str(binary)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def inspect(binary: Path) -> list[Kernel]:
@@ -69,20 +75,26 @@ def inspect(binary: Path) -> list[Kernel]:
         elif match := re.match(r"\s*Function (\S+):", line):
             name = match[1]
         elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", line):
-            kernels[architecture, name] = Kernel(architecture, name, *(int(number) for number in match.groups()))
+            kernels[architecture, name] = Kernel(
+                architecture, name, *(int(number) for number in match.groups())
+            )
     for line in dump("--dump-sass", binary).splitlines():
         if match := re.match(r"\s*arch = (\S+)", line):
             architecture = match[1]
         elif match := re.search(r"Function : (\S+)", line):
             name = match[1]
-        elif (match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line)) and (architecture, name) in kernels:
+        elif (
+            match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line)
+        ) and (architecture, name) in kernels:
             kernels[architecture, name].instructions[match[1]] += 1
     return list(kernels.values())
 
 
 @pytest.fixture(scope="session")
 def binaries(build_folder: Path) -> list[Path]:
-    """The installed extension where there is one, otherwise the kernels compiled for one architecture."""
+    """The installed extension where there is one, otherwise the kernels compiled for one
+    architecture.
+    """
     if tool("cuobjdump") is None:
         pytest.skip("needs cuobjdump")
     spec = importlib.util.find_spec("gaal_fast._native_cuda")
@@ -94,10 +106,31 @@ def binaries(build_folder: Path) -> list[Path]:
     made = []
     for source in build.kernel_sources():
         made.append(build_folder / f"{source.stem}.sm_90a.o")
-        newest = max(path.stat().st_mtime for path in [source, *build.KERNELS.glob("*.cuh"), *build.KERNELS.glob("*.h")])
+        newest = max(
+            path.stat().st_mtime
+            for path in [source, *build.KERNELS.glob("*.cuh"), *build.KERNELS.glob("*.h")]
+        )
         if not (made[-1].exists() and made[-1].stat().st_mtime > newest):
-            options = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-Wall,-Wextra", "-Werror", "all-warnings"]
-            build.run([nvcc, *options, "-gencode", "arch=compute_90a,code=sm_90a", "-c", str(source), "-o", str(made[-1])])
+            options = [
+                "-O3",
+                "-std=c++17",
+                "-Xcompiler",
+                "-fPIC,-Wall,-Wextra",
+                "-Werror",
+                "all-warnings",
+            ]
+            build.run(
+                [
+                    nvcc,
+                    *options,
+                    "-gencode",
+                    "arch=compute_90a,code=sm_90a",
+                    "-c",
+                    str(source),
+                    "-o",
+                    str(made[-1]),
+                ]
+            )
     return made
 
 
@@ -113,7 +146,9 @@ def test_every_kernel_is_there_for_every_element_type(kernels: list[Kernel]) -> 
             if part == "inner_products":  # in Gram matrices there is a second one, of float32 only
                 names = [name for name in names if "gram_inner_products" not in name]
             for element in ("If", "I6__half", "I13__nv_bfloat16"):
-                assert sum(part + element in name for name in names) == 1, f"{part} of {element} for {architecture}"
+                assert sum(part + element in name for name in names) == 1, (
+                    f"{part} of {element} for {architecture}"
+                )
 
 
 def test_nothing_is_spilled(kernels: list[Kernel]) -> None:
@@ -135,7 +170,15 @@ def test_registers_leave_room_for_the_blocks_that_are_wanted(kernels: list[Kerne
 def test_memory_is_read_sixteen_bytes_at_a_time(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         if any(
-            part in kernel.name for part in ("rows_by", "inner_productsI", "add_scaled", "write_residuals", "head_gradient", "guided_step")
+            part in kernel.name
+            for part in (
+                "rows_by",
+                "inner_productsI",
+                "add_scaled",
+                "write_residuals",
+                "head_gradient",
+                "guided_step",
+            )
         ):
             assert kernel.count(r"LDG\.E\.(\w+\.)*128") >= 1, kernel
         if "add_scaled" in kernel.name or "write_residuals" in kernel.name:
@@ -146,7 +189,9 @@ def test_memory_is_read_sixteen_bytes_at_a_time(kernels: list[Kernel]) -> None:
 
 
 def test_products_use_the_units_that_are_meant(kernels: list[Kernel]) -> None:
-    """IEEE multiply-adds for float32, tensor cores for half precision, and no tensor core for float32."""
+    """IEEE multiply-adds for float32, tensor cores for half precision, and no tensor core for
+    float32.
+    """
     for kernel in kernels:
         if "head_gradient" in kernel.name or "guided_step" in kernel.name:
             if kernel.name.count("If"):
@@ -159,8 +204,13 @@ def test_the_ticket_stands_between_two_fences(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         tickets = kernel.count(r"ATOMG?\.E\.INC")
         assert kernel.count("MEMBAR") >= 2 * tickets, kernel
-        assert kernel.count(r"ATOMG?\.E\.(ADD|MAX|MIN|CAS|EXCH).*F(16|32|64)") == 0, "an atomic on floating numbers is not reproducible"
-        if any(part in kernel.name for part in ("rows_by", "inner_products", "head_gradient", "guided_step")):
+        assert kernel.count(r"ATOMG?\.E\.(ADD|MAX|MIN|CAS|EXCH).*F(16|32|64)") == 0, (
+            "an atomic on floating numbers is not reproducible"
+        )
+        if any(
+            part in kernel.name
+            for part in ("rows_by", "inner_products", "head_gradient", "guided_step")
+        ):
             assert tickets >= 1, kernel
 
 
@@ -168,7 +218,11 @@ def test_the_installed_extension_has_every_architecture_it_should(binaries: list
     if binaries[0].suffix == ".o" or os.environ.get("TORCH_CUDA_ARCH_LIST"):
         pytest.skip("the extension is not installed, or was built for other architectures")
     nvcc = shutil.which("nvcc")
-    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout if nvcc else ""
+    known = (
+        subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+        if nvcc
+        else ""
+    )
     found = set(re.findall(r"\.(sm_\w+)\.cubin", dump("--list-elf", binaries[0])))
     assert {"sm_80", "sm_86", "sm_89", "sm_90a"} <= found
     if "compute_120" in known:

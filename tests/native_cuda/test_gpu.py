@@ -1,4 +1,6 @@
-"""What only a GPU can show: streams, host threads, CUDA graphs, waiting, very large tensors, and the device's own scheduling."""
+"""What only a GPU can show: streams, host threads, CUDA graphs, waiting, very large tensors, and
+the device's own scheduling.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,19 @@ from tests.oracle import Rule
 
 pytestmark = pytest.mark.gpu
 
-# (B, P, Y, d, k) of the head step: the sizes of the paper, and one that fills the device several times.
-STEPS = [(64, 64, 286, 512, 32), (256, 256, 286, 2048, 128), (256, 256, 717, 2048, 205), (256, 256, 2, 2048, 128)]
-WAYS = [(path, sample_space) for path in ("cooperative", "launches", "composed") for sample_space in (False, True)]
+# (B, P, Y, d, k) of the head step: the sizes of the paper, and one that fills the device several
+# times.
+STEPS = [
+    (64, 64, 286, 512, 32),
+    (256, 256, 286, 2048, 128),
+    (256, 256, 717, 2048, 205),
+    (256, 256, 2, 2048, 128),
+]
+WAYS = [
+    (path, sample_space)
+    for path in ("cooperative", "launches", "composed")
+    for sample_space in (False, True)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +45,9 @@ def kernels() -> Iterator[None]:
 
 
 def step(size: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> guided.Case:
-    return guided.make(*size, dtype, "cuda", Rule(epsilon=0.1, relative=True), seed=seed, conflict=size[2] > 1)
+    return guided.make(
+        *size, dtype, "cuda", Rule(epsilon=0.1, relative=True), seed=seed, conflict=size[2] > 1
+    )
 
 
 Op = Callable[[int], tuple[list[Tensor], Callable[[], Any]]]
@@ -42,8 +56,17 @@ Op = Callable[[int], tuple[list[Tensor], Callable[[], Any]]]
 def _step_op(path: str, sample_space: bool) -> Op:
     def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
         case = step(STEPS[0], seed=seed)
-        inputs = [case.features, case.target, case.guide_features, case.guide_target, case.weight, case.bias]
-        return inputs, lambda: glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
+        inputs = [
+            case.features,
+            case.target,
+            case.guide_features,
+            case.guide_target,
+            case.weight,
+            case.bias,
+        ]
+        return inputs, lambda: glue.guided_linear_ce(
+            *arguments(case), path=path, sample_space=sample_space
+        )
 
     return make
 
@@ -53,10 +76,24 @@ def _numbers_op(path: str, sample_space: bool) -> Op:
 
     def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
         case = step(STEPS[0], seed=seed)
-        epsilon, margin = (torch.tensor(number + 0.1 * seed, dtype=torch.float64, device="cuda") for number in (0.1, 0.75))
+        epsilon, margin = (
+            torch.tensor(number + 0.1 * seed, dtype=torch.float64, device="cuda")
+            for number in (0.1, 0.75)
+        )
         case.rule = Rule(epsilon=epsilon, relative=True, margin=margin)
-        inputs = [case.features, case.target, case.guide_features, case.guide_target, case.weight, case.bias, epsilon, margin]
-        return inputs, lambda: glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
+        inputs = [
+            case.features,
+            case.target,
+            case.guide_features,
+            case.guide_target,
+            case.weight,
+            case.bias,
+            epsilon,
+            margin,
+        ]
+        return inputs, lambda: glue.guided_linear_ce(
+            *arguments(case), path=path, sample_space=sample_space
+        )
 
     return make
 
@@ -67,7 +104,9 @@ def _confident_op(path: str, sample_space: bool) -> Op:
     def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
         case = confident.head(20 * (seed + 1), torch.float32, "cuda", batch_gap=12)
         inputs = [case.features, case.target, case.guide_features, case.guide_target]
-        return inputs, lambda: glue.guided_linear_ce(*arguments(case), path=path, sample_space=sample_space)
+        return inputs, lambda: glue.guided_linear_ce(
+            *arguments(case), path=path, sample_space=sample_space
+        )
 
     return make
 
@@ -80,7 +119,10 @@ def _entropy_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
 def _split_rows_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
     logits = helpers.random_logits(7, 100_003, torch.bfloat16, seed, device="cuda")
     target = helpers.random_labels(7, 100_003, seed, device="cuda")
-    return [logits, target], lambda: (*glue.softmax_stats(logits, target), *glue.entropy_topk(logits, 4))
+    return [logits, target], lambda: (
+        *glue.softmax_stats(logits, target),
+        *glue.entropy_topk(logits, 4),
+    )
 
 
 def _gradient_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
@@ -88,7 +130,9 @@ def _gradient_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
     logits = helpers.random_logits(2000, 33, torch.float32, seed + 1, device="cuda")
     target = helpers.random_labels(2000, 33, seed, device="cuda")
     index = torch.randperm(2000, generator=torch.Generator().manual_seed(seed))[:1500].cuda()
-    return [features, logits, target, index], lambda: glue.linear_ce_grad(features, logits, target, index, None)
+    return [features, logits, target, index], lambda: glue.linear_ce_grad(
+        features, logits, target, index, None
+    )
 
 
 def _project_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
@@ -110,16 +154,31 @@ OPS: dict[str, Op] = {
     "rows in parts": _split_rows_op,
     "linear_ce_grad in splits": _gradient_op,
     "project_": _project_op,
-    **{f"head step, {path}, {'sample space' if sample else 'direct'}": _step_op(path, sample) for path, sample in WAYS},
-    **{f"numbers on the device, {path}, {'sample space' if sample else 'direct'}": _numbers_op(path, sample) for path, sample in WAYS},
-    **{f"confident rows, {path}, {'sample space' if sample else 'direct'}": _confident_op(path, sample) for path, sample in WAYS},
+    **{
+        f"head step, {path}, {'sample space' if sample else 'direct'}": _step_op(path, sample)
+        for path, sample in WAYS
+    },
+    **{
+        f"numbers on the device, {path}, {'sample space' if sample else 'direct'}": _numbers_op(
+            path, sample
+        )
+        for path, sample in WAYS
+    },
+    **{
+        f"confident rows, {path}, {'sample space' if sample else 'direct'}": _confident_op(
+            path, sample
+        )
+        for path, sample in WAYS
+    },
 }
 
 
 @pytest.mark.parametrize("size", STEPS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_the_head_step_at_the_sizes_of_the_paper(size: tuple, dtype: torch.dtype, way: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_step_at_the_sizes_of_the_paper(
+    size: tuple, dtype: torch.dtype, way: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(glue, "guided_path", lambda *sizes: way[0])
     monkeypatch.setattr(glue, "takes_sample_space", lambda *sizes: way[1])
     guided.check(step(size, dtype))
@@ -164,7 +223,10 @@ def test_two_host_threads_at_once(name: str) -> None:
         for _ in range(50):
             found.append(helpers.bits(call()) == want)
 
-    threads = [threading.Thread(target=work, args=(call, want)) for (_, call), want in zip(made, expected, strict=True)]
+    threads = [
+        threading.Thread(target=work, args=(call, want))
+        for (_, call), want in zip(made, expected, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -270,7 +332,10 @@ def test_rows_beyond_two_to_the_31_elements() -> None:
         alone = ops.softmax_stats(logits[row : row + 1].float(), target[row : row + 1])
         for result, want in zip((entropy, lse, nll), alone, strict=True):
             torch.testing.assert_close(result[row], want[0], rtol=2e-6, atol=2e-5)
-    assert helpers.bits(top) == helpers.bits(entropy[index]) and top[-1] >= entropy.sort(descending=True).values[99]
+    assert (
+        helpers.bits(top) == helpers.bits(entropy[index])
+        and top[-1] >= entropy.sort(descending=True).values[99]
+    )
 
 
 def test_a_head_gradient_beyond_two_to_the_31_elements() -> None:
@@ -286,14 +351,19 @@ def test_a_head_gradient_beyond_two_to_the_31_elements() -> None:
     residual[torch.arange(rows), target] -= 1.0
     for row in (0, 1, 77, 2**31 // width - 1, 2**31 // width, 2**31 // width + 1, classes - 1):
         want = residual[:, row] @ features.float() / rows
-        torch.testing.assert_close(weight[row].float(), want, rtol=2e-2, atol=2e-2 * want.abs().max().item())
+        torch.testing.assert_close(
+            weight[row].float(), want, rtol=2e-2, atol=2e-2 * want.abs().max().item()
+        )
         torch.testing.assert_close(bias[row].float(), residual[:, row].mean(), rtol=2e-2, atol=1e-8)
 
 
 def test_a_projection_beyond_two_to_the_31_elements() -> None:
     needs(14)
     count = 2**31 + 12_345
-    grads, guides = [torch.full((count,), 2.0**-16, dtype=torch.bfloat16, device="cuda") for _ in range(1)], []
+    grads, guides = (
+        [torch.full((count,), 2.0**-16, dtype=torch.bfloat16, device="cuda") for _ in range(1)],
+        [],
+    )
     guides = [-2.0 * grads[0]]
     grads[0][-1] = 1.0
     result = ops.project_(grads, guides)

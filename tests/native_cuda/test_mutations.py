@@ -26,13 +26,22 @@ CHECKS = [
     mutations.tiny_guides,
     mutations.numbers_on_the_device,
     mutations.label_of_one_row,
-    *(mutations.confident_head(path, sample) for path in ("launches", "composed") for sample in (False, True)),
-    *(mutations.saturated(path, sample) for path, sample in (("launches", False), ("composed", True))),
+    *(
+        mutations.confident_head(path, sample)
+        for path in ("launches", "composed")
+        for sample in (False, True)
+    ),
+    *(
+        mutations.saturated(path, sample)
+        for path, sample in (("launches", False), ("composed", True))
+    ),
 ]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__qualname__.partition(".")[0])
-def test_the_checks_pass_on_the_kernels_as_they_are(device: build.Emulated, check: Callable[[], None]) -> None:
+def test_the_checks_pass_on_the_kernels_as_they_are(
+    device: build.Emulated, check: Callable[[], None]
+) -> None:
     check()
 
 

@@ -1,6 +1,8 @@
-"""Rows that are all but certain, on every backend: their entropy, loss and gradient are small numbers that keep their relative precision.
+"""Rows that are all but certain, on every backend: their entropy, loss and gradient are small
+numbers that keep their relative precision.
 
-1 + e^-20 is 1 in float32, so whoever adds the largest class to the others, or subtracts 1 from its probability, loses them.
+1 + e^-20 is 1 in float32, so whoever adds the largest class to the others, or subtracts 1 from its
+probability, loses them.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield request.param
 
 
-def confident_rows(gaps: tuple[float, ...], classes: int, shift: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, multiples of 1/8, the column of the largest, and that of the next one. The largest is first, last or in between."""
+def confident_rows(
+    gaps: tuple[float, ...], classes: int, shift: float = 0.0, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, multiples of 1/8, the column of the largest, and that of the next one. The largest is
+    first, last or in between.
+    """
     generator = torch.Generator().manual_seed(seed)
     below = torch.randint(0, 17, (len(gaps), classes), generator=generator).double() / 8
     rows = torch.arange(len(gaps))
@@ -70,7 +76,9 @@ def test_entropy_and_loss(backend: Backend, classes: int, shift: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("classes", [2, 40, 286])
-def test_entropy_and_loss_of_other_dtypes(backend: Backend, classes: int, dtype: torch.dtype) -> None:
+def test_entropy_and_loss_of_other_dtypes(
+    backend: Backend, classes: int, dtype: torch.dtype
+) -> None:
     logits, largest, _ = confident_rows(GAPS, classes)
     logits = logits.to(dtype).to(backend.device)
     backend.require("softmax_stats", logits)
@@ -82,7 +90,9 @@ def test_entropy_and_loss_of_other_dtypes(backend: Backend, classes: int, dtype:
 
 
 def test_the_least_certain_of_confident_rows_are_selected(backend: Backend) -> None:
-    """In float32 arithmetic with the largest class among the others, all of them have the entropy 0 and the first rows win."""
+    """In float32 arithmetic with the largest class among the others, all of them have the entropy 0
+    and the first rows win.
+    """
     gaps = tuple(float(gap) for gap in range(80, 20, -4))
     logits = confident_rows(gaps, 20)[0].float().to(backend.device)
     backend.require("entropy_topk", logits)
@@ -94,8 +104,12 @@ def test_the_least_certain_of_confident_rows_are_selected(backend: Backend) -> N
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shift", SHIFTS)
 @pytest.mark.parametrize("classes", [2, 9, 286, 1030, 20011])
-def test_gradient_of_every_row(backend: Backend, classes: int, shift: float, weighted: bool) -> None:
-    """The features are unit vectors, so that every column of the gradient is the residual of one row."""
+def test_gradient_of_every_row(
+    backend: Backend, classes: int, shift: float, weighted: bool
+) -> None:
+    """The features are unit vectors, so that every column of the gradient is the residual of one
+    row.
+    """
     logits, largest, following = confident_rows(GAPS, classes, shift, seed=classes)
     features, logits = (
         torch.eye(len(GAPS), device=backend.device),
@@ -105,8 +119,12 @@ def test_gradient_of_every_row(backend: Backend, classes: int, shift: float, wei
     weights = torch.linspace(0.5, 2.0, classes, device=backend.device) if weighted else None
     plain = helpers.array(features), helpers.array(logits)
     for target in (largest, following):
-        got, _ = ops.linear_ce_grad(features, logits, target.to(backend.device), class_weights=weights)
-        want = oracle.linear_ce_grad(*plain, target.numpy(), None, None if weights is None else helpers.array(weights))
+        got, _ = ops.linear_ce_grad(
+            features, logits, target.to(backend.device), class_weights=weights
+        )
+        want = oracle.linear_ce_grad(
+            *plain, target.numpy(), None, None if weights is None else helpers.array(weights)
+        )
         assert_relative(got, want.weight, 1e-4)
 
 
@@ -122,7 +140,8 @@ def test_gradient_of_a_confident_batch(backend: Backend, gap: float) -> None:
     assert relative_error(bias, want.bias) < 1e-4
 
 
-# Rows of either batch, classes, features: few rows take the sample space where a backend has it, many rows never.
+# Rows of either batch, classes, features: few rows take the sample space where a backend has it,
+# many rows never.
 SIZES = [(4, 20, 16), (24, 5, 24), (3, 1030, 6), (3, 20011, 4)]
 
 
@@ -154,18 +173,28 @@ def test_corrected_gradient(
     biased: bool,
     weighted: bool,
 ) -> None:
-    """The features are unit vectors, so that the columns of the weight are the logits, in float32 exactly."""
+    """The features are unit vectors, so that the columns of the weight are the logits, in float32
+    exactly.
+    """
     rows, classes, width = size
     logits, largest, following = confident_rows((gap,) * rows, classes, shift, seed=1)
-    guide_logits, guide_largest, guide_following = confident_rows((guide_gap,) * rows + (guide_gap + 6.0,) * 2, classes, shift, seed=2)
+    guide_logits, guide_largest, guide_following = confident_rows(
+        (guide_gap,) * rows + (guide_gap + 6.0,) * 2, classes, shift, seed=2
+    )
     target = torch.where(torch.arange(rows) % 2 == 0, largest, following) if gap < 1.0 else largest
     guide_target = guide_largest if guide_at_largest else guide_following
     # The second half of the batch shares its features, and so its logits, with the guide.
-    weight = torch.cat([logits[: rows // 2], guide_logits, torch.zeros(width, classes)])[:width].t().contiguous()
+    weight = (
+        torch.cat([logits[: rows // 2], guide_logits, torch.zeros(width, classes)])[:width]
+        .t()
+        .contiguous()
+    )
     everything = torch.eye(max(width, rows // 2 + rows + 2))[:, :width]
     features, guide_features = everything[:rows], everything[rows // 2 : rows // 2 + rows + 2]
     if everything.shape[0] > width:  # no unit vector is left for the last ones
-        guide_features = guide_features + everything[rows // 2] * (guide_features.sum(dim=1, keepdim=True) == 0)
+        guide_features = guide_features + everything[rows // 2] * (
+            guide_features.sum(dim=1, keepdim=True) == 0
+        )
     bias = torch.arange(classes).remainder(3).sub(1.0) / 8 if biased else None
     arguments = [
         features.contiguous(),
@@ -179,9 +208,14 @@ def test_corrected_gradient(
     backend.require("guided_linear_ce", arguments[0], arguments[2], arguments[4])
     weights = torch.linspace(0.5, 2.0, classes, device=backend.device) if weighted else None
     rule = Rule(epsilon=1.5, relative=True)  # beyond any cosine, so that it always acts
-    step = ops.guided_linear_ce(*arguments, top_k=rows, class_weights=weights, **helpers.options(rule))
+    step = ops.guided_linear_ce(
+        *arguments, top_k=rows, class_weights=weights, **helpers.options(rule)
+    )
 
-    plain = [None if a is None else a.cpu().numpy() if a.dtype is torch.int64 else helpers.array(a) for a in arguments]
+    plain = [
+        None if a is None else a.cpu().numpy() if a.dtype is torch.int64 else helpers.array(a)
+        for a in arguments
+    ]
     plain_weights = None if weights is None else helpers.array(weights)
     truth = oracle.guided_linear_ce(*plain, rows, rule, plain_weights, step.index.cpu().numpy())
     assert math.isfinite(truth.v) and truth.v > 0.0
@@ -198,7 +232,9 @@ LAYOUTS = {"contiguous": lambda x: x, **helpers.LAYOUTS}
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("classes", [2, 3, 5, 7, 8, 16, 20, 33, 100, 286, 717, 10007])
 def test_equal_rows_have_equal_bits(backend: Backend, classes: int, dtype: torch.dtype) -> None:
-    """Wherever in the batch and in memory they lie: the order of rows of one entropy is that of their numbers."""
+    """Wherever in the batch and in memory they lie: the order of rows of one entropy is that of
+    their numbers.
+    """
     row = helpers.random_logits(1, classes, dtype, seed=classes, device=backend.device)
     seen = set()
     for rows in (1, 2, 3, 19):
@@ -208,7 +244,11 @@ def test_equal_rows_have_equal_bits(backend: Backend, classes: int, dtype: torch
             logits = layout(batch)
             backend.require("softmax_stats", logits)
             target = torch.full((rows,), classes // 2, device=backend.device)
-            entropy, lse, nll = (result[::2].tolist() for result in ops.softmax_stats(logits, target))
+            entropy, lse, nll = (
+                result[::2].tolist() for result in ops.softmax_stats(logits, target)
+            )
             seen |= set(zip(entropy, lse, nll, strict=True))
-            assert ops.entropy_topk(layout(row.expand(rows, classes).contiguous()), rows)[1].tolist() == list(range(rows))
+            assert ops.entropy_topk(layout(row.expand(rows, classes).contiguous()), rows)[
+                1
+            ].tolist() == list(range(rows))
     assert len(seen) == 1

@@ -24,7 +24,12 @@ LOGITS = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
 class FakeBackend(ModuleType):
     """A backend that notes its calls and leaves the work to backend ``torch``."""
 
-    def __init__(self, name: str, reason: str | None = None, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> None:
+    def __init__(
+        self,
+        name: str,
+        reason: str | None = None,
+        dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    ) -> None:
         super().__init__(f"gaal_fast.ops.backends.{name}")
         self.reason, self.dtypes, self.calls = reason, dtypes, []
         for op in _dispatch.OPS:
@@ -46,7 +51,9 @@ class FakeBackend(ModuleType):
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    """Put a fake backend (or None: cannot be imported) in place of a real one, with the choice and its caches reset around."""
+    """Put a fake backend (or None: cannot be imported) in place of a real one, with the choice and
+    its caches reset around.
+    """
     monkeypatch.setattr(_dispatch, "_plans", {})
     monkeypatch.setattr(_dispatch, "_default", "auto")
 
@@ -67,10 +74,18 @@ def test_auto_takes_native_on_the_cpu_where_it_can(install) -> None:
     assert [op for op, *_ in native.calls] == ["softmax_stats"]
 
 
-@pytest.mark.parametrize("module", [None, FakeBackend("native", reason="no compiler was found")], ids=["absent", "unavailable"])
+@pytest.mark.parametrize(
+    "module",
+    [None, FakeBackend("native", reason="no compiler was found")],
+    ids=["absent", "unavailable"],
+)
 def test_auto_falls_back_without_an_error(install, module: ModuleType | None) -> None:
     install("native", module)
-    for op, tensors in (("entropy_topk", (LOGITS,)), ("project_", (LOGITS, LOGITS)), ("guided_linear_ce", (LOGITS,) * 3)):
+    for op, tensors in (
+        ("entropy_topk", (LOGITS,)),
+        ("project_", (LOGITS, LOGITS)),
+        ("guided_linear_ce", (LOGITS,) * 3),
+    ):
         assert ops.selected_backend(op, *tensors) == "torch"
     assert ops.entropy_topk(LOGITS, 1)[1].tolist() == [0]
 
@@ -90,10 +105,18 @@ def test_a_forced_backend_that_cannot_says_why(install) -> None:
     install("triton", None)
     with (
         ops.backend("native"),
-        pytest.raises(RuntimeError, match=r"^backend 'native' cannot be used on cpu: it was not built: no compiler"),
+        pytest.raises(
+            RuntimeError,
+            match=r"^backend 'native' cannot be used on cpu: it was not built: no compiler",
+        ),
     ):
         ops.softmax_stats(LOGITS)
-    with ops.backend("triton"), pytest.raises(RuntimeError, match=r"^backend 'triton' cannot be used on cpu: it cannot be imported"):
+    with (
+        ops.backend("triton"),
+        pytest.raises(
+            RuntimeError, match=r"^backend 'triton' cannot be used on cpu: it cannot be imported"
+        ),
+    ):
         ops.softmax_stats(LOGITS)
     install("native", FakeBackend("native"))
     refused = r"^backend 'native' does not take entropy_topk of float64\[2, 2\] on cpu"
@@ -106,12 +129,22 @@ def test_mixed_dtypes_are_shown_whole_to_the_backend(install) -> None:
     assert ops.selected_backend("project_", LOGITS, LOGITS.half(), LOGITS, LOGITS.half()) == "torch"
 
 
-@pytest.mark.parametrize("choose", [ops.set_backend, lambda name: ops.backend(name).__enter__()], ids=["set_backend", "backend"])
-@pytest.mark.parametrize(("name", "nearest"), [("natve", "native"), ("Triton", "triton"), ("", "auto"), (None, "native")])
-def test_an_unknown_name_is_refused_with_the_nearest(install, choose, name: str | None, nearest: str) -> None:
+@pytest.mark.parametrize(
+    "choose",
+    [ops.set_backend, lambda name: ops.backend(name).__enter__()],
+    ids=["set_backend", "backend"],
+)
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("natve", "native"), ("Triton", "triton"), ("", "auto"), (None, "native")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(
+    install, choose, name: str | None, nearest: str
+) -> None:
     with pytest.raises(ValueError, match=f"unknown backend {name!r}") as caught:
         choose(name)
-    assert "did you mean" in str(caught.value) and "auto, torch, native, triton" in str(caught.value)
+    assert "did you mean" in str(caught.value) and "auto, torch, native, triton" in str(
+        caught.value
+    )
     if name:
         assert f"did you mean {nearest!r}" in str(caught.value)
     assert ops.requested_backend() == "auto"
@@ -155,7 +188,9 @@ def test_a_block_is_private_to_its_thread_and_task(install) -> None:
 
 
 def test_a_backend_runs_without_autograd_and_autocast(install) -> None:
-    """A matrix product inside a backend neither records a graph nor changes its precision; outside all is as before."""
+    """A matrix product inside a backend neither records a graph nor changes its precision; outside
+    all is as before.
+    """
     native = install("native", FakeBackend("native"))
     logits = LOGITS.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -184,9 +219,13 @@ def test_autocast_does_not_change_a_result() -> None:
     plain = ops.guided_linear_ce(x, y, x, y, w, None, top_k=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = ops.guided_linear_ce(x, y, x, y, w, None, top_k=4)
-        compiled = torch.ops.gaal_fast.guided_linear_ce(x, y, x, y, w, None, None, 4, "paper", 0.0, False, 0.75, 1e-3, None)
+        compiled = torch.ops.gaal_fast.guided_linear_ce(
+            x, y, x, y, w, None, None, 4, "paper", 0.0, False, 0.75, 1e-3, None
+        )
     assert cast.grad_weight.dtype is torch.float32
-    assert torch.equal(cast.grad_weight, plain.grad_weight) and torch.equal(compiled[2], plain.grad_weight)
+    assert torch.equal(cast.grad_weight, plain.grad_weight) and torch.equal(
+        compiled[2], plain.grad_weight
+    )
 
 
 def test_selected_backend_refuses_what_is_no_op() -> None:
@@ -227,7 +266,9 @@ def test_an_available_backend_takes_every_op_in_float32() -> None:
         for device, reason in by_device.items():
             if reason is not None:
                 continue
-            logits, features, weight = (torch.zeros(shape, device=device) for shape in ((8, 5), (8, 4), (5, 4)))
+            logits, features, weight = (
+                torch.zeros(shape, device=device) for shape in ((8, 5), (8, 4), (5, 4))
+            )
             with ops.backend(name):
                 assert ops.selected_backend("softmax_stats", logits) == name
                 assert ops.selected_backend("entropy_topk", logits) == name
@@ -238,7 +279,12 @@ def test_an_available_backend_takes_every_op_in_float32() -> None:
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -252,7 +298,10 @@ def test_the_environment_variable() -> None:
     assert unset.stdout.split() == ["auto"], unset.stderr
     wrong = run_python(code, GAAL_FAST_BACKEND="troch")
     assert wrong.returncode != 0 and not wrong.stdout
-    assert "ValueError: GAAL_FAST_BACKEND: unknown backend 'troch', did you mean 'torch'?" in wrong.stderr
+    assert (
+        "ValueError: GAAL_FAST_BACKEND: unknown backend 'troch', did you mean 'torch'?"
+        in wrong.stderr
+    )
 
 
 def test_importing_the_ops_loads_no_backend_and_no_gpu() -> None:

@@ -58,7 +58,9 @@ def test_every_height(backend: Backend, rows: int, classes: int, ks: list[int]) 
 @pytest.mark.parametrize("rows", [1, 7, 64, 300])
 @pytest.mark.parametrize("classes", [1, 6])
 def test_equal_rows_are_taken_in_order(backend: Backend, rows: int, classes: int) -> None:
-    logits = helpers.random_logits(1, classes, torch.float32, device=backend.device).expand(rows, classes)
+    logits = helpers.random_logits(1, classes, torch.float32, device=backend.device).expand(
+        rows, classes
+    )
     backend.require("entropy_topk", logits)
     for k in {1, rows // 2, rows}:
         assert ops.entropy_topk(logits, k)[1].tolist() == list(range(k))
@@ -71,7 +73,9 @@ def test_ties_at_the_edge_of_the_selection(backend: Backend) -> None:
     logits = torch.tensor(pattern, device=backend.device)
     assert ops.entropy_topk(logits, 5)[1].tolist() == [0, 3, 5, 1, 2]
     # The same entropy from permuted classes is a tie as well where the sums are exact.
-    exact = torch.tensor([[0.0, -math.inf, 0.0], [-math.inf, 0.0, 0.0], [0.0, 0.0, -math.inf]], device=backend.device)
+    exact = torch.tensor(
+        [[0.0, -math.inf, 0.0], [-math.inf, 0.0, 0.0], [0.0, 0.0, -math.inf]], device=backend.device
+    )
     assert ops.entropy_topk(exact, 2)[1].tolist() == [0, 1]
 
 
@@ -110,7 +114,9 @@ def test_layouts(backend: Backend, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(6, 3), (200, 33), (64, 286)])
-def test_reproducible(backend: Backend, monkeypatch: pytest.MonkeyPatch, rows: int, classes: int) -> None:
+def test_reproducible(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, rows: int, classes: int
+) -> None:
     logits = helpers.random_logits(rows, classes, torch.float32, device=backend.device)
     backend.require("entropy_topk", logits)
     helpers.assert_reproducible(monkeypatch, lambda: ops.entropy_topk(logits, rows // 2))
@@ -127,9 +133,19 @@ def test_workspaces_of_another_call_do_not_show(backend: Backend) -> None:
         assert helpers.bits(ops.entropy_topk(logits, 10)) == expected
 
 
-@given(seed=st.integers(0, 2**31), rows=st.integers(1, 40), classes=st.integers(1, 12), distinct=st.integers(1, 6), data=st.data())
-def test_properties(backend: Backend, seed: int, rows: int, classes: int, distinct: int, data: st.DataObject) -> None:
-    """Many exact ties: the selection is a prefix of the full order, and permuting the rows permutes it up to the rule for ties."""
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 40),
+    classes=st.integers(1, 12),
+    distinct=st.integers(1, 6),
+    data=st.data(),
+)
+def test_properties(
+    backend: Backend, seed: int, rows: int, classes: int, distinct: int, data: st.DataObject
+) -> None:
+    """Many exact ties: the selection is a prefix of the full order, and permuting the rows permutes
+    it up to the rule for ties.
+    """
     palette = helpers.random_logits(distinct, classes, torch.float32, seed)
     rng = np.random.default_rng(seed)
     logits = palette[torch.from_numpy(rng.integers(0, distinct, rows))].to(backend.device)
@@ -151,9 +167,17 @@ def test_properties(backend: Backend, seed: int, rows: int, classes: int, distin
     ("call", "error", "message"),
     [
         (lambda z: ops.entropy_topk(z[0], 1), ValueError, "logits must have two dimensions"),
-        (lambda z: ops.entropy_topk(z[:, :0], 1), ValueError, "logits must have at least one column"),
+        (
+            lambda z: ops.entropy_topk(z[:, :0], 1),
+            ValueError,
+            "logits must have at least one column",
+        ),
         (lambda z: ops.entropy_topk(z.int(), 1), TypeError, "logits must be float32"),
-        (lambda z: ops.entropy_topk(z, 5), ValueError, r"k must lie in 0 \.\. 4 \(the rows of logits\), got 5"),
+        (
+            lambda z: ops.entropy_topk(z, 5),
+            ValueError,
+            r"k must lie in 0 \.\. 4 \(the rows of logits\), got 5",
+        ),
         (lambda z: ops.entropy_topk(z, -1), ValueError, r"k must lie in 0 \.\. 4"),
         (lambda z: ops.entropy_topk(z, 2.0), TypeError, "k must be an integer, got float"),
     ],

@@ -28,11 +28,13 @@ def _poison(dtype: torch.dtype) -> float:
 
 
 class Arena:
-    """Poisoned allocations (NaN, or for integers a huge negative number) between a canary and a page that may not be touched.
+    """Poisoned allocations (NaN, or for integers a huge negative number) between a canary and a
+    page that may not be touched.
 
-    A kernel that reads or writes one element too far ends the process with a segmentation fault, whatever the element would have been
-    used for; one that writes in front of its tensor changes the canary. Allocations end at the page, so most of them also begin off the
-    alignment that PyTorch's have.
+    A kernel that reads or writes one element too far ends the process with a segmentation fault,
+    whatever the element would have been used for; one that writes in front of its tensor changes
+    the canary. Allocations end at the page, so most of them also begin off the alignment that
+    PyTorch's have.
     """
 
     def __init__(self) -> None:
@@ -45,16 +47,30 @@ class Arena:
         room = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(-1, room + mmap.PAGESIZE)
         first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        if _libc.mprotect(ctypes.c_void_p(first + room), ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE):
+        if _libc.mprotect(
+            ctypes.c_void_p(first + room), ctypes.c_size_t(mmap.PAGESIZE), _PROT_NONE
+        ):
             raise OSError(ctypes.get_errno(), "mprotect")
-        self._canaries.append(torch.frombuffer(memory, dtype=torch.uint8, count=_BORDER, offset=room - used).fill_(_CANARY))
+        self._canaries.append(
+            torch.frombuffer(memory, dtype=torch.uint8, count=_BORDER, offset=room - used).fill_(
+                _CANARY
+            )
+        )
         if count == 0:
             return torch.zeros(size, dtype=dtype)
-        return torch.frombuffer(memory, dtype=dtype, count=count, offset=room - used + _BORDER).view(size).fill_(_poison(dtype))
+        return (
+            torch.frombuffer(memory, dtype=dtype, count=count, offset=room - used + _BORDER)
+            .view(size)
+            .fill_(_poison(dtype))
+        )
 
     def place(self, tensor: Tensor | None) -> Tensor | None:
         """A copy of an input."""
-        return None if tensor is None else self.allocate(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+        return (
+            None
+            if tensor is None
+            else self.allocate(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+        )
 
     def assert_intact(self) -> None:
         """No canary has been written to."""
@@ -64,12 +80,18 @@ class Arena:
 
 
 def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(arguments[0]) if len(arguments) == 1 and not isinstance(arguments[0], int) else tuple(arguments)
+    return (
+        tuple(arguments[0])
+        if len(arguments) == 1 and not isinstance(arguments[0], int)
+        else tuple(arguments)
+    )
 
 
 @contextlib.contextmanager
 def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
-    """Every output and workspace that is allocated inside the block lies in the arena, which is checked at the end."""
+    """Every output and workspace that is allocated inside the block lies in the arena, which is
+    checked at the end.
+    """
     arena = Arena()
 
     def empty(*size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
@@ -78,7 +100,9 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     def empty_like(other: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
         return arena.allocate(tuple(other.shape), dtype or other.dtype)
 
-    def new_empty(other: Tensor, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    def new_empty(
+        other: Tensor, *size: Any, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
         if device is not None:  # the interpreter's own
             return _plain_new_empty(other, *size, dtype=dtype, device=device)
         return arena.allocate(_size(size), dtype or other.dtype)
@@ -93,7 +117,9 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
 
 @contextlib.contextmanager
 def shuffled_programs(monkeypatch: pytest.MonkeyPatch, seed: int) -> Iterator[None]:
-    """The interpreter runs the programs of a launch in a random order instead of 0, 1, 2, ..., so that another one arrives last."""
+    """The interpreter runs the programs of a launch in a random order instead of 0, 1, 2, ..., so
+    that another one arrives last.
+    """
     from triton.runtime import interpreter
 
     rng = random.Random(seed)
@@ -152,7 +178,9 @@ class ExactStats(NamedTuple):
 
 
 def _apart(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(maximum, distances from it, e^distance with one copy of the largest left out, its place) of finite rows."""
+    """(maximum, distances from it, e^distance with one copy of the largest left out, its place) of
+    finite rows.
+    """
     z = array(logits)
     rows, largest = np.arange(len(z)), z.argmax(1)
     distance = z - z[rows, largest][:, None]
@@ -162,16 +190,22 @@ def _apart(logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def exact_stats(logits: Tensor, target: Tensor) -> ExactStats:
-    """Entropy, negative log-likelihood and log-sum-exp without cancellation, however confident the rows are."""
+    """Entropy, negative log-likelihood and log-sum-exp without cancellation, however confident the
+    rows are.
+    """
     m, distance, others, _ = _apart(logits)
     rest = others.sum(1)
     log_s = np.log1p(rest)
     return ExactStats(
-        log_s - (others * distance).sum(1) / (1.0 + rest), log_s - distance[np.arange(len(m)), target.numpy()], m + log_s
+        log_s - (others * distance).sum(1) / (1.0 + rest),
+        log_s - distance[np.arange(len(m)), target.numpy()],
+        m + log_s,
     )
 
 
-def exact_residual(logits: Tensor, target: Tensor, class_weights: Tensor | None = None) -> np.ndarray:
+def exact_residual(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None = None
+) -> np.ndarray:
     """c_i (p_i - onehot(y_i)), where p_y - 1 is minus the sum of the others."""
     _, _, others, largest = _apart(logits)
     rows, y = np.arange(len(others)), target.numpy()

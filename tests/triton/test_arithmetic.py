@@ -1,4 +1,6 @@
-"""The device functions one by one, in the interpreter: sort keys, the sort, online statistics, the projection's coefficient."""
+"""The device functions one by one, in the interpreter: sort keys, the sort, online statistics, the
+projection's coefficient.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def _merge_kernel(x_ptr, out_ptr, first, second, ROWS: tl.constexpr, COLUMNS: tl
     rows = tl.arange(0, ROWS)
     present = rows < ROWS
     m, r, t = softmax_stats.row_stats(x_ptr, COLUMNS, rows.to(tl.int64), present, 0, first, ROWS, 4)
-    m2, r2, t2 = softmax_stats.row_stats(x_ptr, COLUMNS, rows.to(tl.int64), present, first, second, ROWS, 4)
+    m2, r2, t2 = softmax_stats.row_stats(
+        x_ptr, COLUMNS, rows.to(tl.int64), present, first, second, ROWS, 4
+    )
     m, r, t = _common.merge_stats(m, r, t, m2, r2, t2)
     entropy, _, lse = _common.finish_stats(m, r, t)
     tl.store(out_ptr + rows, entropy)
@@ -51,8 +55,23 @@ def _coefficient_kernel(
     RULE: tl.constexpr, RELATIVE: tl.constexpr, BOUNDED: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     place = tl.arange(0, N)
-    dot, guide_norm2, grad_norm2 = tl.load(scalars_ptr + place), tl.load(scalars_ptr + N + place), tl.load(scalars_ptr + 2 * N + place)
-    v = project.projection_coefficient(dot, guide_norm2, grad_norm2, epsilon, margin, ridge, max_correction, RULE, RELATIVE, BOUNDED)
+    dot, guide_norm2, grad_norm2 = (
+        tl.load(scalars_ptr + place),
+        tl.load(scalars_ptr + N + place),
+        tl.load(scalars_ptr + 2 * N + place),
+    )
+    v = project.projection_coefficient(
+        dot,
+        guide_norm2,
+        grad_norm2,
+        epsilon,
+        margin,
+        ridge,
+        max_correction,
+        RULE,
+        RELATIVE,
+        BOUNDED,
+    )
     tl.store(v_ptr + place, v)
 
 
@@ -63,7 +82,9 @@ def _residual_kernel(
     row, columns = tl.arange(0, R), tl.arange(0, C)
     m, scale, at_label = tl.load(m_ptr + row), tl.load(scale_ptr + row), tl.load(at_label_ptr + row)
     label, weight = tl.load(label_ptr + row), tl.load(weight_ptr + row)
-    a = linear_ce_grad.residual_tile(x_ptr + row * n_cols, m, scale, at_label, label, weight, row < rows, columns, n_cols)
+    a = linear_ce_grad.residual_tile(
+        x_ptr + row * n_cols, m, scale, at_label, label, weight, row < rows, columns, n_cols
+    )
     tl.store(out_ptr + row[:, None] * C + columns[None, :], a)
 
 
@@ -74,15 +95,41 @@ def _finish_kernel(partial_ptr, n, v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_p
     )  # fmt: skip
 
 
-SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, 0.5, 2.0, math.nan, 1.0, -2.0]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1e-45,
+    -1e-45,
+    3.4e38,
+    -3.4e38,
+    math.inf,
+    -math.inf,
+    math.nan,
+    0.5,
+    2.0,
+    math.nan,
+    1.0,
+    -2.0,
+]
 
 
 @pytest.mark.parametrize("first", [0, 1, 2**20, 2**31 - 16])
 def test_keys_order_values_then_rows(first: int) -> None:
-    """Greater key <=> earlier in (value descending, NaN first, row ascending), and both parts come back from the key."""
+    """Greater key <=> earlier in (value descending, NaN first, row ascending), and both parts come
+    back from the key.
+    """
     values = torch.tensor(SPECIAL)
-    values.view(torch.int32)[10], values.view(torch.int32)[13] = -0x400000, 0x7F800001  # a negative NaN, and one with a payload
-    keys, back, index = torch.zeros(16, dtype=torch.int64), torch.zeros(16), torch.zeros(16, dtype=torch.int64)
+    values.view(torch.int32)[10], values.view(torch.int32)[13] = (
+        -0x400000,
+        0x7F800001,
+    )  # a negative NaN, and one with a payload
+    keys, back, index = (
+        torch.zeros(16, dtype=torch.int64),
+        torch.zeros(16),
+        torch.zeros(16, dtype=torch.int64),
+    )
     _keys_kernel[(1,)](values, keys, back, index, first, 16)
     assert index.tolist() == list(range(first, first + 16))
     nan = values.isnan()
@@ -103,8 +150,15 @@ def test_keys_order_values_then_rows(first: int) -> None:
 def test_sort(log_n: int) -> None:
     n = 2**log_n
     rng = np.random.default_rng(log_n)
-    cases = [np.arange(n), np.arange(n)[::-1].copy(), rng.integers(-(2**63), 2**63 - 1, n), rng.integers(0, 3, n)]
-    if n <= 4:  # 0-1 principle: a network that sorts every sequence of zeros and ones sorts everything
+    cases = [
+        np.arange(n),
+        np.arange(n)[::-1].copy(),
+        rng.integers(-(2**63), 2**63 - 1, n),
+        rng.integers(0, 3, n),
+    ]
+    if (
+        n <= 4
+    ):  # 0-1 principle: a network that sorts every sequence of zeros and ones sorts everything
         cases += [np.array(bits) for bits in itertools.product((0, 1), repeat=n)]
     for keys in cases:
         tensor = torch.from_numpy(keys.astype(np.int64))
@@ -114,7 +168,9 @@ def test_sort(log_n: int) -> None:
 
 
 def _rows_of_every_kind() -> torch.Tensor:
-    """16 rows of 16: the maximum moves up, down, not at all; -inf, +inf, NaN and huge spreads in every tile of 4."""
+    """16 rows of 16: the maximum moves up, down, not at all; -inf, +inf, NaN and huge spreads in
+    every tile of 4.
+    """
     inf, nan = math.inf, math.nan
     normal = helpers.generator(3)
     x = normal(16, 16, scale=3.0)
@@ -134,7 +190,9 @@ def _rows_of_every_kind() -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize(("first", "second"), [(16, 16), (8, 16), (4, 12), (3, 16), (0, 16), (5, 6)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(16, 16), (8, 16), (4, 12), (3, 16), (0, 16), (5, 6)]
+)
 def test_statistics_of_parts_merge(first: int, second: int) -> None:
     x = _rows_of_every_kind()
     out = torch.full((2, 16), -1.0)
@@ -153,11 +211,20 @@ def test_statistics_of_parts_merge(first: int, second: int) -> None:
 @pytest.mark.parametrize("epsilon", [0.0, 0.5, -0.5])
 def test_coefficient(rule: str, relative: bool, bound: float | None, epsilon: float) -> None:
     inf, nan = math.inf, math.nan
-    reference = oracle.Rule(rule, epsilon, relative, margin=0.75, ridge=0.0078125, max_correction=bound)
+    reference = oracle.Rule(
+        rule, epsilon, relative, margin=0.75, ridge=0.0078125, max_correction=bound
+    )
     arguments, constants = project.rule_arguments(rule, epsilon, relative, 0.75, 0.0078125, bound)
-    dots, guides, grads = (0.0, 0.4, -0.4, -3.0, 5.0, nan, inf, -inf), (0.0, 1e-300, 1.0, 9.0, nan, inf, 1e200, 2.0), (0.0, 4.0)
+    dots, guides, grads = (
+        (0.0, 0.4, -0.4, -3.0, 5.0, nan, inf, -inf),
+        (0.0, 1e-300, 1.0, 9.0, nan, inf, 1e200, 2.0),
+        (0.0, 4.0),
+    )
     cases = list(itertools.product(dots, guides, grads))
-    scalars, v = torch.tensor(cases, dtype=torch.float64).t().contiguous(), torch.zeros(len(cases), dtype=torch.float64)
+    scalars, v = (
+        torch.tensor(cases, dtype=torch.float64).t().contiguous(),
+        torch.zeros(len(cases), dtype=torch.float64),
+    )
     values = {name: value for name, value in arguments.items() if not name.endswith("_ptr")}
     _coefficient_kernel[(1,)](scalars, v, **values, **constants, N=len(cases))
     expected = [reference.factor(*case) for case in cases]
@@ -178,7 +245,9 @@ def test_partial_sums_and_their_negative_rounding(n: int) -> None:
 
 
 def test_residuals_outside_are_zero() -> None:
-    """Whatever stands in the lanes of absent rows and classes: a row of NaN, an illegal label, an infinite weight."""
+    """Whatever stands in the lanes of absent rows and classes: a row of NaN, an illegal label, an
+    infinite weight.
+    """
     rows, classes = 5, 6
     x = helpers.generator(0)(rows, classes)
     x[1] = math.nan
@@ -188,9 +257,15 @@ def test_residuals_outside_are_zero() -> None:
         torch.tensor([1, 1, 1, math.inf, 2, math.nan, 1, 1]),
         torch.full((8, 8), -1.0),
     )
-    softmax_stats.launch_stats(x, target=label, row_max=m[:rows], row_scale=scale[:rows], row_residual=at_label[:rows])
+    softmax_stats.launch_stats(
+        x, target=label, row_max=m[:rows], row_scale=scale[:rows], row_residual=at_label[:rows]
+    )
     label[2] = 7
     _residual_kernel[(1,)](x, m, scale, at_label, label, weight, out, rows, classes, 8, 8)
     assert (out[rows:] == 0.0).all() and (out[:, classes:] == 0.0).all()
-    expected = weight[:rows, None] * (torch.softmax(x.double(), 1) - torch.nn.functional.one_hot(label[:rows], 8)[:, :classes])
-    torch.testing.assert_close(out[:rows, :classes].double(), expected, rtol=1e-6, atol=1e-7, equal_nan=True)
+    expected = weight[:rows, None] * (
+        torch.softmax(x.double(), 1) - torch.nn.functional.one_hot(label[:rows], 8)[:, :classes]
+    )
+    torch.testing.assert_close(
+        out[:rows, :classes].double(), expected, rtol=1e-6, atol=1e-7, equal_nan=True
+    )

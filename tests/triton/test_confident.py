@@ -1,4 +1,5 @@
-"""Rows that are sure of their class, in the interpreter: what is left of them is the sum of the others, down to e^-80.
+"""Rows that are sure of their class, in the interpreter: what is left of them is the sum of the
+others, down to e^-80.
 
 Truth is float64 without cancellation, from the same float32 logits (``helpers.exact_*``).
 """
@@ -25,8 +26,11 @@ GAPS = [0, 5, 12, 15, 17, 20, 40, 60, 80]
 SHIFTS = {"around 0": 0.0, "negative": -3000.0, "2^20": 2.0**20, "-2^20": -(2.0**20)}
 
 
-def confident(gaps: list[float], classes: int, shift: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """One row per gap and place of the largest logit (first, last, between): (logits, the largest class).
+def confident(
+    gaps: list[float], classes: int, shift: float = 0.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """One row per gap and place of the largest logit (first, last, between): (logits, the largest
+    class).
 
     The other classes lie up to 1 below the gap, in steps of 1/8, which float32 has at 2^20 too.
     """
@@ -50,7 +54,12 @@ def _numbers_kernel(x_ptr, log_ptr, lift_ptr, inverse_ptr, N: tl.constexpr):
 
 
 def test_log1p_and_lift() -> None:
-    x = torch.cat([torch.logspace(-44, 5, 1021, dtype=torch.float64).float(), torch.tensor([0.0, 0.9999999, 1.0])])
+    x = torch.cat(
+        [
+            torch.logspace(-44, 5, 1021, dtype=torch.float64).float(),
+            torch.tensor([0.0, 0.9999999, 1.0]),
+        ]
+    )
     log, power, inverse = torch.empty(1024), torch.empty(1024), torch.empty(1024)
     _numbers_kernel[(1,)](x, log, power, inverse, 1024)
     truth = np.log1p(helpers.array(x))
@@ -64,9 +73,15 @@ def test_log1p_and_lift() -> None:
 
 
 @pytest.mark.parametrize("shift", list(SHIFTS))
-@pytest.mark.parametrize(("classes", "tile"), [(2, None), (20, None), (300, None), (300, 64), (517, 64)])
-def test_entropy_and_loss(classes: int, tile: int | None, shift: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One tile; several; and several programs per row. The target is the largest class, and another one."""
+@pytest.mark.parametrize(
+    ("classes", "tile"), [(2, None), (20, None), (300, None), (300, 64), (517, 64)]
+)
+def test_entropy_and_loss(
+    classes: int, tile: int | None, shift: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tile; several; and several programs per row. The target is the largest class, and another
+    one.
+    """
     if tile is not None:
         monkeypatch.setattr(softmax_stats, "MAX_TILE", tile)
         assert softmax_stats.split_columns(3 * len(GAPS), classes)[0] > 1
@@ -95,7 +110,9 @@ def test_entropy_of_half_precision_logits(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("tile", [None, 4])
 def test_ties_of_the_largest(tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One copy is left out, in whatever tile it stands; the others count. Alone among -inf a class is certain."""
+    """One copy is left out, in whatever tile it stands; the others count. Alone among -inf a class
+    is certain.
+    """
     if tile is not None:
         monkeypatch.setattr(softmax_stats, "MAX_TILE", tile)
     inf = math.inf
@@ -104,9 +121,17 @@ def test_ties_of_the_largest(tile: int | None, monkeypatch: pytest.MonkeyPatch) 
     logits[3, 5:], logits[4], logits[4, 11], logits[5, 1:] = -inf, -inf, 2.0**20, 2.0**20
     entropy, lse, nll = softmax_stats.softmax_stats(logits, torch.tensor([3, 12, 0, 0, 11, 4]))
     few, many = math.log(5), math.log(12)
-    np.testing.assert_allclose(entropy, [math.log(13), math.log(2), math.log(3), few, 0.0, many], rtol=1e-6)
-    np.testing.assert_allclose(nll, [math.log(13), math.log(2), 65 + math.log(3), few, 0.0, many], rtol=1e-6)
-    np.testing.assert_allclose(lse, [9 + math.log(13), 3 + math.log(2), -5 + math.log(3), few - 70, 2.0**20, 2.0**20 + many], rtol=1e-6)
+    np.testing.assert_allclose(
+        entropy, [math.log(13), math.log(2), math.log(3), few, 0.0, many], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        nll, [math.log(13), math.log(2), 65 + math.log(3), few, 0.0, many], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        lse,
+        [9 + math.log(13), 3 + math.log(2), -5 + math.log(3), few - 70, 2.0**20, 2.0**20 + many],
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("classes", [7, 33])
@@ -141,8 +166,10 @@ def test_head_gradient(gap: int, other: bool, weighted: bool) -> None:
 
 @pytest.mark.parametrize("tile", [None, 64])
 def test_float16_head_gradient(tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Residuals of 4e-8, which float16 rounds to one of its smallest numbers, beside features of 2^14, which make them normal ones.
-    A row of weight 0 and one that is not selected are wrong with certainty, and do not matter. More peaks than one step reads."""
+    """Residuals of 4e-8, which float16 rounds to one of its smallest numbers, beside features of
+    2^14, which make them normal ones. A row of weight 0 and one that is not selected are wrong with
+    certainty, and do not matter. More peaks than one step reads.
+    """
     if tile is not None:
         monkeypatch.setattr(softmax_stats, "MAX_TILE", tile)
     classes = 300 if tile else 20
@@ -164,7 +191,9 @@ def test_float16_head_gradient(tile: int | None, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("place", [0, -1])
 def test_the_largest_of_all_peaks_counts(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first program's or the last one's: lifted by the others' power of two it would leave float16."""
+    """The first program's or the last one's: lifted by the others' power of two it would leave
+    float16.
+    """
     monkeypatch.setattr(head, "PEAK_BLOCK", 2)
     logits, target = confident([15] * 111, 20)
     target[place] = 1
@@ -181,10 +210,22 @@ def test_gradient_of_broken_rows() -> None:
     for value in (-math.inf, math.inf, math.nan):
         logits, target = confident([20], 5)
         logits[1] = value
-        assert all(x.isnan().all() for x in head.linear_ce_grad(torch.ones(3, 2), logits, target)), value
+        assert all(
+            x.isnan().all() for x in head.linear_ce_grad(torch.ones(3, 2), logits, target)
+        ), value
 
 
-NAMES = ("loss", "grad_features", "grad_weight", "grad_bias", "v", "dot", "guide_norm2", "grad_norm2", "index")
+NAMES = (
+    "loss",
+    "grad_features",
+    "grad_weight",
+    "grad_bias",
+    "v",
+    "dot",
+    "guide_norm2",
+    "grad_norm2",
+    "index",
+)
 
 
 @pytest.fixture(params=["own-gram", "own-direct", "blas-gram", "blas-direct"])
@@ -196,8 +237,14 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-def whole_step(margin: float, active_margin: float, dtype: torch.dtype = torch.float32, bias: float | None = 0.0) -> dict:
-    """A step whose logits are exact in float32, whatever the order of their sums: small multiples of 1/64.
+def whole_step(
+    margin: float,
+    active_margin: float,
+    dtype: torch.dtype = torch.float32,
+    bias: float | None = 0.0,
+) -> dict:
+    """A step whose logits are exact in float32, whatever the order of their sums: small multiples
+    of 1/64.
 
     The surest row of the guide, its first, is wrong, and not selected.
     """
@@ -218,7 +265,10 @@ def whole_step(margin: float, active_margin: float, dtype: torch.dtype = torch.f
 
     margins = margin + torch.arange(guides) / 4
     margins[0] += 7.0
-    u, v = features(target, torch.full((rows,), active_margin)), features(torch.arange(guides) % classes, margins)
+    u, v = (
+        features(target, torch.full((rows,), active_margin)),
+        features(torch.arange(guides) % classes, margins),
+    )
     return {
         "features": u.to(dtype),
         "target": target,
@@ -231,7 +281,9 @@ def whole_step(margin: float, active_margin: float, dtype: torch.dtype = torch.f
     }
 
 
-def exact_step(arguments: dict, epsilon: float, relative: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
+def exact_step(
+    arguments: dict, epsilon: float, relative: bool
+) -> tuple[Tensor, dict[str, np.ndarray]]:
     """(selection, results) in float64."""
     weight, bias = arguments["weight"].float(), arguments["bias"]
     shift = 0.0 if bias is None else bias.float()
@@ -239,14 +291,20 @@ def exact_step(arguments: dict, epsilon: float, relative: bool) -> tuple[Tensor,
     z, z_p = u @ weight.t() + shift, p @ weight.t() + shift
     entropy = helpers.exact_stats(z_p, arguments["guide_target"]).entropy
     index = torch.from_numpy(np.argsort(-entropy)[: arguments["top_k"]])
-    assert (np.diff(entropy[index]) < -1e-3 * entropy[index][1:]).all(), "entropies too near to each other"
+    assert (np.diff(entropy[index]) < -1e-3 * entropy[index][1:]).all(), (
+        "entropies too near to each other"
+    )
     z_p = z_p[index]
     target, guide_target = arguments["target"], arguments["guide_target"][index]
     weights = arguments["class_weights"]
-    g, guide = helpers.exact_head_gradient(u, z, target, weights), helpers.exact_head_gradient(p[index], z_p, guide_target, weights)
+    g, guide = (
+        helpers.exact_head_gradient(u, z, target, weights),
+        helpers.exact_head_gradient(p[index], z_p, guide_target, weights),
+    )
     parts = slice(0, 1 if bias is None else 2)
     dot, guide_norm2, grad_norm2 = (
-        sum((a * b).sum() for a, b in zip(x[parts], y[parts], strict=True)) for x, y in ((g, guide), (guide, guide), (g, g))
+        sum((a * b).sum() for a, b in zip(x[parts], y[parts], strict=True))
+        for x, y in ((g, guide), (guide, guide), (g, g))
     )
     floor = epsilon * math.sqrt(grad_norm2 * guide_norm2) if relative else epsilon
     v = max(0.0, (floor - dot) / guide_norm2)
@@ -257,12 +315,22 @@ def exact_step(arguments: dict, epsilon: float, relative: bool) -> tuple[Tensor,
         "grad_bias": g[1] + v * guide[1],
         "grad_features": a @ helpers.array(weight) / total,
         "v": np.float64(v),
-        "loss": (helpers.exact_stats(z, target).nll * (1.0 if weights is None else helpers.array(weights)[target.numpy()])).sum() / total,
+        "loss": (
+            helpers.exact_stats(z, target).nll
+            * (1.0 if weights is None else helpers.array(weights)[target.numpy()])
+        ).sum()
+        / total,
     }
 
 
 def run(arguments: dict, epsilon: float, relative: bool) -> dict[str, Tensor]:
-    return dict(zip(NAMES, guided.guided_linear_ce(**arguments, epsilon=epsilon, relative=relative), strict=True))
+    return dict(
+        zip(
+            NAMES,
+            guided.guided_linear_ce(**arguments, epsilon=epsilon, relative=relative),
+            strict=True,
+        )
+    )
 
 
 def assert_step(arguments: dict, epsilon: float, relative: bool, bound: float) -> dict[str, Tensor]:
@@ -280,7 +348,9 @@ def assert_step(arguments: dict, epsilon: float, relative: bool, bound: float) -
 @pytest.mark.parametrize("bias", [None, 0.0, -40.0, 2.0**20])
 @pytest.mark.parametrize("margin", [5, 12, 15, 17, 20, 40, 60, 80])
 def test_guided_step(form: str, margin: float, bias: float | None) -> None:
-    """The corrected head gradient, the loss, the feature gradient, with the guide sure of its rows; then with both sure of theirs."""
+    """The corrected head gradient, the loss, the feature gradient, with the guide sure of its rows;
+    then with both sure of theirs.
+    """
     for active in (1.0, float(margin)):
         arguments = whole_step(float(margin), active, bias=bias)
         assert_step(arguments, 2.0, True, 2e-5)
@@ -297,21 +367,33 @@ def test_guided_step_with_class_weights(form: str) -> None:
 
 
 def test_guided_step_of_a_v_beyond_float32(form: str) -> None:
-    """epsilon / |g_p|^2 of 1e65 or more, and v g_p of the size of epsilon / |g_p|: finite, and right."""
+    """epsilon / |g_p|^2 of 1e65 or more, and v g_p of the size of epsilon / |g_p|: finite, and
+    right.
+    """
     for margin in (60.0, 75.0):
         arguments = whole_step(margin, margin)
         largest = np.abs(exact_step(arguments, 1.0, False)[1]["grad_weight"]).max()
         for epsilon in (1.0, 1e38 / largest):
             step = assert_step(arguments, epsilon, False, 2e-5)
-            assert step["v"] == math.inf and step["grad_weight"].isfinite().all() and step["grad_weight"].abs().max() > 1e20
+            assert (
+                step["v"] == math.inf
+                and step["grad_weight"].isfinite().all()
+                and step["grad_weight"].abs().max() > 1e20
+            )
 
 
 @pytest.mark.parametrize("margin", [12, 17, 20])
 def test_float16_guided_step(form: str, margin: float) -> None:
-    """The operands of the products are float16, which has no number below 6e-8. So are the results: features of 2^10 lift them."""
+    """The operands of the products are float16, which has no number below 6e-8. So are the results:
+    features of 2^10 lift them.
+    """
     assert_step(whole_step(float(margin), 1.0, torch.float16), 2.0, True, 4e-3)
     arguments = whole_step(float(margin), 12.0, torch.float16)
-    arguments["features"][:, -1], arguments["guide_features"][:, -1], arguments["weight"][:, -1] = 2.0**12, 2.0**12, 0.0
+    arguments["features"][:, -1], arguments["guide_features"][:, -1], arguments["weight"][:, -1] = (
+        2.0**12,
+        2.0**12,
+        0.0,
+    )
     step = run(arguments, 2.0, True)
     _, truth = exact_step(arguments, 2.0, True)
     got, want = helpers.array(step["grad_weight"]), truth["grad_weight"]
@@ -319,13 +401,17 @@ def test_float16_guided_step(form: str, margin: float) -> None:
 
 
 def test_tiny_guide_and_the_bound_on_v() -> None:
-    """v = sqrt(2) / 1e-40, which float32 does not have; v g_p is of the size of g. The reported v is honest: infinite."""
+    """v = sqrt(2) / 1e-40, which float32 does not have; v g_p is of the size of g. The reported v
+    is honest: infinite.
+    """
     g, p = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1e-40])
     v, _, guide_norm2, grad_norm2 = project_([g], [p], epsilon=1.0, max_correction=1.0)
     np.testing.assert_allclose(g, [1.0, 1.0 + math.sqrt(2.0)], rtol=1e-6)
     assert v == math.inf and guide_norm2 == 0.0 and grad_norm2 == 2.0
     grads = [torch.ones(2, 2), torch.ones(3)]
-    project_(grads, [torch.zeros(2, 2), torch.tensor([1e-42, 0.0, 0.0])], epsilon=1.0, max_correction=0.5)
+    project_(
+        grads, [torch.zeros(2, 2), torch.tensor([1e-42, 0.0, 0.0])], epsilon=1.0, max_correction=0.5
+    )
     np.testing.assert_allclose(grads[1][0], 1.0 + 0.5 * math.sqrt(7.0), rtol=1e-6)
     assert (grads[0] == 1.0).all() and (grads[1][1:] == 1.0).all()
 
@@ -355,7 +441,13 @@ def test_options_on_the_gpu() -> None:
     for rule, name in (("paper", "epsilon"), ("official", "margin")):
         for bound in (None, 1.0):
             g = torch.tensor([-1.0, 2.0])
-            v, *_ = project_([g], [torch.tensor([1.0, 0.0])], rule, max_correction=bound, **{name: held(math.nan)})
+            v, *_ = project_(
+                [g],
+                [torch.tensor([1.0, 0.0])],
+                rule,
+                max_correction=bound,
+                **{name: held(math.nan)},
+            )
             assert v.isnan() and g.isnan().all()
 
 

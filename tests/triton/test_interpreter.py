@@ -1,7 +1,8 @@
-"""The kernels run: a process with Triton's interpreter on takes the suite of the operations and the tests of the kernels.
+"""The kernels run: a process with Triton's interpreter on takes the suite of the operations and the
+tests of the kernels.
 
-The interpreter has to be chosen before Triton is imported, which is why it is another process. By hand:
-``TRITON_INTERPRET=1 python -m pytest tests/ops tests/triton``.
+The interpreter has to be chosen before Triton is imported, which is why it is another process. By
+hand: ``TRITON_INTERPRET=1 python -m pytest tests/ops tests/triton``.
 """
 
 from __future__ import annotations
@@ -23,18 +24,34 @@ INTERPRETED = "triton-interpreted"
 
 def run(code: list[str]) -> str:
     """The output of a process under the interpreter, which has to succeed."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     for inherited in ("GAAL_FAST_BACKEND", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         environment.pop(inherited, None)
-    done = subprocess.run([sys.executable, *code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def interpreter() -> None:
-    """Skip where this Triton's interpreter does not work with this NumPy; the reason is the backend's own."""
-    reason = run(["-c", "import torch; from gaal_fast.ops.backends import triton; print(triton.availability(torch.device('cpu')) or '')"])
+    """Skip where this Triton's interpreter does not work with this NumPy; the reason is the
+    backend's own.
+    """
+    reason = run(
+        [
+            "-c",
+            (
+                "import torch; from gaal_fast.ops.backends import triton;"
+                " print(triton.availability(torch.device('cpu')) or '')"
+            ),
+        ]
+    )
     if reason.strip():
         pytest.skip(reason.strip())
 
@@ -50,13 +67,31 @@ def interpreter() -> None:
     ids=["guided", "ops", "kernels", "launches"],
 )
 def test_suite(interpreter: None, files: list[str], selection: str, at_least: int) -> None:
-    output = run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", *files, "-k", selection])
+    output = run(
+        [
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::RuntimeWarning",
+            *files,
+            "-k",
+            selection,
+        ]
+    )
     passed = re.search(r"(\d+) passed", output)
-    assert passed and int(passed[1]) >= at_least, f"only {passed and passed[1]} tests ran:\n{output[-2000:]}"
+    assert passed and int(passed[1]) >= at_least, (
+        f"only {passed and passed[1]} tests ran:\n{output[-2000:]}"
+    )
 
 
 def test_available_where_it_can_run() -> None:
-    """Neither on a CPU without the interpreter nor on a device without kernels, and the reason is one line."""
+    """Neither on a CPU without the interpreter nor on a device without kernels, and the reason is
+    one line.
+    """
     from gaal_fast.ops.backends import triton as backend
 
     assert "TRITON_INTERPRET" in backend.availability(torch.device("cpu"))
@@ -74,19 +109,31 @@ def test_supports() -> None:
     def x(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, dtype=dtype)
 
-    assert backend.supports("softmax_stats", x(2, 3, dtype=torch.bfloat16)) and not backend.supports(
-        "softmax_stats", x(2, 3, dtype=torch.float64)
+    assert backend.supports(
+        "softmax_stats", x(2, 3, dtype=torch.bfloat16)
+    ) and not backend.supports("softmax_stats", x(2, 3, dtype=torch.float64))
+    assert backend.supports("entropy_topk", x(MAX_ROWS, 1)) and not backend.supports(
+        "entropy_topk", x(MAX_ROWS + 1, 1)
     )
-    assert backend.supports("entropy_topk", x(MAX_ROWS, 1)) and not backend.supports("entropy_topk", x(MAX_ROWS + 1, 1))
     assert backend.supports("guided_linear_ce", x(MAX_ROWS + 1, 1), x(MAX_ROWS, 1), x(1, 1))
     assert not backend.supports("guided_linear_ce", x(1, 1), x(MAX_ROWS + 1, 1), x(1, 1))
     half = [x(2, 3, dtype=torch.bfloat16)] * 3
-    assert not backend.supports("guided_linear_ce", *half) and not backend.supports("linear_ce_grad", *half[:2])
-    assert backend.supports("project_", *half) and not backend.supports("project_", x(2), x(2, dtype=torch.float64))
+    assert not backend.supports("guided_linear_ce", *half) and not backend.supports(
+        "linear_ce_grad", *half[:2]
+    )
+    assert backend.supports("project_", *half) and not backend.supports(
+        "project_", x(2), x(2, dtype=torch.float64)
+    )
 
 
 def test_importing_the_package_loads_no_triton() -> None:
     """And touches no GPU: both wait for the first call."""
-    code = "import sys, gaal_fast, gaal_fast.ops, gaal_fast.kernels, gaal_fast.ops.backends.triton, torch; "
-    code += "print([m for m in ('triton', 'gaal_fast.kernels._common') if m in sys.modules], torch.cuda.is_initialized())"
+    code = (
+        "import sys, gaal_fast, gaal_fast.ops, gaal_fast.kernels, gaal_fast.ops.backends.triton,"
+        " torch; "
+    )
+    code += (
+        "print([m for m in ('triton', 'gaal_fast.kernels._common') if m in sys.modules],"
+        " torch.cuda.is_initialized())"
+    )
     assert run(["-c", code]).strip() == "[] False"

@@ -1,7 +1,8 @@
-"""What the kernels read and write, in the interpreter: every tensor ends at a page that may not be touched, outputs and workspaces are
-poisoned, rows lie far apart, and inputs stay as they were.
+"""What the kernels read and write, in the interpreter: every tensor ends at a page that may not be
+touched, outputs and workspaces are poisoned, rows lie far apart, and inputs stay as they were.
 
-compute-sanitizer cannot see an access that stays inside the caching allocator's block; here there is no such block.
+compute-sanitizer cannot see an access that stays inside the caching allocator's block; here there
+is no such block.
 """
 
 from __future__ import annotations
@@ -48,20 +49,43 @@ def _every_other_column(x: Tensor) -> Tensor:
     return around[:, ::2]
 
 
-def calls(rows: int, classes: int, width: int, dtype: torch.dtype) -> dict[str, tuple[Callable, list[Tensor | None]]]:
+def calls(
+    rows: int, classes: int, width: int, dtype: torch.dtype
+) -> dict[str, tuple[Callable, list[Tensor | None]]]:
     """Every kernel's host function as a function of all its tensors."""
-    logits, features = normal(rows, classes, dtype=dtype, scale=3.0), normal(rows, width, dtype=dtype)
+    logits, features = (
+        normal(rows, classes, dtype=dtype, scale=3.0),
+        normal(rows, width, dtype=dtype),
+    )
     weight, guide = normal(classes, width, dtype=dtype), normal(rows + 3, width, dtype=dtype)
-    target, guide_target, k = helpers.labels(rows, classes, 0), helpers.labels(rows + 3, classes, 1), max(1, rows // 2)
+    target, guide_target, k = (
+        helpers.labels(rows, classes, 0),
+        helpers.labels(rows + 3, classes, 1),
+        max(1, rows // 2),
+    )
     index, class_weights = torch.arange(rows - 1, rows - 1 - k, -1), normal(classes).abs() + 0.5
-    step = [features, target, guide, guide_target, weight, normal(classes, dtype=dtype), class_weights]
+    step = [
+        features,
+        target,
+        guide,
+        guide_target,
+        weight,
+        normal(classes, dtype=dtype),
+        class_weights,
+    ]
     return {
         "softmax_stats": (softmax_stats, [logits, target]),
         "entropy_topk": (lambda z: entropy_topk(z, k), [logits]),
         "linear_ce_grad": (linear_ce_grad, [features, logits, target, index, class_weights]),
         "linear_ce_grad, all rows": (linear_ce_grad, [features, logits, target, None, None]),
-        "guided_linear_ce": (lambda *x: guided.guided_linear_ce(*x, k, epsilon=0.5, relative=True), step),
-        "guided_linear_ce, no bias": (lambda *x: guided.guided_linear_ce(*x[:5], None, None, k, "official"), step[:5]),
+        "guided_linear_ce": (
+            lambda *x: guided.guided_linear_ce(*x, k, epsilon=0.5, relative=True),
+            step,
+        ),
+        "guided_linear_ce, no bias": (
+            lambda *x: guided.guided_linear_ce(*x[:5], None, None, k, "official"),
+            step[:5],
+        ),
     }
 
 
@@ -91,12 +115,24 @@ FORMS = {"own-gram": (True, True), "blas-direct": (False, False)}
 @pytest.mark.parametrize(("rows", "classes", "width", "tile"), SIZES)
 @pytest.mark.parametrize("op", OPS)
 def test_nothing_outside_is_read_or_written(
-    op: str, rows: int, classes: int, width: int, tile: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    op: str,
+    rows: int,
+    classes: int,
+    width: int,
+    tile: int | None,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Between a canary and a fence, outputs and workspaces poisoned: the bits are those that ordinary memory gives."""
+    """Between a canary and a fence, outputs and workspaces poisoned: the bits are those that
+    ordinary memory gives.
+    """
     if tile is not None:
         monkeypatch.setattr(row_statistics, "MAX_TILE", tile)
-        assert row_statistics.split_columns(rows, classes)[0] > 1 < row_statistics.tile_shape(classes)[0]
+        assert (
+            row_statistics.split_columns(rows, classes)[0]
+            > 1
+            < row_statistics.tile_shape(classes)[0]
+        )
     function, inputs = calls(rows, classes, width, dtype)[op]
     for own, gram in FORMS.values() if op.startswith("guided") else [(True, True)]:
         monkeypatch.setattr(guided, "own_logits", lambda *_, own=own: own)
@@ -125,25 +161,35 @@ def test_rows_that_share_memory(op: str) -> None:
     """Row stride 0, as after ``expand``."""
     function, inputs = calls(20, 37, 21, torch.float32)[op]
     shared = inputs[0][:1].expand(20, 37)
-    assert helpers.bits(function(shared, *inputs[1:])) == helpers.bits(function(shared.contiguous(), *inputs[1:]))
+    assert helpers.bits(function(shared, *inputs[1:])) == helpers.bits(
+        function(shared.contiguous(), *inputs[1:])
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("count", [1, 1023, 1025, 8193])
-def test_projection_writes_its_gradients_only(count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    grads, guides = [normal(count, dtype=dtype), normal(7, 3, dtype=dtype)], [normal(count, dtype=dtype), normal(7, 3, dtype=dtype)]
+def test_projection_writes_its_gradients_only(
+    count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grads, guides = (
+        [normal(count, dtype=dtype), normal(7, 3, dtype=dtype)],
+        [normal(count, dtype=dtype), normal(7, 3, dtype=dtype)],
+    )
     for epsilon, moves in ((1e4, True), (-1e4, False)):
         expected = [g.clone() for g in grads]
         scalars = helpers.bits(project_(expected, guides, epsilon=epsilon))
         with helpers.guarded(monkeypatch) as arena:
             moved, left = [arena.place(x) for x in grads], [arena.place(x) for x in guides]
             assert helpers.bits(project_(moved, left, epsilon=epsilon)) == scalars
-        assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(guides)
+        assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(
+            guides
+        )
         assert (helpers.bits(moved) != helpers.bits(grads)) == moves
 
 
 def test_rows_beyond_two_gigaelements() -> None:
-    """Offsets of rows are 64-bit: the third of three rows begins 2^31 + 128 elements behind the first, in memory that is hardly touched.
+    """Offsets of rows are 64-bit: the third of three rows begins 2^31 + 128 elements behind the
+    first, in memory that is hardly touched.
 
     The distance of two rows still fits 32 bits, so that it is the product that has to be wide.
     """
@@ -161,12 +207,16 @@ def test_rows_beyond_two_gigaelements() -> None:
     for index in (None, torch.tensor([2, 0])):
         expected = helpers.bits(linear_ce_grad(features, near, target, index))
         assert helpers.bits(linear_ce_grad(features, far, target, index)) == expected
-        assert helpers.bits(linear_ce_grad(far, features, target, index)) == helpers.bits(linear_ce_grad(near, features, target, index))
+        assert helpers.bits(linear_ce_grad(far, features, target, index)) == helpers.bits(
+            linear_ce_grad(near, features, target, index)
+        )
 
 
 @pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("argument", ["features", "guide_features", "weight"])
-def test_guided_rows_beyond_two_gigaelements(argument: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guided_rows_beyond_two_gigaelements(
+    argument: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own, gram = FORMS[form]
     monkeypatch.setattr(guided, "own_logits", lambda *_: own)
     monkeypatch.setattr(guided, "use_gram", lambda *_: gram)
@@ -175,8 +225,17 @@ def test_guided_rows_beyond_two_gigaelements(argument: str, form: str, monkeypat
         memory = torch.empty(2 * apart + 64, dtype=torch.float16)
     except RuntimeError:
         pytest.skip("no 4.3 GB of address space")
-    inputs = {name: normal(3, 33, dtype=torch.float16) for name in ("features", "guide_features", "weight")}
-    others = {"target": torch.tensor([2, 1, 0]), "guide_target": torch.tensor([0, 2, 2]), "bias": None, "class_weights": None, "top_k": 2}
+    inputs = {
+        name: normal(3, 33, dtype=torch.float16)
+        for name in ("features", "guide_features", "weight")
+    }
+    others = {
+        "target": torch.tensor([2, 1, 0]),
+        "guide_target": torch.tensor([0, 2, 2]),
+        "bias": None,
+        "class_weights": None,
+        "top_k": 2,
+    }
     expected = helpers.bits(guided.guided_linear_ce(**inputs, **others, epsilon=1.0))
     inputs[argument] = memory.as_strided((3, 33), (apart, 1)).copy_(inputs[argument])
     assert helpers.bits(guided.guided_linear_ce(**inputs, **others, epsilon=1.0)) == expected

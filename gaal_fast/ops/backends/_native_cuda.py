@@ -1,12 +1,15 @@
-"""The part of backend ``native`` that takes CUDA tensors: the kernels of ``csrc/cuda`` through ``gaal_fast._native_cuda``.
+"""The part of backend ``native`` that takes CUDA tensors: the kernels of ``csrc/cuda`` through
+``gaal_fast._native_cuda``.
 
-Same functions as every backend (see the package's docstring). Each is one call of the compiled module, which enqueues one to three
-kernels on the current stream and returns; workspaces come from PyTorch's caching allocator, so calls can be captured in a CUDA graph and
-nothing is shared between streams or threads.
+Same functions as every backend (see the package's docstring). Each is one call of the compiled
+module, which enqueues one to three kernels on the current stream and returns; workspaces come from
+PyTorch's caching allocator, so calls can be captured in a CUDA graph and nothing is shared between
+streams or threads.
 
-Where matrix products are large, :func:`guided_linear_ce` and :func:`linear_ce_grad` leave them to PyTorch (cuBLAS) and use kernels for
-what lies between. The kernels' own products are IEEE float32 for float32 and tensor-core products with float32 sums for half precision.
-TF32 is used by PyTorch's products only, where the program allows it (``torch.backends.cuda.matmul``).
+Where matrix products are large, :func:`guided_linear_ce` and :func:`linear_ce_grad` leave them to
+PyTorch (cuBLAS) and use kernels for what lies between. The kernels' own products are IEEE float32
+for float32 and tensor-core products with float32 sums for half precision. TF32 is used by PyTorch's
+products only, where the program allows it (``torch.backends.cuda.matmul``).
 """
 
 from __future__ import annotations
@@ -22,18 +25,20 @@ from torch import Tensor
 _CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _INT32_MAX = 2**31 - 1
 
-# Multiply-adds of the head's products up to which the kernels do them: about 60 µs of float32 work on an H200. Above, PyTorch's products
-# should be faster by more than the launches that they cost. Set from datasheet rates, not yet from measurements.
+# Multiply-adds of the head's products up to which the kernels do them: about 60 µs of float32 work
+# on an H200. Above, PyTorch's products should be faster by more than the launches that they cost.
+# Set from datasheet rates, not yet from measurements.
 _MOST_MULTIPLY_ADDS = 2**31
 # The kernels' whole step holds logits in float32 and sorts the guide rows in one block.
 _MOST_CLASSES = 8192
 _MOST_ROWS = 4096
 
-# The c of `takes_sample_space`, for about half of an H200's float32 rate, a quarter of its tensor cores' and 4.3 TB/s of its memory. Set
-# from datasheet rates, not yet from measurements.
+# The c of `takes_sample_space`, for about half of an H200's float32 rate, a quarter of its tensor
+# cores' and 4.3 TB/s of its memory. Set from datasheet rates, not yet from measurements.
 _BREAK_EVEN = {torch.float32: 90, torch.float16: 600, torch.bfloat16: 600}
 
-# (rule, epsilon, relative, margin, ridge, max_correction); epsilon and margin as floats or as 0-d float64 tensors on the device.
+# (rule, epsilon, relative, margin, ridge, max_correction); epsilon and margin as floats or as 0-d
+# float64 tensors on the device.
 Options = tuple[str, float | Tensor, bool, float | Tensor, float, float | None]
 
 
@@ -63,11 +68,16 @@ def availability(device: torch.device) -> str | None:
         return f"the CUDA kernels were not built: {module}"
     if torch.version.hip is not None:
         return "the CUDA kernels do not run on AMD GPUs"
-    return module.obstacle(torch.cuda.current_device() if device.index is None else device.index) or None
+    return (
+        module.obstacle(torch.cuda.current_device() if device.index is None else device.index)
+        or None
+    )
 
 
 def supports(op: str, *tensors: Tensor) -> bool:
-    """One dtype of float32, float16 and bfloat16; sizes that fit 31 bits; of rows to select from what one block can sort."""
+    """One dtype of float32, float16 and bfloat16; sizes that fit 31 bits; of rows to select from
+    what one block can sort.
+    """
     dtype = tensors[0].dtype
     if dtype not in _CODES or any(tensor.dtype is not dtype for tensor in tensors):
         return False
@@ -112,12 +122,17 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def linear_ce_grad(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None,
+    class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """With an index, or while the product is small, the residuals are made from the logits as the product reads them.
+    """With an index, or while the product is small, the residuals are made from the logits as the
+    product reads them.
 
-    The gradient of all rows with at least ``_MOST_MULTIPLY_ADDS`` multiply-adds goes through PyTorch's product instead, which needs the
-    (B, Y) residuals in memory.
+    The gradient of all rows with at least ``_MOST_MULTIPLY_ADDS`` multiply-adds goes through
+    PyTorch's product instead, which needs the (B, Y) residuals in memory.
     """
     module, device, dtype = _module(), features.device, features.dtype
     n_rows, n_classes = logits.shape
@@ -127,15 +142,33 @@ def linear_ce_grad(
         residual = torch.empty(n_rows, n_classes, dtype=dtype, device=device)
         sigma = torch.empty(1, dtype=torch.float64, device=device)
         _write_residual(module, _rows(logits), target, None, class_weights, residual, sigma, None)
-        return tuple(_unscaled(module, gradient, sigma) for gradient in _weighted_sum(residual, features))
+        return tuple(
+            _unscaled(module, gradient, sigma) for gradient in _weighted_sum(residual, features)
+        )
     features, logits = _rows(features), _rows(logits)
     count = n_rows if index is None else index.shape[0]
     grad_weight = torch.empty(n_classes, width, dtype=dtype, device=device)
     grad_bias = torch.empty(n_classes, dtype=dtype, device=device)
-    workspace = _workspace(_linear_ce_grad_bytes(_index(device), _CODES[dtype], count, n_classes, width), device)
+    workspace = _workspace(
+        _linear_ce_grad_bytes(_index(device), _CODES[dtype], count, n_classes, width), device
+    )
     module.linear_ce_grad(
-        *(_index(device), _stream(device), _CODES[dtype], _matrix(features), _matrix(logits), target.data_ptr(), _address(index)),
-        *(count, _address(class_weights), grad_weight.data_ptr(), grad_bias.data_ptr(), _address(workspace)),
+        *(
+            _index(device),
+            _stream(device),
+            _CODES[dtype],
+            _matrix(features),
+            _matrix(logits),
+            target.data_ptr(),
+            _address(index),
+        ),
+        *(
+            count,
+            _address(class_weights),
+            grad_weight.data_ptr(),
+            grad_bias.data_ptr(),
+            _address(workspace),
+        ),
     )
     return grad_weight, grad_bias
 
@@ -150,7 +183,8 @@ def project_(
     ridge: float,
     max_correction: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One launch for the inner products and v, one for the update; more only for more than 96 tensors.
+    """One launch for the inner products and v, one for the update; more only for more than 96
+    tensors.
 
     Pairs of tensors that do not fill memory in the same way go through contiguous copies.
     """
@@ -163,8 +197,20 @@ def project_(
     scalars = torch.empty(4, dtype=torch.float32, device=device)
     workspace = _workspace(module.project_workspace(_index(device), code, sizes), device)
     module.project(
-        *(_index(device), _stream(device), code, [grad.data_ptr() for grad in grads], [guide.data_ptr() for guide in guides], sizes),
-        *(_options(rule, epsilon, relative, margin, ridge, max_correction), 0, scalars.data_ptr(), _address(workspace)),
+        *(
+            _index(device),
+            _stream(device),
+            code,
+            [grad.data_ptr() for grad in grads],
+            [guide.data_ptr() for guide in guides],
+            sizes,
+        ),
+        *(
+            _options(rule, epsilon, relative, margin, ridge, max_correction),
+            0,
+            scalars.data_ptr(),
+            _address(workspace),
+        ),
     )
     for old, new in zip(given, grads, strict=True):
         if new.data_ptr() != old.data_ptr():
@@ -173,24 +219,33 @@ def project_(
 
 
 def takes_sample_space(rows: int, k: int, classes: int, width: int, dtype: torch.dtype) -> bool:
-    """Whether the inner products come from Gram matrices. Decided from shapes and precision alone, on the host.
+    """Whether the inner products come from Gram matrices. Decided from shapes and precision alone,
+    on the host.
 
-    With n = B + k stacked rows, half of each Gram matrix costs n² (Y + d) / 2 multiply-adds that the direct path does not do. The direct
-    path writes g_p, reads it and g again and writes g, some 12 Y d bytes that the sample space does not move. The two meet at
-    n² (Y + d) = c Y d, where c = 24 · (multiply-adds per second) / (bytes per second).
+    With n = B + k stacked rows, half of each Gram matrix costs n² (Y + d) / 2 multiply-adds that
+    the direct path does not do. The direct path writes g_p, reads it and g again and writes g, some
+    12 Y d bytes that the sample space does not move. The two meet at n² (Y + d) = c Y d, where c =
+    24 · (multiply-adds per second) / (bytes per second).
     """
     stacked = rows + k
-    return stacked > 0 and stacked * stacked * (classes + width) < _BREAK_EVEN[dtype] * classes * width
+    return (
+        stacked > 0 and stacked * stacked * (classes + width) < _BREAK_EVEN[dtype] * classes * width
+    )
 
 
 def guided_path(rows: int, guide_rows: int, k: int, classes: int, width: int) -> str:
-    """How a head step is done, from shapes alone: ``"cooperative"`` (one launch) or ``"composed"`` (with PyTorch's products).
+    """How a head step is done, from shapes alone: ``"cooperative"`` (one launch) or ``"composed"``
+    (with PyTorch's products).
 
-    One launch while its products, (3B + P + k) Y d multiply-adds, number at most ``_MOST_MULTIPLY_ADDS``; on a device without cooperative
-    launches three launches take its place.
+    One launch while its products, (3B + P + k) Y d multiply-adds, number at most
+    ``_MOST_MULTIPLY_ADDS``; on a device without cooperative launches three launches take its place.
     """
     empty = rows == 0 or k == 0 or width == 0
-    small = (3 * rows + guide_rows + k) * classes * width <= _MOST_MULTIPLY_ADDS and classes <= _MOST_CLASSES and rows <= _MOST_ROWS
+    small = (
+        (3 * rows + guide_rows + k) * classes * width <= _MOST_MULTIPLY_ADDS
+        and classes <= _MOST_CLASSES
+        and rows <= _MOST_ROWS
+    )
     return "cooperative" if guide_rows <= _MOST_ROWS and (small or empty) else "composed"
 
 
@@ -207,7 +262,9 @@ def guided_linear_ce(
     path: str | None = None,
     sample_space: bool | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """``path`` ("cooperative", "launches" or "composed") and ``sample_space`` override the choices made from the shapes."""
+    """``path`` ("cooperative", "launches" or "composed") and ``sample_space`` override the choices
+    made from the shapes.
+    """
     device, dtype = features.device, features.dtype
     rows, width = features.shape
     guide_rows, classes = guide_features.shape[0], weight.shape[0]
@@ -217,7 +274,16 @@ def guided_linear_ce(
     if sample_space is None:
         sample_space = takes_sample_space(rows, top_k, classes, width, dtype)
     if path == "composed":
-        arguments = (features, target, guide_features, guide_target, weight, bias, class_weights, top_k)
+        arguments = (
+            features,
+            target,
+            guide_features,
+            guide_target,
+            weight,
+            bias,
+            class_weights,
+            top_k,
+        )
         return _composed(*arguments, _options(*options), sample_space)
 
     module, number = _module(), _index(device)
@@ -228,11 +294,36 @@ def guided_linear_ce(
     grad_bias = None if bias is None else torch.empty(classes, dtype=dtype, device=device)
     scalars = torch.empty(5, dtype=torch.float32, device=device)
     index = torch.empty(top_k, dtype=torch.int64, device=device)
-    workspace = _workspace(_guided_bytes(number, _CODES[dtype], rows, guide_rows, classes, width, top_k, sample_space), device)
+    workspace = _workspace(
+        _guided_bytes(number, _CODES[dtype], rows, guide_rows, classes, width, top_k, sample_space),
+        device,
+    )
     module.guided_linear_ce(
-        *(number, _stream(device), _CODES[dtype], _matrix(features), target.data_ptr(), _matrix(guide_features), guide_target.data_ptr()),
-        *(_matrix(weight), _address(bias), _address(class_weights), top_k, _options(*options), sample_space, cooperative),
-        *(grad_features.data_ptr(), grad_weight.data_ptr(), _address(grad_bias), scalars.data_ptr(), index.data_ptr()),
+        *(
+            number,
+            _stream(device),
+            _CODES[dtype],
+            _matrix(features),
+            target.data_ptr(),
+            _matrix(guide_features),
+            guide_target.data_ptr(),
+        ),
+        *(
+            _matrix(weight),
+            _address(bias),
+            _address(class_weights),
+            top_k,
+            _options(*options),
+            sample_space,
+            cooperative,
+        ),
+        *(
+            grad_features.data_ptr(),
+            grad_weight.data_ptr(),
+            _address(grad_bias),
+            scalars.data_ptr(),
+            index.data_ptr(),
+        ),
         _address(workspace),
     )
     loss, v, dot, guide_norm2, grad_norm2 = scalars.unbind()
@@ -253,8 +344,9 @@ def _composed(
 ) -> tuple[Tensor | None, ...]:
     """The head step around PyTorch's products, for at least one row and one guide row.
 
-    Residuals carry no 1/B: in float16 it would push small probabilities below the smallest number. It enters as a factor of the products.
-    They do carry a power of two, ``sigmas`` of the batch and of the guide (see ``api.h``), which the kernels after the products take away.
+    Residuals carry no 1/B: in float16 it would push small probabilities below the smallest number.
+    It enters as a factor of the products. They do carry a power of two, ``sigmas`` of the batch and
+    of the guide (see ``api.h``), which the kernels after the products take away.
     """
     module, device, dtype = _module(), features.device, features.dtype
     number, stream, code = _index(device), _stream(device), _CODES[features.dtype]
@@ -270,35 +362,88 @@ def _composed(
     # One product over the stacked rows needs v in the operands: float16 has no range for that.
     if sample_space and dtype is not torch.float16:
         residual = torch.empty(rows + top_k, classes, dtype=dtype, device=device)
-        _write_residual(module, logits, target, None, class_weights, residual[:rows], sigmas[:1], loss)
-        _write_residual(module, guide_logits, guide_target, index, class_weights, residual[rows:], sigmas[1:], None)
+        _write_residual(
+            module, logits, target, None, class_weights, residual[:rows], sigmas[:1], loss
+        )
+        _write_residual(
+            module,
+            guide_logits,
+            guide_target,
+            index,
+            class_weights,
+            residual[rows:],
+            sigmas[1:],
+            None,
+        )
         stacked = torch.cat((features, chosen))
         residual_gram, feature_gram = _gram(residual), _gram(stacked)
         scalars = torch.empty(4, dtype=torch.float32, device=device)
         workspace = _workspace(module.gram_project_workspace(number, rows, top_k), device)
         module.gram_project(
-            *(number, stream, code, rows, top_k, residual_gram.data_ptr(), feature_gram.data_ptr(), bias is not None),
-            *(sigmas.data_ptr(), residual.data_ptr(), classes, options, scalars.data_ptr(), _address(workspace)),
+            *(
+                number,
+                stream,
+                code,
+                rows,
+                top_k,
+                residual_gram.data_ptr(),
+                feature_gram.data_ptr(),
+                bias is not None,
+            ),
+            *(
+                sigmas.data_ptr(),
+                residual.data_ptr(),
+                classes,
+                options,
+                scalars.data_ptr(),
+                _address(workspace),
+            ),
         )
         grad_features = _scaled_product(residual[:rows], weight, 1 / rows)
         grad_weight, grad_bias = _weighted_sum(residual, stacked, rows)
-        return loss, grad_features, grad_weight, None if bias is None else grad_bias, *scalars.unbind(), index
+        return (
+            loss,
+            grad_features,
+            grad_weight,
+            None if bias is None else grad_bias,
+            *scalars.unbind(),
+            index,
+        )
 
     guide_residual = torch.empty(top_k, classes, dtype=dtype, device=device)
-    _write_residual(module, guide_logits, guide_target, index, class_weights, guide_residual, sigmas[1:], None)
+    _write_residual(
+        module, guide_logits, guide_target, index, class_weights, guide_residual, sigmas[1:], None
+    )
     _write_residual(module, logits, target, None, class_weights, logits, sigmas[:1], loss)
     grad_features = _unscaled(module, _scaled_product(logits, weight, 1 / rows), sigmas[:1])
-    grads, guides = list(_weighted_sum(logits, features)), list(_weighted_sum(guide_residual, chosen))
+    grads, guides = (
+        list(_weighted_sum(logits, features)),
+        list(_weighted_sum(guide_residual, chosen)),
+    )
     if bias is None:
         grads, guides = grads[:1], guides[:1]
     scalars = torch.empty(4, dtype=torch.float32, device=device)
     sizes = [grad.numel() for grad in grads]
     workspace = _workspace(module.project_workspace(number, code, sizes), device)
     module.project(
-        *(number, stream, code, [grad.data_ptr() for grad in grads], [guide.data_ptr() for guide in guides], sizes),
+        *(
+            number,
+            stream,
+            code,
+            [grad.data_ptr() for grad in grads],
+            [guide.data_ptr() for guide in guides],
+            sizes,
+        ),
         *(options, sigmas.data_ptr(), scalars.data_ptr(), _address(workspace)),
     )
-    return loss, grad_features, grads[0], None if bias is None else grads[1], *scalars.unbind(), index
+    return (
+        loss,
+        grad_features,
+        grads[0],
+        None if bias is None else grads[1],
+        *scalars.unbind(),
+        index,
+    )
 
 
 def _write_residual(
@@ -311,22 +456,47 @@ def _write_residual(
     sigma: Tensor,
     loss: Tensor | None,
 ) -> None:
-    """out[i] = sigma w (p - onehot) of row index[i], with w the row's class weight over the mean of those; ``out`` may be ``logits``.
+    """out[i] = sigma w (p - onehot) of row index[i], with w the row's class weight over the mean of
+    those; ``out`` may be ``logits``.
 
     The kernels choose ``sigma``, a float64 tensor of one element.
     """
     count, device = out.shape[0], logits.device
     workspace = _workspace(_ce_residual_bytes(_index(device), count, logits.shape[1]), device)
     module.ce_residual(
-        *(_index(device), _stream(device), _CODES[logits.dtype], _matrix(logits), target.data_ptr(), _address(index), count),
-        *(_address(class_weights), out.data_ptr(), out.stride(0), sigma.data_ptr(), _address(loss), _address(workspace)),
+        *(
+            _index(device),
+            _stream(device),
+            _CODES[logits.dtype],
+            _matrix(logits),
+            target.data_ptr(),
+            _address(index),
+            count,
+        ),
+        *(
+            _address(class_weights),
+            out.data_ptr(),
+            out.stride(0),
+            sigma.data_ptr(),
+            _address(loss),
+            _address(workspace),
+        ),
     )
 
 
 def _unscaled(module: ModuleType, tensor: Tensor, sigma: Tensor) -> Tensor:
-    """``tensor``, a contiguous one, divided in place by ``sigma``. Where that is 1 the kernel only looks."""
+    """``tensor``, a contiguous one, divided in place by ``sigma``. Where that is 1 the kernel only
+    looks.
+    """
     device = tensor.device
-    module.unscale(_index(device), _stream(device), _CODES[tensor.dtype], tensor.data_ptr(), tensor.numel(), sigma.data_ptr())
+    module.unscale(
+        _index(device),
+        _stream(device),
+        _CODES[tensor.dtype],
+        tensor.data_ptr(),
+        tensor.numel(),
+        sigma.data_ptr(),
+    )
     return tensor
 
 
@@ -334,8 +504,12 @@ def _scaled_product(a: Tensor, b: Tensor, factor: float) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1]).addmm_(a, b, beta=0, alpha=factor)
 
 
-def _weighted_sum(residual: Tensor, features: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """residualᵀ features / rows and the column sums of the residuals over ``rows`` (how many residuals there are if None)."""
+def _weighted_sum(
+    residual: Tensor, features: Tensor, rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """residualᵀ features / rows and the column sums of the residuals over ``rows`` (how many
+    residuals there are if None).
+    """
     factor = 1 / (residual.shape[0] if rows is None else rows)
     grad_weight = _scaled_product(residual.t(), features, factor)
     return grad_weight, residual.sum(0, dtype=torch.float32).mul_(factor).to(residual.dtype)
@@ -347,20 +521,26 @@ def _gram(x: Tensor) -> Tensor:
 
 
 def _in_range(class_weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The means do not change with the scale of the weights, but float16 residuals need weights near 1."""
+    """The means do not change with the scale of the weights, but float16 residuals need weights
+    near 1.
+    """
     if class_weights is None or dtype is not torch.float16:
         return class_weights
     return class_weights / class_weights.mean()
 
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:
-    """Whether both tensors fill their memory without gaps and in the same order, so that they can be walked as flat arrays."""
+    """Whether both tensors fill their memory without gaps and in the same order, so that they can
+    be walked as flat arrays.
+    """
     if a.is_contiguous() and b.is_contiguous():
         return True
     if a.stride() != b.stride():
         return False
     expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(a.stride(), a.shape, strict=True) if size > 1):
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(a.stride(), a.shape, strict=True) if size > 1
+    ):
         if stride != expected:
             return False
         expected *= size
@@ -368,7 +548,9 @@ def _same_layout(a: Tensor, b: Tensor) -> bool:
 
 
 def _rows(matrix: Tensor) -> Tensor:
-    """``matrix`` itself where its rows are contiguous, whatever lies between them, otherwise a copy."""
+    """``matrix`` itself where its rows are contiguous, whatever lies between them, otherwise a
+    copy.
+    """
     return matrix if matrix.stride(1) == 1 or matrix.shape[1] <= 1 else matrix.contiguous()
 
 
@@ -384,7 +566,8 @@ def _index(device: torch.device) -> int:
     return device.index or 0
 
 
-# The public `torch.cuda.current_stream` makes a Python object for the stream, which costs more than some kernels.
+# The public `torch.cuda.current_stream` makes a Python object for the stream, which costs more than
+# some kernels.
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
@@ -399,9 +582,16 @@ def _workspace(size: int, device: torch.device) -> Tensor | None:
 
 
 def _options(
-    rule: str, epsilon: float | Tensor, relative: bool, margin: float | Tensor, ridge: float, max_correction: float | None
+    rule: str,
+    epsilon: float | Tensor,
+    relative: bool,
+    margin: float | Tensor,
+    ridge: float,
+    max_correction: float | None,
 ) -> tuple[bool, float, bool, float, float, float, int, int]:
-    """The options as the module takes them: a tensor as 0.0 and its address, which the kernels read when they run."""
+    """The options as the module takes them: a tensor as 0.0 and its address, which the kernels read
+    when they run.
+    """
     values, addresses = [], []
     for number in (epsilon, margin):
         on_device = isinstance(number, Tensor)

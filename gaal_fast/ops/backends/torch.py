@@ -1,7 +1,9 @@
-"""Backend ``torch``: every op in plain PyTorch, on any device and for float64 too. The readable reference of the other backends.
+"""Backend ``torch``: every op in plain PyTorch, on any device and for float64 too. The readable
+reference of the other backends.
 
-Sums are kept in float32 (float64 for float64 input), the scalars of the projection in float64. Nothing here reads a value back from
-another device, and no sum depends on timing, so results are equal bit for bit from run to run.
+Sums are kept in float32 (float64 for float64 input), the scalars of the projection in float64.
+Nothing here reads a value back from another device, and no sum depends on timing, so results are
+equal bit for bit from run to run.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ from torch import Tensor
 
 from gaal_fast.ops._validation import accumulator
 
-# Elements of a gradient that are widened to float64 at a time: the temporaries stay in a core's cache on a CPU, and on a GPU large
-# gradients still take few launches.
+# Elements of a gradient that are widened to float64 at a time: the temporaries stay in a core's
+# cache on a CPU, and on a GPU large gradients still take few launches.
 _CPU_BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 22
 
 # Columns of half-precision features or weights that are widened to float32 at a time.
 _COLUMNS = 1024
 
-# Largest exponents of the powers of two that bring numbers into the range of float32, far enough from its end.
+# Largest exponents of the powers of two that bring numbers into the range of float32, far enough
+# from its end.
 _MOST_SCALE = 96
 _MOST_POWER = 126
 
-# The sample-space path is taken where its extra multiply-adds number less than this for every element of the head's gradient: about what
-# one pass of the direct path's inner products and update over an element costs, in multiply-adds of a float32 matrix product.
+# The sample-space path is taken where its extra multiply-adds number less than this for every
+# element of the head's gradient: about what one pass of the direct path's inner products and update
+# over an element costs, in multiply-adds of a float32 matrix product.
 _GRAM_BREAK_EVEN = 100
 
 
@@ -42,7 +46,8 @@ def supports(op: str, *tensors: Tensor) -> bool:
 
 def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """With m the row's maximum, r = Σ e^(x-m) without one copy of m and t = Σ e^(x-m) (x-m):
-    H = log1p r - t / (1 + r), lse = m + log1p r, nll = log1p r - (x_y - m). Neither log1p r nor -t cancels anything, however small r is.
+    H = log1p r - t / (1 + r), lse = m + log1p r, nll = log1p r - (x_y - m). Neither log1p r nor -t
+    cancels anything, however small r is.
     """
     top, _, shifted, others, rest = _without_largest(logits)
     # 0 · -inf is NaN, but a class of probability 0 adds nothing to the entropy.
@@ -59,10 +64,18 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def linear_ce_grad(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None,
+    class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     if index is not None:
-        features, logits, target = features.index_select(0, index), logits.index_select(0, index), target.index_select(0, index)
+        features, logits, target = (
+            features.index_select(0, index),
+            logits.index_select(0, index),
+            target.index_select(0, index),
+        )
     _, residual = _loss_and_residual(logits, target, class_weights)
     return _product(residual.t(), features, features.dtype), residual.sum(dim=0).to(features.dtype)
 
@@ -78,7 +91,9 @@ def project_(
     max_correction: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dot, guide_norm2, grad_norm2 = _inner_products(grads, guides)
-    v = _correction(dot, guide_norm2, grad_norm2, rule, epsilon, relative, margin, ridge, max_correction)
+    v = _correction(
+        dot, guide_norm2, grad_norm2, rule, epsilon, relative, margin, ridge, max_correction
+    )
     _add_scaled(grads, guides, v)
     dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
     return tuple(scalar.to(dtype) for scalar in (v, dot, guide_norm2, grad_norm2))
@@ -102,10 +117,18 @@ def guided_linear_ce(
     guide_logits = torch.nn.functional.linear(guide_features, weight, bias)
     _, index = entropy_topk(guide_logits, top_k)
     guide_features = guide_features.index_select(0, index)
-    _, guide_residual = _loss_and_residual(guide_logits.index_select(0, index), guide_target.index_select(0, index), class_weights)
+    _, guide_residual = _loss_and_residual(
+        guide_logits.index_select(0, index), guide_target.index_select(0, index), class_weights
+    )
 
-    path = _head_gradient_gram if _gram_is_cheaper(len(features), top_k, *weight.shape) else _head_gradient_direct
-    grad_weight, grad_bias, *scalars = path(residual, features, guide_residual, guide_features, bias is not None, options)
+    path = (
+        _head_gradient_gram
+        if _gram_is_cheaper(len(features), top_k, *weight.shape)
+        else _head_gradient_direct
+    )
+    grad_weight, grad_bias, *scalars = path(
+        residual, features, guide_residual, guide_features, bias is not None, options
+    )
     return (
         loss,
         grad_features,
@@ -117,15 +140,22 @@ def guided_linear_ce(
 
 
 def _at_target(rows: Tensor, target: Tensor) -> Tensor:
-    """rows[i, target[i]], NaN where the target is no column: on a GPU nobody has looked at the labels before."""
+    """rows[i, target[i]], NaN where the target is no column: on a GPU nobody has looked at the
+    labels before.
+    """
     classes = rows.shape[1]
     legal = (target >= 0) & (target < classes)
-    return torch.where(legal, rows.gather(1, target.clamp(0, classes - 1)[:, None]).squeeze(1), torch.nan)
+    return torch.where(
+        legal, rows.gather(1, target.clamp(0, classes - 1)[:, None]).squeeze(1), torch.nan
+    )
 
 
 def _without_largest(logits: Tensor) -> tuple[Tensor, ...]:
-    """m and the column of one class that has it, x - m, e^(x-m) with 0 in that column, and the sum of this over the row."""
-    # In one layout, so that equal rows get equal sums wherever they lie: the order of a sum depends on the strides.
+    """m and the column of one class that has it, x - m, e^(x-m) with 0 in that column, and the sum
+    of this over the row.
+    """
+    # In one layout, so that equal rows get equal sums wherever they lie: the order of a sum depends
+    # on the strides.
     x = logits.to(accumulator(logits.dtype)).contiguous()
     top, column = x.max(dim=1, keepdim=True)
     shifted = x - top
@@ -140,10 +170,14 @@ def _add_at(matrix: Tensor, column: Tensor, values: Tensor | float) -> None:
     matrix.scatter_(1, column, matrix.gather(1, column) + values)
 
 
-def _loss_and_residual(logits: Tensor, target: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy and its gradient to the logits, A_i = w_i (p_i - onehot(y_i)), in the accumulator's dtype.
+def _loss_and_residual(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy and its gradient to the logits, A_i = w_i (p_i - onehot(y_i)), in the
+    accumulator's dtype.
 
-    (1 + r) (p_y - 1) is -r for the largest class and e^(x_y-m) - (1 + r) for another one: nothing cancels in either.
+    (1 + r) (p_y - 1) is -r for the largest class and e^(x_y-m) - (1 + r) for another one: nothing
+    cancels in either.
     """
     _, column, shifted, residual, rest = _without_largest(logits)
     nll = rest.log1p() - _at_target(shifted, target)
@@ -162,7 +196,9 @@ def _loss_and_residual(logits: Tensor, target: Tensor, class_weights: Tensor | N
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b in ``dtype``, with ``a`` and the sums in the accumulator's dtype. Half-precision ``b`` is widened some columns at a time."""
+    """a @ b in ``dtype``, with ``a`` and the sums in the accumulator's dtype. Half-precision ``b``
+    is widened some columns at a time.
+    """
     if a.dtype == b.dtype:
         return a @ b
     out = torch.empty(a.shape[0], b.shape[1], dtype=dtype, device=b.device)
@@ -172,45 +208,65 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _gram_is_cheaper(rows: int, k: int, classes: int, width: int) -> bool:
-    """Whether to take the inner products of the head's gradients in sample space. Decided from shapes alone, on the host.
+    """Whether to take the inner products of the head's gradients in sample space. Decided from
+    shapes alone, on the host.
 
-    With B rows, k guide rows, Y classes and d features, the Gram matrices take (B² + Bk + k²)(Y + d) multiply-adds that the direct path
-    does not. The direct path takes a handful of passes over the Y·d elements of both gradients that the Gram path does not.
+    With B rows, k guide rows, Y classes and d features, the Gram matrices take (B² + Bk + k²)(Y +
+    d) multiply-adds that the direct path does not. The direct path takes a handful of passes over
+    the Y·d elements of both gradients that the Gram path does not.
     """
     return (rows * rows + rows * k + k * k) * (classes + width) < _GRAM_BREAK_EVEN * classes * width
 
 
 def _head_gradient_direct(
-    residual: Tensor, features: Tensor, guide_residual: Tensor, guide_features: Tensor, has_bias: bool, options: tuple
+    residual: Tensor,
+    features: Tensor,
+    guide_residual: Tensor,
+    guide_features: Tensor,
+    has_bias: bool,
+    options: tuple,
 ) -> tuple[Tensor | None, ...]:
-    """Both gradients formed, then projected: (grad_weight, grad_bias | None, v, <g, g_p>, ‖g_p‖², ‖g‖²)."""
+    """Both gradients formed, then projected: (grad_weight, grad_bias | None, v, <g, g_p>, ‖g_p‖²,
+    ‖g‖²).
+    """
     grads, guides = (
         [_product(a.t(), u, a.dtype)] + ([a.sum(dim=0)] if has_bias else [])
         for a, u in ((residual, features), (guide_residual, guide_features))
     )
     if len(guide_residual):
         scalars = project_(grads, guides, *options)
-    else:  # no guide at all differs from a guide of zeros: it does not even look whether g is finite
+    # no guide at all differs from a guide of zeros: it does not even look whether g is finite
+    else:
         grad_norm2 = _inner_products(grads, grads)[0]
         scalars = (*grad_norm2.new_zeros(3).unbind(), grad_norm2)
     return grads[0], grads[1] if has_bias else None, *scalars
 
 
 def _head_gradient_gram(
-    residual: Tensor, features: Tensor, guide_residual: Tensor, guide_features: Tensor, has_bias: bool, options: tuple
+    residual: Tensor,
+    features: Tensor,
+    guide_residual: Tensor,
+    guide_features: Tensor,
+    has_bias: bool,
+    options: tuple,
 ) -> tuple[Tensor | None, ...]:
     """The same from inner products of samples, with g_p never formed.
 
-    For G = Aᵀ U and G_p = A_pᵀ U_p, <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij. The bias is a feature that is always 1, so it adds 1 to every
-    element of the second matrix. The result is Aᵀ U + (v A_p)ᵀ U_p, one sum over the stacked rows.
+    For G = Aᵀ U and G_p = A_pᵀ U_p, <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij. The bias is a feature
+    that is always 1, so it adds 1 to every element of the second matrix. The result is Aᵀ U + (v
+    A_p)ᵀ U_p, one sum over the stacked rows.
     """
     (a, scale_a), (a_p, scale_a_p) = _near_one(residual), _near_one(guide_residual)
-    (u, scale_u), (u_p, scale_u_p) = _near_one(features.to(residual.dtype)), _near_one(guide_features.to(residual.dtype))
+    (u, scale_u), (u_p, scale_u_p) = (
+        _near_one(features.to(residual.dtype)),
+        _near_one(guide_features.to(residual.dtype)),
+    )
     scale, scale_p = scale_a * scale_u, scale_a_p * scale_u_p
     one, one_p = (scale_u, scale_u_p) if has_bias else (0.0, 0.0)
 
     def inner(a: Tensor, u: Tensor, b: Tensor, w: Tensor, ones: Tensor | float) -> Tensor:
-        # Few terms, and they cancel where the gradients are nearly orthogonal: float64 costs nothing.
+        # Few terms, and they cancel where the gradients are nearly orthogonal: float64 costs
+        # nothing.
         wide = _scalar_dtype(a.device)
         return torch.dot((a @ b.t()).to(wide).flatten(), ((u @ w.t()).to(wide) + ones).flatten())
 
@@ -225,12 +281,16 @@ def _head_gradient_gram(
 
 
 def _near_one(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """``matrix`` times a power of two that brings its largest element near 1, and that power, 0-d in float64.
+    """``matrix`` times a power of two that brings its largest element near 1, and that power, 0-d
+    in float64.
 
-    The residual of a confident row is e^-gap, and the square of that is no number of float32 any more.
+    The residual of a confident row is e^-gap, and the square of that is no number of float32 any
+    more.
     """
     largest = matrix.abs().max() if matrix.numel() else matrix.new_ones(())
-    exponent = largest.to(_scalar_dtype(matrix.device)).log2().floor().clamp(-_MOST_SCALE, _MOST_SCALE)
+    exponent = (
+        largest.to(_scalar_dtype(matrix.device)).log2().floor().clamp(-_MOST_SCALE, _MOST_SCALE)
+    )
     scale = torch.exp2(-exponent.nan_to_num())  # a NaN stays in its own row
     return matrix * scale.to(matrix.dtype), scale
 
@@ -255,7 +315,9 @@ def _blocks(g: Tensor, p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _inner_products(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """<g, g_p>, ‖g_p‖² and ‖g‖² in float64, block by block, so that no copy of a gradient is ever made."""
+    """<g, g_p>, ‖g_p‖² and ‖g‖² in float64, block by block, so that no copy of a gradient is ever
+    made.
+    """
     dtype = _scalar_dtype(grads[0].device)
     total = torch.zeros(3, dtype=dtype, device=grads[0].device)
     for grad, guide in zip(grads, guides, strict=True):
@@ -276,7 +338,9 @@ def _correction(
     ridge: float,
     max_correction: float | None,
 ) -> Tensor:
-    """v of equation 5, or of the released code, from 0-d tensors. ``clamp`` and ``minimum`` keep NaN, unlike a comparison."""
+    """v of equation 5, or of the released code, from 0-d tensors. ``clamp`` and ``minimum`` keep
+    NaN, unlike a comparison.
+    """
     if rule == "paper":
         target = epsilon * grad_norm2.sqrt() * guide_norm2.sqrt() if relative else epsilon
         v = ((target - dot) / guide_norm2).clamp(min=0.0)
@@ -291,14 +355,17 @@ def _correction(
 def _add_scaled(grads: Sequence[Tensor], guides: Sequence[Tensor], v: Tensor) -> None:
     """g += v g_p, except that nothing at all happens for v = 0 (adding 0 would turn -0 into 0).
 
-    v may be beyond float32 although v g_p is not, so it is applied in two factors, of which the first is a power of two and mostly 1.
+    v may be beyond float32 although v g_p is not, so it is applied in two factors, of which the
+    first is a power of two and mostly 1.
     """
     still = v == 0
     on_host = still.is_cpu  # a look at v is then no synchronisation
     if on_host and still:
         return
     exponent = v.log2().floor()
-    power = torch.exp2((exponent - exponent.clamp(-_MOST_SCALE, _MOST_SCALE)).clamp(-_MOST_POWER, _MOST_POWER))
+    power = torch.exp2(
+        (exponent - exponent.clamp(-_MOST_SCALE, _MOST_SCALE)).clamp(-_MOST_POWER, _MOST_POWER)
+    )
     for grad, guide in zip(grads, guides, strict=True):
         dtype = accumulator(grad.dtype)
         coarse, fine = power.to(dtype), (v / power).to(dtype)
@@ -306,4 +373,8 @@ def _add_scaled(grads: Sequence[Tensor], guides: Sequence[Tensor], v: Tensor) ->
             grad.addcmul_(guide, fine)
             continue
         for g, p in _blocks(grad, guide):
-            g.copy_(torch.where(still, g, torch.addcmul(g.to(dtype), p.to(dtype) * coarse, fine).to(g.dtype)))
+            g.copy_(
+                torch.where(
+                    still, g, torch.addcmul(g.to(dtype), p.to(dtype) * coarse, fine).to(g.dtype)
+                )
+            )

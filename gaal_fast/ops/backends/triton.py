@@ -1,7 +1,8 @@
-"""Backend ``triton``: the kernels of ``gaal_fast.kernels`` on NVIDIA GPUs, and on the CPU under Triton's interpreter, for tests.
+"""Backend ``triton``: the kernels of ``gaal_fast.kernels`` on NVIDIA GPUs, and on the CPU under
+Triton's interpreter, for tests.
 
-Triton is imported on first use. Products of float32 matrices are full float32 unless the user turned TF32 on for PyTorch's own
-(``torch.backends.cuda.matmul.allow_tf32``).
+Triton is imported on first use. Products of float32 matrices are full float32 unless the user
+turned TF32 on for PyTorch's own (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def availability(device: torch.device) -> str | None:
-    """None on an NVIDIA GPU of compute capability 8.0 or newer, and on the CPU if the interpreter is on and works."""
+    """None on an NVIDIA GPU of compute capability 8.0 or newer, and on the CPU if the interpreter
+    is on and works.
+    """
     if device.type == "cuda":
         if torch.version.hip is not None:
             return "the kernels are tested on NVIDIA GPUs only"
@@ -43,7 +46,10 @@ def _interpreter_problem() -> str | None:
     from gaal_fast.kernels import _common
 
     if not _common.interpreted():
-        return "on the CPU it runs only under Triton's interpreter (TRITON_INTERPRET=1, set before Triton is imported)"
+        return (
+            "on the CPU it runs only under Triton's interpreter (TRITON_INTERPRET=1, set before"
+            " Triton is imported)"
+        )
     from triton.runtime.errors import InterpreterError
 
     try:
@@ -58,7 +64,11 @@ def supports(op: str, *tensors: Tensor) -> bool:
     if any(tensor.dtype not in _DTYPES for tensor in tensors):
         return False
     # The interpreter has no bfloat16 matrix product.
-    if op in ("linear_ce_grad", "guided_linear_ce") and tensors[0].is_cpu and tensors[0].dtype is torch.bfloat16:
+    if (
+        op in ("linear_ce_grad", "guided_linear_ce")
+        and tensors[0].is_cpu
+        and tensors[0].dtype is torch.bfloat16
+    ):
         return False
     if op in ("entropy_topk", "guided_linear_ce"):
         from gaal_fast.kernels.entropy_topk import MAX_ROWS
@@ -81,7 +91,11 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def linear_ce_grad(
-    features: Tensor, logits: Tensor, target: Tensor, index: Tensor | None, class_weights: Tensor | None
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None,
+    class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     from gaal_fast.kernels import linear_ce_grad as kernels
 
