@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gaal_fast.config import nearest
-from gaal_fast.errors import UserError
+from gaal_fast.errors import UserError, nearest
 
 TORCHVISION_NAMES = ("resnet18", "resnet50")
 
