@@ -143,7 +143,7 @@ def with_demo(config: Config) -> Config:
     """The same configuration with the demo set's table and images where none are given."""
     if config.data.csv is not None:
         return config
-    from gaal_fast.data.demo import ensure_demo  # draws with more machinery than training needs
+    from gaal_fast.demo import ensure_demo  # draws with more machinery than training needs
 
     demo = ensure_demo()
     data = {

@@ -9,42 +9,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, Modality, TableModality
-    from gaal_fast.data.image_files import resolve_images
-    from gaal_fast.data.image_folder import ImageFolder
-    from gaal_fast.data.image_store import ImageStore
-    from gaal_fast.data.images import ImageError, decode
+    from gaal_fast.data.images.decode import ImageError, decode
+    from gaal_fast.data.images.find import resolve_images
+    from gaal_fast.data.images.folder import ImageFolder
+    from gaal_fast.data.images.store import ImageStore
     from gaal_fast.data.issues import DataIssue, issues_frame, write_issues
-    from gaal_fast.data.load import (
+    from gaal_fast.data.loader import EpochSampler, dead_readers_as_user_errors, make_loader
+    from gaal_fast.data.source import (
         FusionData,
         PredictionData,
         data_fingerprint,
         load_data,
         load_for_prediction,
     )
-    from gaal_fast.data.loader import EpochSampler, dead_readers_as_user_errors, make_loader
-    from gaal_fast.data.preprocess import TablePreprocessor
-    from gaal_fast.data.schema import TableSchema, infer_schema
     from gaal_fast.data.split import Split, make_split, read_split
-    from gaal_fast.data.table import read_table
+    from gaal_fast.data.tables.preprocess import TablePreprocessor
+    from gaal_fast.data.tables.read import read_table
+    from gaal_fast.data.tables.schema import TableSchema, infer_schema
 
 _PLACES = {
     **dict.fromkeys(
         ("Batch", "FusionDataset", "ImageModality", "Modality", "TableModality"), "dataset"
     ),
-    **dict.fromkeys(("resolve_images",), "image_files"),
-    **dict.fromkeys(("ImageFolder",), "image_folder"),
-    **dict.fromkeys(("ImageStore",), "image_store"),
-    **dict.fromkeys(("ImageError", "decode"), "images"),
+    **dict.fromkeys(("resolve_images",), "images.find"),
+    **dict.fromkeys(("ImageFolder",), "images.folder"),
+    **dict.fromkeys(("ImageStore",), "images.store"),
+    **dict.fromkeys(("ImageError", "decode"), "images.decode"),
     **dict.fromkeys(("DataIssue", "issues_frame", "write_issues"), "issues"),
     **dict.fromkeys(
         ("FusionData", "PredictionData", "data_fingerprint", "load_data", "load_for_prediction"),
-        "load",
+        "source",
     ),
     **dict.fromkeys(("EpochSampler", "dead_readers_as_user_errors", "make_loader"), "loader"),
-    **dict.fromkeys(("TablePreprocessor",), "preprocess"),
-    **dict.fromkeys(("TableSchema", "infer_schema"), "schema"),
+    **dict.fromkeys(("TablePreprocessor",), "tables.preprocess"),
+    **dict.fromkeys(("TableSchema", "infer_schema"), "tables.schema"),
     **dict.fromkeys(("Split", "make_split", "read_split"), "split"),
-    **dict.fromkeys(("read_table",), "table"),
+    **dict.fromkeys(("read_table",), "tables.read"),
 }
 
 __all__ = [

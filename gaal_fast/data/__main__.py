@@ -67,7 +67,7 @@ def write_demo(folder: Path) -> int:
     """Write the demo set into a new folder."""
     if folder.exists():
         raise UserError(f"--demo: {folder} exists and is not overwritten")
-    from gaal_fast.data.demo import best_possible, ensure_demo
+    from gaal_fast.demo import best_possible, ensure_demo
 
     paths, best = ensure_demo(folder), best_possible()
     print(f"demo set: {paths.csv} and {paths.images}")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from gaal_fast.data.augment import Preset, augment, normalise, sample_rng
-from gaal_fast.data.image_store import ImageStore, available_cpus
+from gaal_fast.data.images.augment import Preset, augment, normalise, sample_rng
+from gaal_fast.data.images.store import ImageStore, available_cpus
 from gaal_fast.data.issues import DataIssue
 
 Key = int | tuple[int, int]

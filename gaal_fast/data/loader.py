@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from gaal_fast.data.dataset import Batch, FusionDataset
-from gaal_fast.data.image_store import available_cpus
+from gaal_fast.data.images.store import available_cpus
 from gaal_fast.errors import UserError
 
 # Apart from the warnings that `load_data` returns: what is said here comes later, and commands

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gaal_fast.data.codes import words_of
 from gaal_fast.data.issues import warn
-from gaal_fast.data.truth import truth_of
+from gaal_fast.data.tables.codes import words_of
+from gaal_fast.data.tables.truth import truth_of
 
 _WORDS = {
     **dict.fromkeys(("train", "training", "trn", "tr", "learn", "learning"), "train"),

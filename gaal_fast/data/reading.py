@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gaal_fast.data.issues import some
-from gaal_fast.data.numbers import NumberStyle
+from gaal_fast.data.tables.number_cells import NumberStyle
 from gaal_fast.errors import UserError
 from gaal_fast.files import write_text
 
@@ -157,7 +157,11 @@ class Reading:
 
     @classmethod
     def load(cls, folder: Path) -> "Reading":
-        """Read what ``save`` wrote. Raises UserError if the file is absent or is not such a file."""
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: The file is absent or is not such a file.
+        """
         path = Path(folder) / READING_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from gaal_fast.data.cells import is_text, to_texts
-from gaal_fast.data.codes import words_of
 from gaal_fast.data.issues import warn
-from gaal_fast.data.schema import TableSchema
 from gaal_fast.data.split import PARTS, Split
+from gaal_fast.data.tables.cells import is_text, to_texts
+from gaal_fast.data.tables.codes import words_of
+from gaal_fast.data.tables.schema import TableSchema
 
 # Files of equal size are read to see whether they hold the same image, up to so many bytes in all.
 _HASHED_BYTES = 2**29

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from gaal_fast.data.augment import augment, normalise, sample_rng
 from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, TableModality
-from gaal_fast.data.image_store import ImageStore
+from gaal_fast.data.images.augment import augment, normalise, sample_rng
+from gaal_fast.data.images.store import ImageStore
 from gaal_fast.data.loader import EpochSampler, auto_workers, make_loader
 from tests.data.conftest import write_images
 

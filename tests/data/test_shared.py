@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from gaal_fast.data import load_data
-from gaal_fast.data.schema import TableSchema
 from gaal_fast.data.shared import warn_of_shared_ids, warn_of_shared_images
 from gaal_fast.data.split import Split
+from gaal_fast.data.tables.schema import TableSchema
 from tests.data.conftest import catalogue
 
 N = 200

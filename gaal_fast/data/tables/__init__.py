@@ -1,0 +1,1 @@
+"""Tables: files to cells, cells to typed columns, columns to the inputs of a network."""
