@@ -12,8 +12,9 @@
 namespace gaal {
 namespace {
 
-// Fixed pieces of work, never a function of the number of threads. A row longer than kSegment is shared out, so that a
-// few huge rows use every core; short rows are taken together until they make a piece worth handing to a thread.
+// Fixed pieces of work, never a function of the number of threads. A row longer than kSegment is
+// shared out, so that a few huge rows use every core; short rows are taken together until they make
+// a piece worth handing to a thread.
 constexpr int64_t kSegment = 16384;
 constexpr int64_t kPiece = 4096;
 constexpr int64_t kRowsTogether = 64;
@@ -32,7 +33,9 @@ int64_t element_size(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 const void* at(const void* base, DType dtype, int64_t i) {
   return static_cast<const char*>(base) + i * element_size(dtype);
 }
-void* at(void* base, DType dtype, int64_t i) { return static_cast<char*>(base) + i * element_size(dtype); }
+void* at(void* base, DType dtype, int64_t i) {
+  return static_cast<char*>(base) + i * element_size(dtype);
+}
 
 float from_bits(uint32_t bits) {
   float x;
@@ -55,8 +58,7 @@ uint16_t round_to_half(double x, DType dtype) {
   const float f = static_cast<float>(x);
   uint32_t u;
   std::memcpy(&u, &f, 4);
-  if (dtype == DType::bf16)
-    return static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+  if (dtype == DType::bf16) return static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
   const uint32_t sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
   uint32_t half;
   if (magnitude > 0x7f800000u) {
@@ -85,13 +87,16 @@ float logit(const Logits& logits, int64_t row, int64_t j) {
 
 // log of the sum; the first terms of log1p where 1 + rest would lose rest.
 double log_sum(const RowStats& s) {
-  return s.ties == 1.0 && s.rest < 1e-8 ? s.rest - 0.5 * s.rest * s.rest : std::log(s.ties + s.rest);
+  return s.ties == 1.0 && s.rest < 1e-8 ? s.rest - 0.5 * s.rest * s.rest
+                                        : std::log(s.ties + s.rest);
 }
 
-float entropy_of(const RowStats& s, double log_s) { return static_cast<float>(log_s - s.shifted / (s.ties + s.rest)); }
+float entropy_of(const RowStats& s, double log_s) {
+  return static_cast<float>(log_s - s.shifted / (s.ties + s.rest));
+}
 
-// Work that can be done beside something else in one go over the team: body(i) for i < n, which costs as much as so
-// many elements altogether.
+// Work that can be done beside something else in one go over the team: body(i) for i < n, which
+// costs as much as so many elements altogether.
 template <class Body>
 struct Tasks {
   int64_t n;
@@ -101,19 +106,20 @@ struct Tasks {
 template <class Body>
 Tasks(int64_t, int64_t, Body) -> Tasks<Body>;
 
-// Calls use(i, stats) once for each of n rows of n_classes logits, from any thread; the i-th row is at data(i). Does
-// the other tasks too.
+// Calls use(i, stats) once for each of n rows of n_classes logits, from any thread; the i-th row is
+// at data(i). Does the other tasks too.
 template <class Data, class Use, class... Others>
-void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bias, int64_t n, Data&& data, Use&& use,
-                  const Others&... others) {
+void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bias, int64_t n,
+                  Data&& data, Use&& use, const Others&... others) {
   const auto row_stats = run.kernels->row_stats[static_cast<int>(dtype)];
   const int64_t cost = n_classes + kRowCost;
   const auto run_all = [&](int64_t n_pieces, auto&& piece_body) {
-    parallel_for(threads_for(run, ((n * cost) + ... + others.elements)), (n_pieces + ... + others.n), [&](int64_t i) {
-      if (i < n_pieces) return piece_body(i);
-      i -= n_pieces;
-      ((i >= 0 && i < others.n ? others.body(i) : void(), i -= others.n), ...);
-    });
+    parallel_for(threads_for(run, ((n * cost) + ... + others.elements)),
+                 (n_pieces + ... + others.n), [&](int64_t i) {
+                   if (i < n_pieces) return piece_body(i);
+                   i -= n_pieces;
+                   ((i >= 0 && i < others.n ? others.body(i) : void(), i -= others.n), ...);
+                 });
   };
   const int64_t n_segments = divide_up(n_classes, kSegment);
   if (n_segments <= 1) {
@@ -132,8 +138,8 @@ void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bi
   run_all(n * n_segments, [&](int64_t piece) {
     const int64_t first = piece % n_segments * kSegment;
     const void* row = at(data(piece / n_segments), dtype, first);
-    row_stats(&row, bias ? at(bias, dtype, first) : nullptr, 1, std::min(kSegment, n_classes - first),
-              &parts[static_cast<size_t>(piece)]);
+    row_stats(&row, bias ? at(bias, dtype, first) : nullptr, 1,
+              std::min(kSegment, n_classes - first), &parts[static_cast<size_t>(piece)]);
   });
   for (int64_t i = 0; i < n; ++i) {
     const RowStats* part = &parts[static_cast<size_t>(i * n_segments)];
@@ -146,7 +152,8 @@ void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bi
 template <class Use>
 void for_each_row(const Run& run, const Logits& logits, Use&& use) {
   for_each_row(
-      run, logits.dtype, logits.n_classes, logits.bias, logits.n_rows, [&](int64_t i) { return logits.row(i); }, use);
+      run, logits.dtype, logits.n_classes, logits.bias, logits.n_rows,
+      [&](int64_t i) { return logits.row(i); }, use);
 }
 
 // Larger for larger entropy, NaN largest, equal entropies ordered by smaller index.
@@ -166,14 +173,16 @@ void select(const std::vector<float>& entropy, int64_t k, int64_t* index) {
   if (k < static_cast<int64_t>(keys.size()))
     std::nth_element(keys.begin(), keys.begin() + k, keys.end(), std::greater<>());
   std::sort(keys.begin(), keys.begin() + k, std::greater<>());
-  for (int64_t i = 0; i < k; ++i) index[i] = static_cast<int64_t>(~static_cast<uint32_t>(keys[static_cast<size_t>(i)]));
+  for (int64_t i = 0; i < k; ++i)
+    index[i] = static_cast<int64_t>(~static_cast<uint32_t>(keys[static_cast<size_t>(i)]));
 }
 
 auto copy_chosen(const Features& features, const int64_t* index, int64_t n) {
   constexpr int64_t kBytes = 32768;
   constexpr int64_t kBytesPerElement = 16;  // copying is cheaper than exponentials
   const int64_t together = std::max<int64_t>(1, kBytes / std::max<int64_t>(1, features.bytes));
-  return Tasks{features.chosen ? divide_up(n, together) : 0, n * features.bytes / kBytesPerElement, [=](int64_t piece) {
+  return Tasks{features.chosen ? divide_up(n, together) : 0, n * features.bytes / kBytesPerElement,
+               [=](int64_t piece) {
                  const int64_t end = std::min(n, (piece + 1) * together);
                  for (int64_t i = piece * together; i < end; ++i)
                    std::memcpy(static_cast<char*>(features.chosen) + i * features.bytes,
@@ -185,9 +194,14 @@ auto copy_chosen(const Features& features, const int64_t* index, int64_t n) {
 // Writes the rows of one residual matrix as their statistics come in.
 class ResidualWriter {
  public:
-  ResidualWriter(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index, int64_t n,
-                 const Matrix& out)
-      : run_(run), logits_(logits), labels_(labels), index_(index), out_(out), losses_(static_cast<size_t>(n)) {
+  ResidualWriter(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index,
+                 int64_t n, const Matrix& out)
+      : run_(run),
+        logits_(logits),
+        labels_(labels),
+        index_(index),
+        out_(out),
+        losses_(static_cast<size_t>(n)) {
     for (int64_t i = 0; i < n; ++i) weight_sum_ += labels.weight(source(i));
     if (in_segments()) rows_.resize(static_cast<size_t>(n));
   }
@@ -200,8 +214,9 @@ class ResidualWriter {
     const double shifted = static_cast<double>(logit(logits_, r, labels_.target[r])) - s.max;
     losses_[static_cast<size_t>(i)] = coefficient * (log_sum(s) - shifted);
     // p - 1 = -rest / sum for the only maximum, without the cancellation.
-    const double at_target =
-        shifted == 0.0 && s.ties == 1.0 ? -coefficient * (s.rest / sum) : coefficient * (std::exp(shifted) / sum - 1.0);
+    const double at_target = shifted == 0.0 && s.ties == 1.0
+                                 ? -coefficient * (s.rest / sum)
+                                 : coefficient * (std::exp(shifted) / sum - 1.0);
     const Row row{s.max, static_cast<float>(coefficient / sum), at_target};
     if (in_segments())
       rows_[static_cast<size_t>(i)] = row;
@@ -227,11 +242,13 @@ class ResidualWriter {
 
   // After finish().
   auto column_sums(void* sums) const {
-    return Tasks{divide_up(logits_.n_classes, kColumnPiece), n() * logits_.n_classes / 4, [this, sums](int64_t piece) {
+    return Tasks{divide_up(logits_.n_classes, kColumnPiece), n() * logits_.n_classes / 4,
+                 [this, sums](int64_t piece) {
                    const int64_t first = piece * kColumnPiece;
                    run_.kernels->column_sums[static_cast<int>(out_.dtype)](
                        at(out_.data, out_.dtype, first), out_.stride, n(),
-                       std::min(kColumnPiece, logits_.n_classes - first), at(sums, out_.dtype, first));
+                       std::min(kColumnPiece, logits_.n_classes - first),
+                       at(sums, out_.dtype, first));
                  }};
   }
 
@@ -249,9 +266,11 @@ class ResidualWriter {
   void write(int64_t i, const Row& row, int64_t first, int64_t count) const {
     const int64_t r = source(i), y = labels_.target[r];
     run_.kernels->row_exp[static_cast<int>(logits_.dtype)][out_.dtype == DType::f32](
-        at(logits_.row(r), logits_.dtype, first), logits_.bias ? at(logits_.bias, logits_.dtype, first) : nullptr,
-        count, row.max, row.scale, at(out_.data, out_.dtype, i * out_.stride + first));
-    if (y >= first && y < first + count) set_element(out_.dtype, out_.data, i * out_.stride + y, row.at_target);
+        at(logits_.row(r), logits_.dtype, first),
+        logits_.bias ? at(logits_.bias, logits_.dtype, first) : nullptr, count, row.max, row.scale,
+        at(out_.data, out_.dtype, i * out_.stride + first));
+    if (y >= first && y < first + count)
+      set_element(out_.dtype, out_.data, i * out_.stride + y, row.at_target);
   }
 
   const Run& run_;
@@ -281,14 +300,16 @@ std::vector<Piece> pieces_of(const std::vector<Pair>& pairs) {
 }
 
 template <class Use>
-void for_each_piece(const Run& run, const std::vector<Pair>& pairs, const std::vector<Piece>& pieces, Use&& use) {
+void for_each_piece(const Run& run, const std::vector<Pair>& pairs,
+                    const std::vector<Piece>& pieces, Use&& use) {
   int64_t n = 0;
   for (const Pair& pair : pairs) n += pair.n;
   parallel_for_static(threads_for(run, n), static_cast<int64_t>(pieces.size()), [&](int64_t i) {
     const Piece& piece = pieces[static_cast<size_t>(i)];
     const Pair& pair = pairs[piece.pair];
-    use(static_cast<size_t>(i), static_cast<int>(pair.dtype), at(pair.grad, pair.dtype, piece.first),
-        at(pair.guide, pair.dtype, piece.first), std::min(kFlatPiece, pair.n - piece.first));
+    use(static_cast<size_t>(i), static_cast<int>(pair.dtype),
+        at(pair.grad, pair.dtype, piece.first), at(pair.guide, pair.dtype, piece.first),
+        std::min(kFlatPiece, pair.n - piece.first));
   });
 }
 
@@ -302,20 +323,25 @@ RowStats merge_stats(const RowStats& a, const RowStats& b) {
     return {high.max, high.ties, high.rest + low.rest, high.shifted + low.shifted};
   const double delta = static_cast<double>(low.max) - static_cast<double>(high.max);
   const double factor = std::exp(delta), sum = low.ties + low.rest;
-  // e^{x - M} (x - M) = e^{delta} e^{x - m} ((x - m) + delta); factor * delta first, which cannot overflow.
-  return {high.max, high.ties, high.rest + factor * sum, high.shifted + factor * low.shifted + factor * delta * sum};
+  // e^{x - M} (x - M) = e^{delta} e^{x - m} ((x - m) + delta); factor * delta first, which cannot
+  // overflow.
+  return {high.max, high.ties, high.rest + factor * sum,
+          high.shifted + factor * low.shifted + factor * delta * sum};
 }
 
 const Kernels* kernels_for(Isa isa) {
 #if defined(__x86_64__) || defined(__i386__)
   if (isa == Isa::avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && kernels_for(Isa::avx2)
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                   kernels_for(Isa::avx2)
                ? avx512_kernels()
                : nullptr;
-  // Every processor with AVX2 and FMA converts half floats too; the name "f16c" is unknown to older compilers.
+  // Every processor with AVX2 and FMA converts half floats too; the name "f16c" is unknown to older
+  // compilers.
   if (isa == Isa::avx2)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2_kernels() : nullptr;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2_kernels()
+                                                                           : nullptr;
 #else
   if (isa != Isa::portable) return nullptr;
 #endif
@@ -339,29 +365,33 @@ Extent extent(const int64_t* numbers, int64_t n) {
   return found;
 }
 
-void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, float* entropy, float* lse,
-                   float* nll) {
+void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, float* entropy,
+                   float* lse, float* nll) {
   for_each_row(run, logits, [&](int64_t i, const RowStats& s) {
     const double log_s = log_sum(s);
     entropy[i] = entropy_of(s, log_s);
     lse[i] = static_cast<float>(s.max + log_s);
-    if (nll) nll[i] = static_cast<float>(log_s - (static_cast<double>(logit(logits, i, target[i])) - s.max));
+    if (nll)
+      nll[i] =
+          static_cast<float>(log_s - (static_cast<double>(logit(logits, i, target[i])) - s.max));
   });
 }
 
 void entropy_topk(const Run& run, const Logits& logits, int64_t k, float* entropy, int64_t* index) {
   std::vector<float> all(static_cast<size_t>(logits.n_rows));
-  for_each_row(run, logits,
-               [&](int64_t i, const RowStats& s) { all[static_cast<size_t>(i)] = entropy_of(s, log_sum(s)); });
+  for_each_row(run, logits, [&](int64_t i, const RowStats& s) {
+    all[static_cast<size_t>(i)] = entropy_of(s, log_sum(s));
+  });
   select(all, k, index);
   for (int64_t i = 0; i < k; ++i) entropy[i] = all[static_cast<size_t>(index[i])];
 }
 
-double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index, int64_t n,
-                const Features& features, const Matrix& out, void* column_sums) {
+double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index,
+                int64_t n, const Features& features, const Matrix& out, void* column_sums) {
   ResidualWriter writer(run, logits, labels, index, n, out);
   for_each_row(
-      run, logits.dtype, logits.n_classes, logits.bias, n, [&](int64_t i) { return logits.row(writer.source(i)); },
+      run, logits.dtype, logits.n_classes, logits.bias, n,
+      [&](int64_t i) { return logits.row(writer.source(i)); },
       [&](int64_t i, const RowStats& s) { writer.take(i, s); }, copy_chosen(features, index, n));
   const double loss = writer.finish();
   const auto sums = writer.column_sums(column_sums);
@@ -369,14 +399,16 @@ double residual(const Run& run, const Logits& logits, const Labels& labels, cons
   return loss;
 }
 
-double guided_residuals(const Run& run, const Logits& logits, const Labels& labels, const Matrix& out,
-                        void* column_sums, const Guide& guide) {
+double guided_residuals(const Run& run, const Logits& logits, const Labels& labels,
+                        const Matrix& out, void* column_sums, const Guide& guide) {
   // Both sets of rows in one go over the team.
   ResidualWriter writer(run, logits, labels, nullptr, logits.n_rows, out);
   std::vector<float> entropy(static_cast<size_t>(guide.logits.n_rows));
   for_each_row(
       run, logits.dtype, logits.n_classes, logits.bias, logits.n_rows + guide.logits.n_rows,
-      [&](int64_t i) { return i < logits.n_rows ? logits.row(i) : guide.logits.row(i - logits.n_rows); },
+      [&](int64_t i) {
+        return i < logits.n_rows ? logits.row(i) : guide.logits.row(i - logits.n_rows);
+      },
       [&](int64_t i, const RowStats& s) {
         if (i < logits.n_rows)
           writer.take(i, s);
@@ -390,8 +422,8 @@ double guided_residuals(const Run& run, const Logits& logits, const Labels& labe
   for_each_row(
       run, logits.dtype, logits.n_classes, logits.bias, guide.k,
       [&](int64_t i) { return guide.logits.row(guide.index[i]); },
-      [&](int64_t i, const RowStats& s) { guide_writer.take(i, s); }, writer.column_sums(column_sums),
-      copy_chosen(guide.features, guide.index, guide.k));
+      [&](int64_t i, const RowStats& s) { guide_writer.take(i, s); },
+      writer.column_sums(column_sums), copy_chosen(guide.features, guide.index, guide.k));
   guide_writer.finish();
   const auto sums = guide_writer.column_sums(guide.column_sums);
   parallel_for(guide_writer.threads(), sums.n, sums.body);
@@ -432,18 +464,20 @@ double correction(const InnerProducts& products, const Rule& rule) {
 
 void add_scaled(const Run& run, const std::vector<Pair>& pairs, double v) {
   if (v == 0.0) return;
-  for_each_piece(run, pairs, pieces_of(pairs), [&](size_t, int d, void* g, const void* h, int64_t n) {
-    run.kernels->axpy[d](g, h, n, v);
-  });
+  for_each_piece(
+      run, pairs, pieces_of(pairs),
+      [&](size_t, int d, void* g, const void* h, int64_t n) { run.kernels->axpy[d](g, h, n, v); });
 }
 
-void small_matmul(const Run& run, const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows,
-                  int64_t n_inner, int64_t n, float* out, int64_t out_stride) {
+void small_matmul(const Run& run, const float* a, int64_t a_stride, const float* w,
+                  int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,
+                  int64_t out_stride) {
   constexpr int64_t kRows = 8;
   parallel_for(threads_for(run, n_rows * n), divide_up(n_rows, kRows), [&](int64_t piece) {
     const int64_t first = piece * kRows;
-    run.kernels->small_matmul(a + first * a_stride, a_stride, w, w_stride, std::min(kRows, n_rows - first), n_inner, n,
-                              out + first * out_stride, out_stride);
+    run.kernels->small_matmul(a + first * a_stride, a_stride, w, w_stride,
+                              std::min(kRows, n_rows - first), n_inner, n, out + first * out_stride,
+                              out_stride);
   });
 }
 

@@ -1,7 +1,8 @@
-// v of equation 5 and of the released code, from <g, g_p>, |g_p|^2 and |g|^2, how these are summed, and how v is applied.
+// v of equation 5 and of the released code, from <g, g_p>, |g_p|^2 and |g|^2, how these are summed,
+// and how v is applied.
 //
-// All of it is in float64, or in float32 after exact scaling: the square of a small gradient, and the v that belongs to it, are beyond the
-// range of float32 although the step v g_p is not.
+// All of it is in float64, or in float32 after exact scaling: the square of a small gradient, and
+// the v that belongs to it, are beyond the range of float32 although the step v g_p is not.
 #pragma once
 
 #include "api.h"
@@ -10,18 +11,19 @@
 namespace gaal {
 
 struct ProjectionRule {
-  int official;           // 0: the paper's rule, 1: the released code's
-  int relative;           // epsilon is a cosine
+  int official;  // 0: the paper's rule, 1: the released code's
+  int relative;  // epsilon is a cosine
   double epsilon;
   double margin;
   double ridge;
-  double max_correction;  // negative: none
+  double max_correction;     // negative: none
   const double* epsilon_at;  // in the device's memory, in the place of epsilon; may be null
   const double* margin_at;
 };
 
 inline ProjectionRule rule_of(const ProjectionOptions& o) {
-  return {o.official, o.relative, o.epsilon, o.margin, o.ridge, o.max_correction, o.epsilon_at, o.margin_at};
+  return {o.official, o.relative,       o.epsilon,    o.margin,
+          o.ridge,    o.max_correction, o.epsilon_at, o.margin_at};
 }
 
 struct Projection {
@@ -34,7 +36,8 @@ struct Projection {
 __host__ __device__ inline bool is_finite(double x) { return x - x == 0.0; }
 
 // Comparisons are written so that NaN stays NaN: fmax would drop it.
-__device__ inline Projection project(double dot, double guide_norm2, double grad_norm2, const ProjectionRule& rule) {
+__device__ inline Projection project(double dot, double guide_norm2, double grad_norm2,
+                                     const ProjectionRule& rule) {
   double v = 0.0;
   if (rule.official != 0) {
     if (dot < 0.0) {
@@ -44,7 +47,8 @@ __device__ inline Projection project(double dot, double guide_norm2, double grad
     }
   } else {
     const double epsilon = rule.epsilon_at != nullptr ? *rule.epsilon_at : rule.epsilon;
-    const double bound = rule.relative != 0 ? epsilon * sqrt(grad_norm2) * sqrt(guide_norm2) : epsilon;
+    const double bound =
+        rule.relative != 0 ? epsilon * sqrt(grad_norm2) * sqrt(guide_norm2) : epsilon;
     v = (bound - dot) / guide_norm2;
     if (v < 0.0) v = 0.0;
   }
@@ -57,9 +61,10 @@ __device__ inline Projection project(double dot, double guide_norm2, double grad
   return {v, dot, guide_norm2, grad_norm2};
 }
 
-// --- Sums of products ----------------------------------------------------------------------------------------------------------------------
+// --- Sums of products ---
 
-// A power of two that brings a number near 1, and its inverse. 0 is taken for the smallest number, inf and NaN for the largest.
+// A power of two that brings a number near 1, and its inverse. 0 is taken for the smallest number,
+// inf and NaN for the largest.
 struct NearOne {
   float factor;
   float inverse;
@@ -108,10 +113,11 @@ struct ProductSums {
   }
 };
 
-// --- The step --------------------------------------------------------------------------------------------------------------------------------
+// --- The step ---
 
-// A number of float64 as a product of float32 numbers, the first two of them powers of two and in the usual range 1. Whatever overflows
-// or vanishes on the way from p to p a b c does so in the end too. Beyond 2^379 nothing but p = 0 is left, which stays 0.
+// A number of float64 as a product of float32 numbers, the first two of them powers of two and in
+// the usual range 1. Whatever overflows or vanishes on the way from p to p a b c does so in the end
+// too. Beyond 2^379 nothing but p = 0 is left, which stays 0.
 struct Factor {
   float a;
   float b;
@@ -135,7 +141,9 @@ struct Factor {
     return 1.0f;
   }
   __device__ __forceinline__ float times(float p) const { return p * a * b * c; }
-  __device__ __forceinline__ float times_plus(float p, float g) const { return fmaf(p * a * b, c, g); }
+  __device__ __forceinline__ float times_plus(float p, float g) const {
+    return fmaf(p * a * b, c, g);
+  }
 };
 
 }  // namespace gaal
