@@ -8,13 +8,12 @@
 #include <immintrin.h>
 #endif
 
-#include "types.h"
+#include "cpu/kernels.h"
 
-namespace gaal {
-namespace GAAL_ISA_NAMESPACE {
+namespace gaal::cpu::GAAL_ISA_NAMESPACE {
 namespace {
 
-#include "vec.h"
+#include "cpu/vec.h"
 
 // Elements of a row that stay in the first-level cache between the pass for the maximum and the
 // pass for the sums: the logits are read from memory once, and the sums need no rescaling inside a
@@ -301,9 +300,10 @@ void axpy_impl(T* g, const T* h, int64_t n, Factor v) {
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) store(g + j, add_product(load(g + j), load(h + j), v));
   const int tail = (int)(n - j);
-  if (tail)
-    store_tail(g + j, add_product(load_tail(g + j, tail, 0.0f), load_tail(h + j, tail, 0.0f), v),
-               tail);
+  if (tail) {
+    const vf g_tail = load_tail(g + j, tail, 0.0f);
+    store_tail(g + j, add_product(g_tail, load_tail(h + j, tail, 0.0f), v), tail);
+  }
 }
 template <class T>
 void axpy(void* g, const void* h, int64_t n, double v) {
@@ -345,17 +345,17 @@ void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_st
   impl[n_inner - 1](a, a_stride, w, w_stride, n_rows, n, out, out_stride);
 }
 
+// The order of DType: float32, float16, bfloat16.
 constexpr Kernels kTable = {
-    {row_stats<float>, row_stats<bfloat16>, row_stats<float16>},
+    {row_stats<float>, row_stats<float16>, row_stats<bfloat16>},
     {{row_exp<float, float>, row_exp<float, float>},
-     {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>},
-     {row_exp<float16, float16>, row_exp<float16, float>}},
-    {column_sums<float>, column_sums<bfloat16>, column_sums<float16>},
-    {dot_norms<float>, dot_norms<bfloat16>, dot_norms<float16>},
-    {axpy<float>, axpy<bfloat16>, axpy<float16>},
+     {row_exp<float16, float16>, row_exp<float16, float>},
+     {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>}},
+    {column_sums<float>, column_sums<float16>, column_sums<bfloat16>},
+    {dot_norms<float>, dot_norms<float16>, dot_norms<bfloat16>},
+    {axpy<float>, axpy<float16>, axpy<bfloat16>},
     small_matmul,
 };
 
 }  // namespace
-}  // namespace GAAL_ISA_NAMESPACE
-}  // namespace gaal
+}  // namespace gaal::cpu::GAAL_ISA_NAMESPACE

@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "types.h"
+#include "common/types.h"
+#include "cpu/kernels.h"
 
-namespace gaal {
+namespace gaal::cpu {
 
 // The least and the greatest of n numbers, n at least 1.
 struct Extent {
@@ -102,25 +103,9 @@ struct Pair {
   int64_t n;
 };
 
-struct Rule {
-  bool official;
-  double epsilon;
-  bool relative;
-  double margin;
-  double ridge;
-  double max_correction;  // negative: none
-};
-
-struct InnerProducts {
-  double dot, guide_norm2, grad_norm2;
-};
-
 // With g = (pairs' grads) and h = (pairs' guides), each seen as one flat vector: <g, h>, <h, h> and
 // <g, g>.
 InnerProducts inner_products(const Run& run, const std::vector<Pair>& pairs);
-
-// v of the rule; NaN where <g, h> or <h, h> is not finite, so that a broken gradient stays visible.
-double correction(const InnerProducts& products, const Rule& rule);
 
 // g += v h, unless v is zero.
 void add_scaled(const Run& run, const std::vector<Pair>& pairs, double v);
@@ -132,4 +117,4 @@ void small_matmul(const Run& run, const float* a, int64_t a_stride, const float*
                   int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,
                   int64_t out_stride);
 
-}  // namespace gaal
+}  // namespace gaal::cpu

@@ -1,4 +1,4 @@
-#include "parallel.h"
+#include "cpu/parallel.h"
 
 #include <system_error>
 #include <thread>
@@ -8,7 +8,7 @@
 #include <dlfcn.h>
 #endif
 
-namespace gaal {
+namespace gaal::cpu {
 namespace {
 
 // libgomp's entry points, which LLVM's and Intel's runtimes export too. They are looked up in the
@@ -67,4 +67,4 @@ void run_team(int threads, void (*body)(void*, int, int), void* context) {
   for (std::thread& helper : helpers) helper.join();
 }
 
-}  // namespace gaal
+}  // namespace gaal::cpu

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace gaal {
+namespace gaal::cpu {
 
 // Calls body(context, rank, size) on every rank of a team of at most `threads`; returns when all
 // are done. body must not throw.
@@ -49,4 +49,4 @@ void parallel_for(int threads, int64_t n, Body&& body) {
       &context);
 }
 
-}  // namespace gaal
+}  // namespace gaal::cpu

@@ -1,12 +1,11 @@
-// Types shared by the kernels of every instruction set and by the drivers that call them.
+// The table of kernels that every instruction set fills in, and the types that it speaks of.
 #pragma once
 
 #include <cstdint>
 
-namespace gaal {
+#include "common/types.h"
 
-enum class DType : int { f32 = 0, bf16 = 1, f16 = 2 };
-constexpr int kDTypes = 3;
+namespace gaal::cpu {
 
 enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2 };
 
@@ -33,7 +32,7 @@ struct RowStats {
 // The statistics of two parts of a row together.
 RowStats merge_stats(const RowStats& a, const RowStats& b);
 
-// The vectorised kernels of one instruction set; the first index of an array is the DType of the
+// The vectorized kernels of one instruction set; the first index of an array is the DType of the
 // input. Pointers need the alignment of their element only; lengths may be anything, zero included.
 struct Kernels {
   // stats[r] of rows[r][0 .. n) for r < n_rows; bias[0 .. n) of the same dtype is added first
@@ -59,4 +58,4 @@ const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where the compiler or the target has no AVX2
 const Kernels* avx512_kernels();  // likewise
 
-}  // namespace gaal
+}  // namespace gaal::cpu

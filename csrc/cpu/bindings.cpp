@@ -9,21 +9,17 @@
 #include <tuple>
 #include <vector>
 
+#include "common/bindings.h"
+#include "common/projection.h"
 #include "cpu/ops.h"
 
 namespace py = pybind11;
 using namespace gaal;
+using namespace gaal::cpu;
 
 namespace {
 
-using Address = uintptr_t;
-
 const char* const kIsaNames[] = {"portable", "avx2", "avx512"};
-
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 Run make_run(int threads, int isa) {
   static const Kernels* const best = kernels_for(best_isa());
@@ -68,6 +64,7 @@ PYBIND11_MODULE(_native_cpu, m) {
   m.doc() = "CPU kernels of gaal_fast on raw addresses; internal.";
   const py::call_guard<py::gil_scoped_release> no_gil;
 
+  m.attr("DTYPES") = dtype_codes();
   m.def("isas", [] {
     std::vector<std::string> names;
     for (int i = 0; i < 3; ++i)
