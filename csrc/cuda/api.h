@@ -12,9 +12,9 @@
 #include <cstdint>
 #include <string>
 
-namespace gaal {
+#include "common/types.h"
 
-enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+namespace gaal::cuda {
 
 struct Call {
   int device;
@@ -68,15 +68,12 @@ void ce_residual(const Call& call, const Matrix& logits, const int64_t* target,
 // data[i] /= *sigma for i < count; nothing is read or written where sigma is 1.
 void unscale(const Call& call, void* data, int64_t count, const double* sigma);
 
-struct ProjectionOptions {
-  bool official;
-  bool relative;
-  double epsilon;
-  double margin;
-  double ridge;
-  double max_correction;               // negative: none
-  const double* epsilon_at = nullptr;  // in the device's memory, in the place of epsilon
-  const double* margin_at = nullptr;
+// A rule whose epsilon and margin may be numbers in the device's memory, which the kernels read
+// when they run.
+struct DeviceRule {
+  Rule rule;
+  const double* epsilon_at;  // in the place of rule.epsilon, or null
+  const double* margin_at;   // in the place of rule.margin, or null
 };
 
 // grads[i] += v guides[i] for i < count, each contiguous with sizes[i] elements. scalars[4] = v,
@@ -85,8 +82,8 @@ struct ProjectionOptions {
 // by; the results are not.
 size_t project_workspace(int device, DType dtype, int count, const int64_t* sizes);
 void project(const Call& call, int count, void* const* grads, const void* const* guides,
-             const int64_t* sizes, const ProjectionOptions& options, const double* sigmas,
-             float* scalars, void* workspace);
+             const int64_t* sizes, const DeviceRule& rule, const double* sigmas, float* scalars,
+             void* workspace);
 
 // v from the Gram matrices of stacked rows, `rows` of the batch and then k of the guide:
 // residual_gram and feature_gram, both [rows + k, rows + k] float32 and contiguous. The inner
@@ -97,8 +94,7 @@ void project(const Call& call, int count, void* const* grads, const void* const*
 size_t gram_project_workspace(int device, int64_t rows, int64_t k);
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram,
                   const float* feature_gram, bool has_bias, const double* sigmas, void* residuals,
-                  int64_t classes, const ProjectionOptions& options, float* scalars,
-                  void* workspace);
+                  int64_t classes, const DeviceRule& rule, float* scalars, void* workspace);
 
 // The whole head step. `sample_space` takes the inner products from Gram matrices, so that the
 // guide's gradient is never formed. `cooperative` does it in one launch whose blocks wait for each
@@ -131,10 +127,10 @@ struct GuidedTensors {
 bool cooperative_launch_supported(int device);
 size_t guided_linear_ce_workspace(int device, DType dtype, const GuidedShape& shape);
 void guided_linear_ce(const Call& call, const GuidedShape& shape, const GuidedTensors& tensors,
-                      const ProjectionOptions& options, void* workspace);
+                      const DeviceRule& rule, void* workspace);
 
 // Empty where the kernels can run on `device`, otherwise why not: no such device, a driver too old,
 // no code for its architecture.
 std::string obstacle(int device);
 
-}  // namespace gaal
+}  // namespace gaal::cuda

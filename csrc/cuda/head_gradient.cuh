@@ -1,9 +1,9 @@
 // Pieces of the head's gradient that several kernels share.
 #pragma once
 
-#include "tile.cuh"
+#include "cuda/tile.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 
 // The sum of the rows' weights, the same in every block that asks. Begins and ends with a barrier.
 __device__ inline double sum_weights(const float* weights, int rows, double* scratch) {
@@ -20,4 +20,4 @@ __device__ __forceinline__ float inverse_total(double total, int rows) {
   return rows > 0 ? static_cast<float>(1.0 / total) : 0.0f;
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -10,7 +10,7 @@
 #include <string>
 #include <utility>
 
-namespace gaal {
+namespace gaal::cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess)
@@ -90,4 +90,4 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, Arguments&&... a
         "kernel launch");
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

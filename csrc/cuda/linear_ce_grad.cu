@@ -2,10 +2,10 @@
 // from the logits as it is read.
 #include <algorithm>
 
-#include "head_gradient.cuh"
-#include "row_stats.cuh"
+#include "cuda/head_gradient.cuh"
+#include "cuda/row_stats.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 struct GradArgs {
@@ -232,4 +232,4 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
   }
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

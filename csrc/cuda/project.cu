@@ -2,11 +2,12 @@
 // launches; v never leaves the device.
 #include <algorithm>
 
-#include "api.h"
-#include "launch.h"
-#include "projection_core.cuh"
+#include "common/projection.h"
+#include "cuda/api.h"
+#include "cuda/launch.h"
+#include "cuda/projection.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 constexpr int kThreads = 256;
@@ -134,7 +135,7 @@ struct ReduceArgs {
   double* v;
   const double* sigmas;  // or null
   float* scalars;
-  ProjectionRule rule;
+  DeviceRule rule;
 };
 
 template <typename T>
@@ -179,13 +180,11 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) {
     const double of_grad = a.sigmas != nullptr ? 1.0 / a.sigmas[0] : 1.0;
     const double of_guide = a.sigmas != nullptr ? 1.0 / a.sigmas[1] : 1.0;
-    const Projection p = project(sums[0] * (of_grad * of_guide), sums[1] * (of_guide * of_guide),
-                                 sums[2] * (of_grad * of_grad), a.rule);
-    *a.v = p.v;
-    a.scalars[0] = static_cast<float>(p.v);
-    a.scalars[1] = static_cast<float>(p.dot);
-    a.scalars[2] = static_cast<float>(p.guide_norm2);
-    a.scalars[3] = static_cast<float>(p.grad_norm2);
+    const InnerProducts products{sums[0] * (of_grad * of_guide), sums[1] * (of_guide * of_guide),
+                                 sums[2] * (of_grad * of_grad)};
+    const double v = correction(products, read_rule(a.rule));
+    *a.v = v;
+    store_scalars(a.scalars, v, products);
   }
 }
 
@@ -278,8 +277,8 @@ size_t project_workspace(int device, DType, int count, const int64_t* sizes) {
 }
 
 void project(const Call& call, int count, void* const* grads, const void* const* guides,
-             const int64_t* sizes, const ProjectionOptions& options, const double* sigmas,
-             float* scalars, void* workspace) {
+             const int64_t* sizes, const DeviceRule& rule, const double* sigmas, float* scalars,
+             void* workspace) {
   const DeviceGuard guard(call.device);
   char* const base = static_cast<char*>(workspace);
   ReduceArgs args{};
@@ -289,7 +288,7 @@ void project(const Call& call, int count, void* const* grads, const void* const*
   args.v = reinterpret_cast<double*>(base + 8);
   args.sigmas = sigmas;
   args.scalars = scalars;
-  args.rule = rule_of(options);
+  args.rule = rule;
   check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), static_cast<cudaStream_t>(call.stream)),
         "cudaMemsetAsync");
   switch (call.dtype) {
@@ -299,4 +298,4 @@ void project(const Call& call, int count, void* const* grads, const void* const*
   }
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

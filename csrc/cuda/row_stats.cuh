@@ -1,11 +1,11 @@
 // Softmax statistics of rows in global memory, for any kernel that starts from logits.
 #pragma once
 
-#include "api.h"
-#include "launch.h"
-#include "softmax_core.cuh"
+#include "cuda/api.h"
+#include "cuda/launch.h"
+#include "cuda/softmax_core.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 
 struct RowsArgs {
   const void* logits;  // [source_rows, columns]
@@ -54,4 +54,4 @@ RowsPlan plan_rows(int device, int64_t rows, int64_t columns);
 // Enqueues the statistics. `args.parts` and `args.part_columns` are filled in from the plan.
 void enqueue_row_stats(DType dtype, const RowsPlan& plan, RowsArgs args, cudaStream_t stream);
 
-}  // namespace gaal
+}  // namespace gaal::cuda

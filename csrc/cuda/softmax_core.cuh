@@ -7,9 +7,9 @@
 // delta (1+r)).
 #pragma once
 
-#include "common.cuh"
+#include "cuda/device.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
 // Stands in for -inf where a weight of 0 meets it, because 0 * -inf is NaN. Times any count of
@@ -209,4 +209,4 @@ __device__ inline void sort_by_entropy(const float* entropy, int rows, uint64_t*
   sort_descending(keys, count);
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -1,64 +1,29 @@
-// v of equation 5 and of the released code, from <g, g_p>, |g_p|^2 and |g|^2, how these are summed,
-// and how v is applied.
+// What stands around v (common/projection.h) on the device: how <g, g_p>, |g_p|^2 and |g|^2 are
+// summed, and how v is applied.
 //
 // All of it is in float64, or in float32 after exact scaling: the square of a small gradient, and
 // the v that belongs to it, are beyond the range of float32 although the step v g_p is not.
 #pragma once
 
-#include "api.h"
-#include "common.cuh"
+#include "cuda/api.h"
+#include "cuda/device.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 
-struct ProjectionRule {
-  int official;  // 0: the paper's rule, 1: the released code's
-  int relative;  // epsilon is a cosine
-  double epsilon;
-  double margin;
-  double ridge;
-  double max_correction;     // negative: none
-  const double* epsilon_at;  // in the device's memory, in the place of epsilon; may be null
-  const double* margin_at;
-};
-
-inline ProjectionRule rule_of(const ProjectionOptions& o) {
-  return {o.official, o.relative,       o.epsilon,    o.margin,
-          o.ridge,    o.max_correction, o.epsilon_at, o.margin_at};
+// The rule with its numbers from the device's memory.
+__device__ inline Rule read_rule(const DeviceRule& given) {
+  Rule rule = given.rule;
+  if (given.epsilon_at != nullptr) rule.epsilon = *given.epsilon_at;
+  if (given.margin_at != nullptr) rule.margin = *given.margin_at;
+  return rule;
 }
 
-struct Projection {
-  double v;
-  double dot;
-  double guide_norm2;
-  double grad_norm2;
-};
-
-__host__ __device__ inline bool is_finite(double x) { return x - x == 0.0; }
-
-// Comparisons are written so that NaN stays NaN: fmax would drop it.
-__device__ inline Projection project(double dot, double guide_norm2, double grad_norm2,
-                                     const ProjectionRule& rule) {
-  double v = 0.0;
-  if (rule.official != 0) {
-    if (dot < 0.0) {
-      const double margin = rule.margin_at != nullptr ? *rule.margin_at : rule.margin;
-      v = -dot / (guide_norm2 + rule.ridge);
-      if (!(v >= margin)) v = v == v ? margin : v;
-    }
-  } else {
-    const double epsilon = rule.epsilon_at != nullptr ? *rule.epsilon_at : rule.epsilon;
-    const double bound =
-        rule.relative != 0 ? epsilon * sqrt(grad_norm2) * sqrt(guide_norm2) : epsilon;
-    v = (bound - dot) / guide_norm2;
-    if (v < 0.0) v = 0.0;
-  }
-  if (rule.max_correction >= 0.0) {
-    const double most = rule.max_correction * sqrt(grad_norm2 / guide_norm2);
-    if (!(v <= most)) v = v == v ? most : v;
-  }
-  if (guide_norm2 == 0.0) v = 0.0;
-  if (!is_finite(dot) || !is_finite(guide_norm2)) v = NAN;
-  return {v, dot, guide_norm2, grad_norm2};
+// scalars[4] = v, <g, g_p>, |g_p|^2, |g|^2
+__device__ inline void store_scalars(float* scalars, double v, const InnerProducts& products) {
+  scalars[0] = static_cast<float>(v);
+  scalars[1] = static_cast<float>(products.dot);
+  scalars[2] = static_cast<float>(products.guide_norm2);
+  scalars[3] = static_cast<float>(products.grad_norm2);
 }
 
 // --- Sums of products ---
@@ -146,4 +111,4 @@ struct Factor {
   }
 };
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -18,7 +18,7 @@
 #define GAAL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
-namespace gaal {
+namespace gaal::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -143,4 +143,4 @@ __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks,
   return *flag != 0;
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

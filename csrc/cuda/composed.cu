@@ -2,11 +2,12 @@
 // residuals from logits, and v from Gram matrices.
 #include <algorithm>
 
-#include "head_gradient.cuh"
-#include "projection_core.cuh"
-#include "row_stats.cuh"
+#include "common/projection.h"
+#include "cuda/head_gradient.cuh"
+#include "cuda/projection.cuh"
+#include "cuda/row_stats.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 constexpr int kThreads = 256;
@@ -66,7 +67,7 @@ struct GramArgs {
   unsigned* ticket;
   double* v;
   float* scalars;
-  ProjectionRule rule;
+  DeviceRule rule;
 };
 
 __global__ void __launch_bounds__(kThreads)
@@ -103,12 +104,10 @@ __global__ void __launch_bounds__(kThreads)
     // Rounding may leave a norm of 0 slightly below it. NaN stays.
     const double guide_norm2 = sums[1] < 0.0 ? 0.0 : sums[1] / (k * k);
     const double grad_norm2 = sums[2] < 0.0 ? 0.0 : sums[2] / (rows * rows);
-    const Projection p = project(sums[0] / (rows * k), guide_norm2, grad_norm2, a.rule);
-    *a.v = p.v;
-    a.scalars[0] = static_cast<float>(p.v);
-    a.scalars[1] = static_cast<float>(p.dot);
-    a.scalars[2] = static_cast<float>(p.guide_norm2);
-    a.scalars[3] = static_cast<float>(p.grad_norm2);
+    const InnerProducts products{sums[0] / (rows * k), guide_norm2, grad_norm2};
+    const double v = correction(products, read_rule(a.rule));
+    *a.v = v;
+    store_scalars(a.scalars, v, products);
   }
 }
 
@@ -248,8 +247,7 @@ size_t gram_project_workspace(int device, int64_t rows, int64_t k) {
 
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram,
                   const float* feature_gram, bool has_bias, const double* sigmas, void* residuals,
-                  int64_t classes, const ProjectionOptions& options, float* scalars,
-                  void* workspace) {
+                  int64_t classes, const DeviceRule& rule, float* scalars, void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   GramArgs args{};
@@ -263,7 +261,7 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
   args.sigmas = sigmas;
   args.v = reinterpret_cast<double*>(static_cast<char*>(workspace) + kTotalAt);
   args.scalars = scalars;
-  args.rule = rule_of(options);
+  args.rule = rule;
   check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   launch(gram_inner_products,
          {gram_blocks(call.device, rows + k), kThreads, kScratchBytes + 16, stream}, args);
@@ -282,4 +280,4 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
   }
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda
