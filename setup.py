@@ -29,10 +29,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 # Relative to this file, as setuptools wants it: a build runs in this folder.
-CPU_SOURCES = [
-    *sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp")),
-    "csrc/bindings_cpu.cpp",
-]
+CPU_SOURCES = sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp"))
 CUDA_SOURCES = sorted(
     str(path) for pattern in ("*.cu", "*.cpp") for path in Path("csrc/cuda").glob(pattern)
 )

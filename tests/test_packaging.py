@@ -72,7 +72,7 @@ def shrink(source: Path) -> None:
     """An extension that compiles in seconds in place of ours: what is tested is the build."""
     for path in (source / "csrc/cpu").glob("*.cpp"):
         path.write_text("")
-    (source / "csrc/bindings_cpu.cpp").write_text(
+    (source / "csrc/cpu/bindings.cpp").write_text(
         "#include <pybind11/pybind11.h>\nPYBIND11_MODULE(_native_cpu, m) {}\n"
     )
 
@@ -141,12 +141,12 @@ def test_wheel_without_a_compiler(source: Path, tmp_path: Path, changes: dict[st
 @needs_compiler
 def test_sources_that_do_not_compile_leave_the_rest(source: Path, tmp_path: Path) -> None:
     shrink(source)
-    (source / "csrc/cpu/ops.cpp").write_text("this is not C++\n")
+    (source / "csrc/cpu/rows.cpp").write_text("this is not C++\n")
     _, names, log = build_wheel(source, tmp_path / "wheels")
     assert_python_part_is_whole(names)
     (line,) = left_out(log)
     assert "gaal_fast._native_cpu" in line
-    assert "ops.cpp" in log and "error" in log  # the compiler's own words are there for who looks
+    assert "rows.cpp" in log and "error" in log  # the compiler's own words are there for who looks
 
 
 def test_wheel_for_any_machine(source: Path, tmp_path: Path) -> None:

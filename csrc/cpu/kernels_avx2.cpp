@@ -2,15 +2,15 @@
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define GAAL_AVX2
 #define GAAL_ISA_NAMESPACE avx2
-#include "kernels_impl.h"
+#include "cpu/kernels_impl.h"
 
-namespace gaal {
+namespace gaal::cpu {
 const Kernels* avx2_kernels() { return &avx2::kTable; }
-}  // namespace gaal
+}  // namespace gaal::cpu
 #else
-#include "types.h"
+#include "cpu/kernels.h"
 
-namespace gaal {
+namespace gaal::cpu {
 const Kernels* avx2_kernels() { return nullptr; }
-}  // namespace gaal
+}  // namespace gaal::cpu
 #endif

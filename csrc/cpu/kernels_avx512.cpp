@@ -2,15 +2,15 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define GAAL_AVX512
 #define GAAL_ISA_NAMESPACE avx512
-#include "kernels_impl.h"
+#include "cpu/kernels_impl.h"
 
-namespace gaal {
+namespace gaal::cpu {
 const Kernels* avx512_kernels() { return &avx512::kTable; }
-}  // namespace gaal
+}  // namespace gaal::cpu
 #else
-#include "types.h"
+#include "cpu/kernels.h"
 
-namespace gaal {
+namespace gaal::cpu {
 const Kernels* avx512_kernels() { return nullptr; }
-}  // namespace gaal
+}  // namespace gaal::cpu
 #endif

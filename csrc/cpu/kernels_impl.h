@@ -1,5 +1,5 @@
-// The kernels, written once. A source file per instruction set defines GAAL_ISA_NAMESPACE (and GAAL_AVX512 or
-// GAAL_AVX2), includes this file and is compiled with the flags of that set.
+// The kernels, written once. A source file per instruction set defines GAAL_ISA_NAMESPACE (and
+// GAAL_AVX512 or GAAL_AVX2), includes this file and is compiled with the flags of that set.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -8,19 +8,19 @@
 #include <immintrin.h>
 #endif
 
-#include "types.h"
+#include "cpu/kernels.h"
 
-namespace gaal {
-namespace GAAL_ISA_NAMESPACE {
+namespace gaal::cpu::GAAL_ISA_NAMESPACE {
 namespace {
 
-#include "vec.h"
+#include "cpu/vec.h"
 
-// Elements of a row that stay in the first-level cache between the pass for the maximum and the pass for the sums: the
-// logits are read from memory once, and the sums need no rescaling inside a block.
+// Elements of a row that stay in the first-level cache between the pass for the maximum and the
+// pass for the sums: the logits are read from memory once, and the sums need no rescaling inside a
+// block.
 constexpr int64_t kBlock = 4096;
-// Terms that a lane adds up in float32 before its sum goes on in double: a longer sum of like terms loses a bit each
-// time it doubles.
+// Terms that a lane adds up in float32 before its sum goes on in double: a longer sum of like terms
+// loses a bit each time it doubles.
 constexpr int64_t kTerms = 32;
 
 template <bool kBias, class T>
@@ -127,16 +127,18 @@ template <bool kBias, class T>
 RowStats one_row_stats(const T* x, const T* bias, int64_t n) {
   RowStats row = block_stats<kBias>(x, bias, n < kBlock ? n : kBlock);
   for (int64_t j = kBlock; j < n; j += kBlock)
-    row = merge_stats(row, block_stats<kBias>(x + j, kBias ? bias + j : bias, n - j < kBlock ? n - j : kBlock));
+    row = merge_stats(
+        row, block_stats<kBias>(x + j, kBias ? bias + j : bias, n - j < kBlock ? n - j : kBlock));
   return row;
 }
 
-// Up to this many classes a vector holds one class of many rows instead of many classes of one row: nothing is left to
-// sum over lanes.
+// Up to this many classes a vector holds one class of many rows instead of many classes of one row:
+// nothing is left to sum over lanes.
 constexpr int64_t kFew = 8;
 
 template <class T>
-void few_classes_stats(const T* const* rows, const T* bias, int64_t n_rows, int64_t n, RowStats* stats) {
+void few_classes_stats(const T* const* rows, const T* bias, int64_t n_rows, int64_t n,
+                       RowStats* stats) {
   T lane[kLanes];
   vf offset[kFew] = {}, x[kFew];
   for (int64_t j = 0; bias && j < n; ++j) {
@@ -156,14 +158,17 @@ void few_classes_stats(const T* const* rows, const T* bias, int64_t n_rows, int6
     Sums sums[1];
     for (int64_t j = 0; j < n; ++j) add_logits(sums, {x[j]}, origin);
     for (int64_t i = 0; i < count; ++i)
-      stats[first + i] = {max[i], (double)sums[0].ties[i], (double)sums[0].rest[i], (double)sums[0].shifted[i]};
+      stats[first + i] = {max[i], (double)sums[0].ties[i], (double)sums[0].rest[i],
+                          (double)sums[0].shifted[i]};
   }
 }
 
 template <class T>
-void row_stats(const void* const* rows, const void* bias, int64_t n_rows, int64_t n, RowStats* stats) {
+void row_stats(const void* const* rows, const void* bias, int64_t n_rows, int64_t n,
+               RowStats* stats) {
   const T* b = static_cast<const T*>(bias);
-  if (n <= kFew) return few_classes_stats(reinterpret_cast<const T* const*>(rows), b, n_rows, n, stats);
+  if (n <= kFew)
+    return few_classes_stats(reinterpret_cast<const T* const*>(rows), b, n_rows, n, stats);
   for (int64_t r = 0; r < n_rows; ++r) {
     const T* row = static_cast<const T*>(rows[r]);
     stats[r] = b ? one_row_stats<true>(row, b, n) : one_row_stats<false>(row, b, n);
@@ -295,18 +300,22 @@ void axpy_impl(T* g, const T* h, int64_t n, Factor v) {
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) store(g + j, add_product(load(g + j), load(h + j), v));
   const int tail = (int)(n - j);
-  if (tail) store_tail(g + j, add_product(load_tail(g + j, tail, 0.0f), load_tail(h + j, tail, 0.0f), v), tail);
+  if (tail) {
+    const vf g_tail = load_tail(g + j, tail, 0.0f);
+    store_tail(g + j, add_product(g_tail, load_tail(h + j, tail, 0.0f), v), tail);
+  }
 }
 template <class T>
 void axpy(void* g, const void* h, int64_t n, double v) {
   // v h may be an ordinary number where v is none of float32.
-  if (v >= __FLT_MIN__ && v <= __FLT_MAX__) return axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, (float)v);
+  if (v >= __FLT_MIN__ && v <= __FLT_MAX__)
+    return axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, (float)v);
   axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, v);
 }
 
 template <int kInner>
-void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n,
-                       float* out, int64_t out_stride) {
+void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t w_stride,
+                       int64_t n_rows, int64_t n, float* out, int64_t out_stride) {
   for (int64_t r = 0; r < n_rows; ++r, a += a_stride, out += out_stride) {
     vf factor[kInner];
     for (int y = 0; y < kInner; ++y) factor[y] = splat(a[y]);
@@ -319,31 +328,34 @@ void small_matmul_impl(const float* a, int64_t a_stride, const float* w, int64_t
     const int tail = (int)(n - j);
     if (tail) {
       vf sum = factor[0] * load_tail(w + j, tail, 0.0f);
-      for (int y = 1; y < kInner; ++y) sum += factor[y] * load_tail(w + y * w_stride + j, tail, 0.0f);
+      for (int y = 1; y < kInner; ++y)
+        sum += factor[y] * load_tail(w + y * w_stride + j, tail, 0.0f);
       store_tail(out + j, sum, tail);
     }
   }
 }
 
-void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows, int64_t n_inner,
-                  int64_t n, float* out, int64_t out_stride) {
-  using Impl = void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*, int64_t);
-  constexpr Impl impl[8] = {small_matmul_impl<1>, small_matmul_impl<2>, small_matmul_impl<3>, small_matmul_impl<4>,
-                            small_matmul_impl<5>, small_matmul_impl<6>, small_matmul_impl<7>, small_matmul_impl<8>};
+void small_matmul(const float* a, int64_t a_stride, const float* w, int64_t w_stride,
+                  int64_t n_rows, int64_t n_inner, int64_t n, float* out, int64_t out_stride) {
+  using Impl =
+      void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*, int64_t);
+  constexpr Impl impl[8] = {small_matmul_impl<1>, small_matmul_impl<2>, small_matmul_impl<3>,
+                            small_matmul_impl<4>, small_matmul_impl<5>, small_matmul_impl<6>,
+                            small_matmul_impl<7>, small_matmul_impl<8>};
   impl[n_inner - 1](a, a_stride, w, w_stride, n_rows, n, out, out_stride);
 }
 
+// The order of DType: float32, float16, bfloat16.
 constexpr Kernels kTable = {
-    {row_stats<float>, row_stats<bfloat16>, row_stats<float16>},
+    {row_stats<float>, row_stats<float16>, row_stats<bfloat16>},
     {{row_exp<float, float>, row_exp<float, float>},
-     {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>},
-     {row_exp<float16, float16>, row_exp<float16, float>}},
-    {column_sums<float>, column_sums<bfloat16>, column_sums<float16>},
-    {dot_norms<float>, dot_norms<bfloat16>, dot_norms<float16>},
-    {axpy<float>, axpy<bfloat16>, axpy<float16>},
+     {row_exp<float16, float16>, row_exp<float16, float>},
+     {row_exp<bfloat16, bfloat16>, row_exp<bfloat16, float>}},
+    {column_sums<float>, column_sums<float16>, column_sums<bfloat16>},
+    {dot_norms<float>, dot_norms<float16>, dot_norms<bfloat16>},
+    {axpy<float>, axpy<float16>, axpy<bfloat16>},
     small_matmul,
 };
 
 }  // namespace
-}  // namespace GAAL_ISA_NAMESPACE
-}  // namespace gaal
+}  // namespace gaal::cpu::GAAL_ISA_NAMESPACE

@@ -1,13 +1,15 @@
-// The operations on raw host pointers: strides and sizes in elements, the last dimension contiguous, outputs disjoint
-// from inputs unless said otherwise. Results do not depend on `threads`. None of them throws but for lack of memory.
+// The operations on raw host pointers: strides and sizes in elements, the last dimension
+// contiguous, outputs disjoint from inputs unless said otherwise. Results do not depend on
+// `threads`. None of them throws but for lack of memory.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "types.h"
+#include "common/types.h"
+#include "cpu/kernels.h"
 
-namespace gaal {
+namespace gaal::cpu {
 
 // The least and the greatest of n numbers, n at least 1.
 struct Extent {
@@ -52,13 +54,15 @@ struct Matrix {
 };
 
 // Float32 [n_rows] each; target and nll may both be null.
-void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, float* entropy, float* lse, float* nll);
+void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, float* entropy,
+                   float* lse, float* nll);
 
-// The k rows of highest entropy, highest first; NaN counts as highest, ties go to the smaller index.
+// The k rows of highest entropy, highest first; NaN counts as highest, ties go to the smaller
+// index.
 void entropy_topk(const Run& run, const Logits& logits, int64_t k, float* entropy, int64_t* index);
 
-// Rows of `bytes` bytes, `stride` bytes apart, and where to copy the chosen ones to, one after the other; null for no
-// such copy.
+// Rows of `bytes` bytes, `stride` bytes apart, and where to copy the chosen ones to, one after the
+// other; null for no such copy.
 struct Features {
   const void* data;
   int64_t stride;
@@ -67,13 +71,13 @@ struct Features {
 };
 
 // Rows of the gradient of the mean cross-entropy with respect to the logits:
-//   out_i = c_i / sum(c) (softmax(logits_r) - onehot(target_r)),   r = index[i] (i where index is null),   c_i = weight
-//   of row r
-// out [n, n_classes] has the dtype of the logits or float32 and, without an index, may be logits.data itself;
-// column_sums [n_classes] has out's dtype. The features of the rows in `index` are copied beside.
-// Returns the loss sum(c nll) / sum(c), NaN for n = 0.
-double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index, int64_t n,
-                const Features& features, const Matrix& out, void* column_sums);
+//   out_i = c_i / sum(c) (softmax(logits_r) - onehot(target_r)),
+//   r = index[i] (i where index is null), c_i = weight of row r
+// out [n, n_classes] has the dtype of the logits or float32 and, without an index, may be
+// logits.data itself; column_sums [n_classes] has out's dtype. The features of the rows in `index`
+// are copied beside. Returns the loss sum(c nll) / sum(c), NaN for n = 0.
+double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index,
+                int64_t n, const Features& features, const Matrix& out, void* column_sums);
 
 // The guiding rows: what is known of them, and what becomes of the k of highest entropy.
 struct Guide {
@@ -86,10 +90,11 @@ struct Guide {
   void* column_sums;  // [n_classes] of it
 };
 
-// All that the guided step does between its products: residual() of every row of `logits`, and of the k rows of the
-// guide of highest entropy. Both logits have one dtype, one bias and one n_classes. Returns the loss of `logits`.
-double guided_residuals(const Run& run, const Logits& logits, const Labels& labels, const Matrix& out,
-                        void* column_sums, const Guide& guide);
+// All that the guided step does between its products: residual() of every row of `logits`, and of
+// the k rows of the guide of highest entropy. Both logits have one dtype, one bias and one
+// n_classes. Returns the loss of `logits`.
+double guided_residuals(const Run& run, const Logits& logits, const Labels& labels,
+                        const Matrix& out, void* column_sums, const Guide& guide);
 
 struct Pair {
   DType dtype;
@@ -98,32 +103,18 @@ struct Pair {
   int64_t n;
 };
 
-struct Rule {
-  bool official;
-  double epsilon;
-  bool relative;
-  double margin;
-  double ridge;
-  double max_correction;  // negative: none
-};
-
-struct InnerProducts {
-  double dot, guide_norm2, grad_norm2;
-};
-
-// With g = (pairs' grads) and h = (pairs' guides), each seen as one flat vector: <g, h>, <h, h> and <g, g>.
+// With g = (pairs' grads) and h = (pairs' guides), each seen as one flat vector: <g, h>, <h, h> and
+// <g, g>.
 InnerProducts inner_products(const Run& run, const std::vector<Pair>& pairs);
-
-// v of the rule; NaN where <g, h> or <h, h> is not finite, so that a broken gradient stays visible.
-double correction(const InnerProducts& products, const Rule& rule);
 
 // g += v h, unless v is zero.
 void add_scaled(const Run& run, const std::vector<Pair>& pairs, double v);
 
-// out [n_rows, n] = a [n_rows, n_inner] w [n_inner, n], float32, n_inner <= kSmallInner: BLAS takes ten times the time
-// of the writes for two.
+// out [n_rows, n] = a [n_rows, n_inner] w [n_inner, n], float32, n_inner <= kSmallInner: BLAS takes
+// ten times the time of the writes for two.
 constexpr int64_t kSmallInner = 8;
-void small_matmul(const Run& run, const float* a, int64_t a_stride, const float* w, int64_t w_stride, int64_t n_rows,
-                  int64_t n_inner, int64_t n, float* out, int64_t out_stride);
+void small_matmul(const Run& run, const float* a, int64_t a_stride, const float* w,
+                  int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,
+                  int64_t out_stride);
 
-}  // namespace gaal
+}  // namespace gaal::cpu

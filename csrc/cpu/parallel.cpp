@@ -1,4 +1,4 @@
-#include "parallel.h"
+#include "cpu/parallel.h"
 
 #include <system_error>
 #include <thread>
@@ -8,12 +8,13 @@
 #include <dlfcn.h>
 #endif
 
-namespace gaal {
+namespace gaal::cpu {
 namespace {
 
-// libgomp's entry points, which LLVM's and Intel's runtimes export too. They are looked up in the process instead of
-// being linked: torch brings its own copy of the runtime, and a second one would start a second set of threads, which
-// fight with torch's for the cores because both spin for a while after each region.
+// libgomp's entry points, which LLVM's and Intel's runtimes export too. They are looked up in the
+// process instead of being linked: torch brings its own copy of the runtime, and a second one would
+// start a second set of threads, which fight with torch's for the cores because both spin for a
+// while after each region.
 struct OpenMp {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
   int (*thread_num)() = nullptr;
@@ -22,7 +23,8 @@ struct OpenMp {
   OpenMp() {
 #if defined(__unix__) || defined(__APPLE__)
     const auto find = [](auto& target, const char* name) {
-      target = reinterpret_cast<std::remove_reference_t<decltype(target)>>(dlsym(RTLD_DEFAULT, name));
+      target =
+          reinterpret_cast<std::remove_reference_t<decltype(target)>>(dlsym(RTLD_DEFAULT, name));
       return target != nullptr;
     };
     if (!find(thread_num, "omp_get_thread_num") || !find(num_threads, "omp_get_num_threads") ||
@@ -42,8 +44,8 @@ void run_team(int threads, void (*body)(void*, int, int), void* context) {
       void (*body)(void*, int, int);
       void* context;
     } job{body, context};
-    // The whole team even for little work: libgomp ends the threads a smaller team leaves over, and torch would have to
-    // start them again.
+    // The whole team even for little work: libgomp ends the threads a smaller team leaves over, and
+    // torch would have to start them again.
     omp.parallel(
         [](void* p) {
           const Job& j = *static_cast<Job*>(p);
@@ -65,4 +67,4 @@ void run_team(int threads, void (*body)(void*, int, int), void* context) {
   for (std::thread& helper : helpers) helper.join();
 }
 
-}  // namespace gaal
+}  // namespace gaal::cpu

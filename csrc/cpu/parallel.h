@@ -4,17 +4,17 @@
 #include <atomic>
 #include <cstdint>
 
-namespace gaal {
+namespace gaal::cpu {
 
-// Calls body(context, rank, size) on every rank of a team of at most `threads`; returns when all are done. body must
-// not throw.
+// Calls body(context, rank, size) on every rank of a team of at most `threads`; returns when all
+// are done. body must not throw.
 void run_team(int threads, void (*body)(void* context, int rank, int size), void* context);
 
-// body(i) for every i in [0, n). Whatever is summed is summed per i and joined in the order of i: the result does not
-// depend on the number of threads nor on which of them does what.
+// body(i) for every i in [0, n). Whatever is summed is summed per i and joined in the order of i:
+// the result does not depend on the number of threads nor on which of them does what.
 
-// Thread t takes the t-th of equal contiguous ranges, so that two loops over the same n find the same data in the same
-// cache.
+// Thread t takes the t-th of equal contiguous ranges, so that two loops over the same n find the
+// same data in the same cache.
 template <class Body>
 void parallel_for_static(int threads, int64_t n, Body&& body) {
   struct Context {
@@ -31,7 +31,8 @@ void parallel_for_static(int threads, int64_t n, Body&& body) {
       &context);
 }
 
-// Threads take the next i when they are done with one: for pieces of unequal length, and for cores that others use too.
+// Threads take the next i when they are done with one: for pieces of unequal length, and for cores
+// that others use too.
 template <class Body>
 void parallel_for(int threads, int64_t n, Body&& body) {
   struct Context {
@@ -48,4 +49,4 @@ void parallel_for(int threads, int64_t n, Body&& body) {
       &context);
 }
 
-}  // namespace gaal
+}  // namespace gaal::cpu

@@ -1,8 +1,9 @@
-// One vector type per instruction set on the GCC/Clang vector extension; intrinsics only where the extension has no
-// word for it (masked loads and stores, max, scaling by 2^n, half conversions). Included inside the namespace of one
-// instruction set, with GAAL_AVX512, GAAL_AVX2 or neither defined. No inline function of the standard library may be
-// used here or in kernels_impl.h: the linker keeps one copy for the whole module, which could then be the AVX-512 one
-// on a machine without it.
+// One vector type per instruction set on the GCC/Clang vector extension; intrinsics only where the
+// extension has no word for it (masked loads and stores, max, scaling by 2^n, half conversions).
+// Included inside the namespace of one instruction set, with GAAL_AVX512, GAAL_AVX2 or neither
+// defined. No inline function of the standard library may be used here or in kernels_impl.h: the
+// linker keeps one copy for the whole module, which could then be the AVX-512 one on a machine
+// without it.
 
 #if defined(GAAL_AVX512)
 constexpr int kBytes = 64;
@@ -12,7 +13,8 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 4;
-// Vectors that go through a long chain of operations side by side. Four spill, and take longer than one by one.
+// Vectors that go through a long chain of operations side by side. Four spill, and take longer than
+// one by one.
 constexpr int kTogether = 2;
 
 typedef float vf __attribute__((vector_size(kBytes)));
@@ -51,14 +53,16 @@ inline vf max_or_second(vf a, vf b) {
 #endif
 }
 
-// ---- 16-bit formats ----
+// --- 16-bit formats ---
 
-inline vf from_bits(vu16 bits, bfloat16) { return bit_cast<vf>(__builtin_convertvector(bits, vu) << 16); }
+inline vf from_bits(vu16 bits, bfloat16) {
+  return bit_cast<vf>(__builtin_convertvector(bits, vu) << 16);
+}
 
 inline vu16 to_bits(vf x, bfloat16) {
   const vu u = bit_cast<vu>(x);
-  // Nearest, ties to even. A NaN stays one: it comes from 16 bits or from the processor, with a low half of zeros that
-  // no carry leaves.
+  // Nearest, ties to even. A NaN stays one: it comes from 16 bits or from the processor, with a low
+  // half of zeros that no carry leaves.
   return __builtin_convertvector((u + 0x7fffu + ((u >> 16) & 1u)) >> 16, vu16);
 }
 
@@ -70,7 +74,8 @@ inline vf from_bits(vu16 bits, float16) {
 #else
   const vu u = __builtin_convertvector(bits, vu);
   const vu magnitude = (u & 0x7fffu) << 13;
-  // Shifting leaves the exponent 112 too small; the product repairs it, and normalises subnormals on the way.
+  // Shifting leaves the exponent 112 too small; the product repairs it, and normalises subnormals
+  // on the way.
   const vf finite = bit_cast<vf>(magnitude) * 0x1p112f;
   const vf special = bit_cast<vf>(magnitude | 0x7f800000u);
   const vf value = (u & 0x7c00u) == 0x7c00u ? special : finite;
@@ -87,7 +92,8 @@ inline vu16 to_bits(vf x, float16) {
   const vu u = bit_cast<vu>(x);
   const vu magnitude = u & 0x7fffffffu;
   const vu normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // 0.5 has the spacing of a subnormal half as its last place, so the addition itself rounds to nearest even.
+  // 0.5 has the spacing of a subnormal half as its last place, so the addition itself rounds to
+  // nearest even.
   const vu subnormal = bit_cast<vu>(bit_cast<vf>(magnitude) + 0.5f) - 0x3f000000u;
   vu half = magnitude < 0x38800000u ? subnormal : normal;
   half = magnitude >= 0x47800000u ? (vu{} + 0x7c00u) : half;
@@ -96,7 +102,7 @@ inline vu16 to_bits(vf x, float16) {
 #endif
 }
 
-// ---- loads and stores ----
+// --- loads and stores ---
 
 inline vf load(const float* p) { return load_raw<vf>(p); }
 inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof(v)); }
@@ -121,7 +127,8 @@ inline __m256i lane_mask(int count) {
 template <int N, class T>
 inline void prefetch(const T* p) {
   constexpr size_t kLine = 64;
-  for (size_t byte = 0; byte < N * kLanes * sizeof(T); byte += kLine) __builtin_prefetch((const char*)p + byte);
+  for (size_t byte = 0; byte < N * kLanes * sizeof(T); byte += kLine)
+    __builtin_prefetch((const char*)p + byte);
 }
 
 // The first `count` (< kLanes) lanes from p, the rest `fill`. Nothing past p[count - 1] is touched.
@@ -130,7 +137,8 @@ inline vf load_tail(const float* p, int count, float fill) {
   return (vf)_mm512_mask_loadu_ps((__m512)splat(fill), (__mmask16)((1u << count) - 1u), p);
 #elif defined(GAAL_AVX2)
   const __m256i mask = lane_mask(count);
-  return (vf)_mm256_blendv_ps((__m256)splat(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+  return (vf)_mm256_blendv_ps((__m256)splat(fill), _mm256_maskload_ps(p, mask),
+                              _mm256_castsi256_ps(mask));
 #else
   vf v = splat(fill);
   for (int i = 0; i < count; ++i) v[i] = p[i];
@@ -150,7 +158,9 @@ template <class Half>
 inline vf load_tail(const Half* p, int count, float fill) {
   const vu16 fill_bits = to_bits(splat(fill), Half{});
 #if defined(GAAL_AVX512)
-  return from_bits((vu16)_mm256_mask_loadu_epi16((__m256i)fill_bits, (__mmask16)((1u << count) - 1u), p), Half{});
+  return from_bits(
+      (vu16)_mm256_mask_loadu_epi16((__m256i)fill_bits, (__mmask16)((1u << count) - 1u), p),
+      Half{});
 #else
   vu16 bits = fill_bits;
   __builtin_memcpy(&bits, p, sizeof(Half) * (size_t)count);
@@ -178,7 +188,7 @@ inline vf subtract_product(vf a, vf b, float c) {
 }
 #endif
 
-// ---- conditions on lanes ----
+// --- conditions on lanes ---
 
 #if defined(GAAL_AVX512)
 using vmask = __mmask16;
@@ -196,7 +206,7 @@ inline vi count_if(vmask m, vi n) { return n - m; }
 inline vf add_unless(vmask m, vf a, vf b) { return a + bit_cast<vf>(bit_cast<vi>(b) & ~m); }
 #endif
 
-// ---- reductions over lanes, always in the same tree ----
+// --- reductions over lanes, always in the same tree ---
 
 template <int N>
 inline double tree_sum(const double* a) {
@@ -228,10 +238,12 @@ inline void widen(vf v, vd& low, vd& high) {
 #endif
 }
 inline vf narrow(vd low, vd high) {
-  const vf_half halves[2] = {__builtin_convertvector(low, vf_half), __builtin_convertvector(high, vf_half)};
+  const vf_half halves[2] = {__builtin_convertvector(low, vf_half),
+                             __builtin_convertvector(high, vf_half)};
   return bit_cast<vf>(halves);
 }
-// widen() from memory; for float32 the conversion takes its operand from there and needs no shuffle.
+// widen() from memory; for float32 the conversion takes its operand from there and needs no
+// shuffle.
 inline void load_wide(const float* p, vd& low, vd& high) {
 #if defined(GAAL_AVX512)
   low = (vd)_mm512_cvtps_pd(_mm256_loadu_ps(p));
@@ -272,16 +284,16 @@ inline float max_lanes(vf v) {
 #endif
 }
 
-// ---- exp ----
+// --- exp ---
 
-// e^x for x <= 0 (NaN stays NaN), within 1 ulp over the whole range, subnormal results included. x = n ln2 + r, |r| <=
-// ln2 / 2. The caller has clamped x to >= kExpFloor, below which e^x rounds to zero: the product x e^x then stays
-// finite for x = -inf.
+// e^x for x <= 0 (NaN stays NaN), within 1 ulp over the whole range, subnormal results included. x
+// = n ln2 + r, |r| <= ln2 / 2. The caller has clamped x to >= kExpFloor, below which e^x rounds to
+// zero: the product x e^x then stays finite for x = -inf.
 constexpr float kExpFloor = -104.0f;
 
 //
-// Of several vectors at once, each step for all of them before the next: in a chain as long as this one most operations
-// wait for the one before.
+// Of several vectors at once, each step for all of them before the next: in a chain as long as this
+// one most operations wait for the one before.
 template <int N>
 inline void exp_nonpositive(const vf (&x)[N], vf (&e)[N]) {
   const float magic = 0x1.8p23f;  // adding it rounds to an integer, which then sits in the low bits
@@ -301,8 +313,8 @@ inline void exp_nonpositive(const vf (&x)[N], vf (&e)[N]) {
   GAAL_EACH r[i] = x[i] - n[i] * 0x1.63p-1f;
   GAAL_EACH r[i] = r[i] - n[i] * -0x1.bd0106p-13f;
 #endif
-  // Minimax fit of (e^r - 1 - r) / r^2, coefficients rounded to float32 one after another: relative error of
-  // e^r 3.2e-9.
+  // Minimax fit of (e^r - 1 - r) / r^2, coefficients rounded to float32 one after another: relative
+  // error of e^r 3.2e-9.
   GAAL_EACH p[i] = r[i] * 0x1.6a4d6p-10f + 0x1.12398ep-7f;
   GAAL_EACH p[i] = p[i] * r[i] + 0x1.5558bp-5f;
   GAAL_EACH p[i] = p[i] * r[i] + 0x1.555492p-3f;

@@ -1,18 +1,20 @@
-// The entry points of the CUDA kernels, in plain C++ types: device pointers, sizes, strides in elements, and a stream.
+// The entry points of the CUDA kernels, in plain C++ types: device pointers, sizes, strides in
+// elements, and a stream.
 //
-// Every function enqueues work on the stream of its Call and returns; none waits for the device or allocates memory. Everything a call
-// leaves between its kernels lies in a workspace of the caller, which need not be cleared and may be reused as soon as the stream's order
-// allows: no state outlives a call, so calls on several streams and from several threads, and captured graphs, cannot disturb each other.
-// Errors of the CUDA runtime are thrown as std::runtime_error.
+// Every function enqueues work on the stream of its Call and returns; none waits for the device or
+// allocates memory. Everything a call leaves between its kernels lies in a workspace of the caller,
+// which need not be cleared and may be reused as soon as the stream's order allows: no state
+// outlives a call, so calls on several streams and from several threads, and captured graphs,
+// cannot disturb each other. Errors of the CUDA runtime are thrown as std::runtime_error.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
-namespace gaal {
+#include "common/types.h"
 
-enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+namespace gaal::cuda {
 
 struct Call {
   int device;
@@ -32,60 +34,71 @@ constexpr int kMaxSelection = 8192;
 // The same inside the head step, where shared memory holds tiles too.
 constexpr int kMaxGuideRows = 4096;
 
-// entropy[rows], lse[rows], nll[rows] of the rows of `logits`; each output and `target` may be null.
+// entropy[rows], lse[rows], nll[rows] of the rows of `logits`; each output and `target` may be
+// null.
 size_t softmax_stats_workspace(int device, int64_t rows, int64_t columns);
-void softmax_stats(const Call& call, const Matrix& logits, const int64_t* target, float* entropy, float* lse, float* nll, void* workspace);
+void softmax_stats(const Call& call, const Matrix& logits, const int64_t* target, float* entropy,
+                   float* lse, float* nll, void* workspace);
 
 // The k rows of highest entropy, by entropy descending, then by row; rows <= kMaxSelection, k >= 1.
 size_t entropy_topk_workspace(int device, int64_t rows, int64_t columns);
-void entropy_topk(const Call& call, const Matrix& logits, int k, float* entropy, int64_t* index, void* workspace);
+void entropy_topk(const Call& call, const Matrix& logits, int k, float* entropy, int64_t* index,
+                  void* workspace);
 
-// grad_weight[Y, d] and grad_bias[Y] of the mean cross-entropy of the rows index[0 .. count) (of all rows if index is null).
-size_t linear_ce_grad_workspace(int device, DType dtype, int64_t count, int64_t classes, int64_t width);
-void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logits, const int64_t* target, const int64_t* index,
-                    int64_t count, const float* class_weights, void* grad_weight, void* grad_bias, void* workspace);
+// grad_weight[Y, d] and grad_bias[Y] of the mean cross-entropy of the rows index[0 .. count) (of
+// all rows if index is null).
+size_t linear_ce_grad_workspace(int device, DType dtype, int64_t count, int64_t classes,
+                                int64_t width);
+void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logits,
+                    const int64_t* target, const int64_t* index, int64_t count,
+                    const float* class_weights, void* grad_weight, void* grad_bias,
+                    void* workspace);
 
-// out[count, Y] = sigma w_i (p_i - onehot_i) of the rows index[0 .. count), with w_i = 1, or with class weights c: w_i = c[y_i] / mean_j c[y_j].
-// `sigma` gets a power of two that brings the largest of them near 1, or 1 where it is near enough: confident rows leave residuals whose
-// products float32 has no range for, or that float16 has none for themselves. It is positive and finite whatever the logits.
-// `loss`, if not null, gets the mean cross-entropy of those rows. `out` may be the logits themselves where index is null. count >= 1.
+// out[count, Y] = sigma w_i (p_i - onehot_i) of the rows index[0 .. count), with w_i = 1, or with
+// class weights c: w_i = c[y_i] / mean_j c[y_j]. `sigma` gets a power of two that brings the
+// largest of them near 1, or 1 where it is near enough: confident rows leave residuals whose
+// products float32 has no range for, or that float16 has none for themselves. It is positive and
+// finite whatever the logits. `loss`, if not null, gets the mean cross-entropy of those rows. `out`
+// may be the logits themselves where index is null. count >= 1.
 size_t ce_residual_workspace(int device, int64_t count, int64_t classes);
-void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, const int64_t* index, int64_t count,
-                 const float* class_weights, void* out, int64_t out_stride, double* sigma, float* loss, void* workspace);
+void ce_residual(const Call& call, const Matrix& logits, const int64_t* target,
+                 const int64_t* index, int64_t count, const float* class_weights, void* out,
+                 int64_t out_stride, double* sigma, float* loss, void* workspace);
 
 // data[i] /= *sigma for i < count; nothing is read or written where sigma is 1.
 void unscale(const Call& call, void* data, int64_t count, const double* sigma);
 
-struct ProjectionOptions {
-  bool official;
-  bool relative;
-  double epsilon;
-  double margin;
-  double ridge;
-  double max_correction;  // negative: none
-  const double* epsilon_at = nullptr;  // in the device's memory, in the place of epsilon
-  const double* margin_at = nullptr;
+// A rule whose epsilon and margin may be numbers in the device's memory, which the kernels read
+// when they run.
+struct DeviceRule {
+  Rule rule;
+  const double* epsilon_at;  // in the place of rule.epsilon, or null
+  const double* margin_at;   // in the place of rule.margin, or null
 };
 
-// grads[i] += v guides[i] for i < count, each contiguous with sizes[i] elements. scalars[4] = v, <g, g_p>, |g_p|^2, |g|^2. Of an overflow
-// only the scalars become infinite, not the step. `sigmas`, if not null, are two powers of two that all gradients and all guides come
-// multiplied by; the results are not.
+// grads[i] += v guides[i] for i < count, each contiguous with sizes[i] elements. scalars[4] = v,
+// <g, g_p>, |g_p|^2, |g|^2. Of an overflow only the scalars become infinite, not the step.
+// `sigmas`, if not null, are two powers of two that all gradients and all guides come multiplied
+// by; the results are not.
 size_t project_workspace(int device, DType dtype, int count, const int64_t* sizes);
-void project(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes,
-             const ProjectionOptions& options, const double* sigmas, float* scalars, void* workspace);
+void project(const Call& call, int count, void* const* grads, const void* const* guides,
+             const int64_t* sizes, const DeviceRule& rule, const double* sigmas, float* scalars,
+             void* workspace);
 
-// v from the Gram matrices of stacked rows, `rows` of the batch and then k of the guide: residual_gram and feature_gram, both
-// [rows + k, rows + k] float32 and contiguous. The inner products are sums of residual_gram * (feature_gram + has_bias), each residual
-// still to be divided by its number of rows and by the sigma of its part, sigmas[0] or sigmas[1]. Then `residuals` [rows + k, classes] are
-// divided by these too, and the last k rows are multiplied by v rows / k.
+// v from the Gram matrices of stacked rows, `rows` of the batch and then k of the guide:
+// residual_gram and feature_gram, both [rows + k, rows + k] float32 and contiguous. The inner
+// products are sums of residual_gram * (feature_gram + has_bias), each residual still to be divided
+// by its number of rows and by the sigma of its part, sigmas[0] or sigmas[1]. Then `residuals`
+// [rows + k, classes] are divided by these too, and the last k rows are multiplied by v rows / k.
 // rows >= 1 and k >= 1.
 size_t gram_project_workspace(int device, int64_t rows, int64_t k);
-void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
-                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars,
-                  void* workspace);
+void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram,
+                  const float* feature_gram, bool has_bias, const double* sigmas, void* residuals,
+                  int64_t classes, const DeviceRule& rule, float* scalars, void* workspace);
 
-// The whole head step. `sample_space` takes the inner products from Gram matrices, so that the guide's gradient is never formed.
-// `cooperative` does it in one launch whose blocks wait for each other, otherwise in three.
+// The whole head step. `sample_space` takes the inner products from Gram matrices, so that the
+// guide's gradient is never formed. `cooperative` does it in one launch whose blocks wait for each
+// other, otherwise in three.
 struct GuidedShape {
   int64_t rows;
   int64_t guide_rows;
@@ -113,10 +126,11 @@ struct GuidedTensors {
 
 bool cooperative_launch_supported(int device);
 size_t guided_linear_ce_workspace(int device, DType dtype, const GuidedShape& shape);
-void guided_linear_ce(const Call& call, const GuidedShape& shape, const GuidedTensors& tensors, const ProjectionOptions& options,
-                      void* workspace);
+void guided_linear_ce(const Call& call, const GuidedShape& shape, const GuidedTensors& tensors,
+                      const DeviceRule& rule, void* workspace);
 
-// Empty where the kernels can run on `device`, otherwise why not: no such device, a driver too old, no code for its architecture.
+// Empty where the kernels can run on `device`, otherwise why not: no such device, a driver too old,
+// no code for its architecture.
 std::string obstacle(int device);
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -10,10 +10,11 @@
 #include <string>
 #include <utility>
 
-namespace gaal {
+namespace gaal::cuda {
 
 inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
 // Makes `device` current, and the device before it again at the end of the scope.
@@ -70,7 +71,8 @@ struct Launch {
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, Arguments&&... arguments) {
   if (shape.shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shape.shared_bytes)),
           "cudaFuncSetAttribute");
   }
@@ -84,7 +86,8 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, Arguments&&... a
   config.stream = shape.stream;
   config.attrs = &attribute;
   config.numAttrs = shape.cooperative ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "kernel launch");
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...),
+        "kernel launch");
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -1,10 +1,11 @@
-// linear_ce_grad: statistics of the chosen rows, then one product A^T U whose left operand is made from the logits as it is read.
+// linear_ce_grad: statistics of the chosen rows, then one product A^T U whose left operand is made
+// from the logits as it is read.
 #include <algorithm>
 
-#include "head_gradient.cuh"
-#include "row_stats.cuh"
+#include "cuda/head_gradient.cuh"
+#include "cuda/row_stats.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 struct GradArgs {
@@ -24,7 +25,8 @@ struct GradArgs {
   bool logits_packs;
   void* grad_weight;
   void* grad_bias;
-  // The rows cut into `splits` of `split_rows`, one block each; the last block of a tile adds them up in order.
+  // The rows cut into `splits` of `split_rows`, one block each; the last block of a tile adds them
+  // up in order.
   int splits;
   int split_rows;
   float* partial;     // [tiles, splits, 64 * 64 + 64]
@@ -34,7 +36,8 @@ struct GradArgs {
 constexpr int kPartial = kTile * kTile + kTile;
 
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const __grid_constant__ GradArgs a) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
+    head_gradient(const __grid_constant__ GradArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   const int tiles_n = a.width > 0 ? ceil_div(a.width, kTile) : 1;
   const int tile = static_cast<int>(blockIdx.x / a.splits);
@@ -57,10 +60,11 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const
     }
     sigma = sigma_of(block_max(largest, reinterpret_cast<float*>(scratch)));
   }
-  ResidualsAcross<T, T> left(static_cast<const T*>(a.logits), a.logits_stride, a.index, a.source_rows, a.metas, a.count, tile_m, a.classes,
-                             a.logits_packs, sigma);
-  RowsAcross<T> right(static_cast<const T*>(a.features), a.features_stride, a.index, a.source_rows, a.count, tile_n, a.width,
-                      a.features_packs);
+  ResidualsAcross<T, T> left(static_cast<const T*>(a.logits), a.logits_stride, a.index,
+                             a.source_rows, a.metas, a.count, tile_m, a.classes, a.logits_packs,
+                             sigma);
+  RowsAcross<T> right(static_cast<const T*>(a.features), a.features_stride, a.index, a.source_rows,
+                      a.count, tile_n, a.width, a.features_packs);
   Product<T> product;
   product.clear();
   multiply<T>(product, left, right, begin, end, shared);
@@ -70,10 +74,13 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const
   float scale = 1.0f / sigma;
   if (a.splits > 1) {
     float* const mine = a.partial + (static_cast<int64_t>(tile) * a.splits + split) * kPartial;
-    for (int i = static_cast<int>(threadIdx.x); i < kTile * kTile; i += kTileThreads) mine[i] = dump[i / kTile * kDumpStride + i % kTile] * scale;
+    for (int i = static_cast<int>(threadIdx.x); i < kTile * kTile; i += kTileThreads)
+      mine[i] = dump[i / kTile * kDumpStride + i % kTile] * scale;
     if (threadIdx.x < kTile) mine[kTile * kTile + threadIdx.x] = sums[threadIdx.x] * scale;
     scale = 1.0f;
-    if (!is_last_block(a.tickets + tile, static_cast<unsigned>(a.splits), reinterpret_cast<int*>(shared + kFlag))) return;
+    if (!is_last_block(a.tickets + tile, static_cast<unsigned>(a.splits),
+                       reinterpret_cast<int*>(shared + kFlag)))
+      return;
     const float* const all = a.partial + static_cast<int64_t>(tile) * a.splits * kPartial;
     for (int i = static_cast<int>(threadIdx.x); i < kPartial; i += kTileThreads) {
       float total = 0.0f;
@@ -96,8 +103,10 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks) head_gradient(const
     const float value[4] = {sum.v[0] * scale, sum.v[1] * scale, sum.v[2] * scale, sum.v[3] * scale};
     store_group(out + static_cast<int64_t>(row) * a.width + column, value, inside, whole);
   });
-  if (with_bias && threadIdx.x < kTile && tile_m * kTile + static_cast<int>(threadIdx.x) < a.classes) {
-    static_cast<T*>(a.grad_bias)[tile_m * kTile + threadIdx.x] = from_float<T>(sums[threadIdx.x] * scale);
+  if (with_bias && threadIdx.x < kTile &&
+      tile_m * kTile + static_cast<int>(threadIdx.x) < a.classes) {
+    static_cast<T*>(a.grad_bias)[tile_m * kTile + threadIdx.x] =
+        from_float<T>(sums[threadIdx.x] * scale);
   }
 }
 
@@ -115,12 +124,15 @@ struct GradPlan {
   size_t bytes;
 };
 
-int step_of(DType dtype) { return dtype == DType::kFloat32 ? TileShape<float>::kStep : TileShape<__half>::kStep; }
+int step_of(DType dtype) {
+  return dtype == DType::kFloat32 ? TileShape<float>::kStep : TileShape<__half>::kStep;
+}
 
 GradPlan plan(int device, DType dtype, int64_t count, int64_t classes, int64_t width) {
   GradPlan p{};
   // One tile even for a width of 0: the bias is still to be made.
-  const int64_t tiles = ceil_div<int64_t>(classes, kTile) * std::max<int64_t>(1, ceil_div<int64_t>(width, kTile));
+  const int64_t tiles =
+      ceil_div<int64_t>(classes, kTile) * std::max<int64_t>(1, ceil_div<int64_t>(width, kTile));
   const int64_t steps = ceil_div<int64_t>(count, step_of(dtype));
   // Enough blocks for two on every multiprocessor, but at least eight steps for each.
   const int64_t wanted = 2 * static_cast<int64_t>(device_info(device).multiprocessors) / tiles;
@@ -135,8 +147,11 @@ GradPlan plan(int device, DType dtype, int64_t count, int64_t classes, int64_t w
   p.weights = p.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
   p.tickets = p.weights + round_up<size_t>(count * sizeof(float), 256);
   p.row_partial = p.tickets + (p.splits > 1 ? round_up<size_t>(tiles * sizeof(unsigned), 256) : 0);
-  p.partial = p.row_partial + (p.rows.parts > 1 ? round_up<size_t>(count * p.rows.parts * sizeof(RowStats), 256) : 0);
-  p.bytes = p.partial + (p.splits > 1 ? static_cast<size_t>(tiles) * p.splits * kPartial * sizeof(float) : 0);
+  p.partial =
+      p.row_partial +
+      (p.rows.parts > 1 ? round_up<size_t>(count * p.rows.parts * sizeof(RowStats), 256) : 0);
+  p.bytes = p.partial +
+            (p.splits > 1 ? static_cast<size_t>(tiles) * p.splits * kPartial * sizeof(float) : 0);
   return p;
 }
 
@@ -146,20 +161,25 @@ bool packs(const Matrix& m) {
 }
 
 template <typename T>
-void enqueue(const GradPlan& p, GradArgs args, const Matrix& features, const Matrix& logits, cudaStream_t stream) {
+void enqueue(const GradPlan& p, GradArgs args, const Matrix& features, const Matrix& logits,
+             cudaStream_t stream) {
   args.features_packs = packs<T>(features);
   args.logits_packs = packs<T>(logits);
-  launch(head_gradient<T>, {static_cast<unsigned>(p.tiles * p.splits), kTileThreads, kTileSharedBytes, stream}, args);
+  launch(head_gradient<T>,
+         {static_cast<unsigned>(p.tiles * p.splits), kTileThreads, kTileSharedBytes, stream}, args);
 }
 
 }  // namespace
 
-size_t linear_ce_grad_workspace(int device, DType dtype, int64_t count, int64_t classes, int64_t width) {
+size_t linear_ce_grad_workspace(int device, DType dtype, int64_t count, int64_t classes,
+                                int64_t width) {
   return plan(device, dtype, count, classes, width).bytes;
 }
 
-void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logits, const int64_t* target, const int64_t* index,
-                    int64_t count, const float* class_weights, void* grad_weight, void* grad_bias, void* workspace) {
+void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logits,
+                    const int64_t* target, const int64_t* index, int64_t count,
+                    const float* class_weights, void* grad_weight, void* grad_bias,
+                    void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   const GradPlan p = plan(call.device, call.dtype, count, logits.columns, features.columns);
@@ -182,7 +202,8 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
   // The tickets of the product are cleared on the way, which saves a memset.
   rows.clear = reinterpret_cast<unsigned*>(base + p.tickets);
   rows.clear_count = p.splits > 1 ? p.tiles : 0;
-  if (p.rows.parts > 1) check(cudaMemsetAsync(rows.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
+  if (p.rows.parts > 1)
+    check(cudaMemsetAsync(rows.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   enqueue_row_stats(call.dtype, p.rows, rows, stream);
 
   GradArgs args{};
@@ -211,4 +232,4 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
   }
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

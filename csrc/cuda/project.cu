@@ -1,16 +1,19 @@
-// project_: inner products of two lists of tensors seen as flat vectors, then g += v g_p. Two launches; v never leaves the device.
+// project_: inner products of two lists of tensors seen as flat vectors, then g += v g_p. Two
+// launches; v never leaves the device.
 #include <algorithm>
 
-#include "api.h"
-#include "launch.h"
-#include "projection_core.cuh"
+#include "common/projection.h"
+#include "cuda/api.h"
+#include "cuda/launch.h"
+#include "cuda/projection.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kChunk = 8192;     // elements; a multiple of every pack
-constexpr int kMaxTensors = 96;  // pairs in one launch: the table must fit the 4 KB of kernel arguments
+constexpr int kChunk = 8192;  // elements; a multiple of every pack
+constexpr int kMaxTensors =
+    96;  // pairs in one launch: the table must fit the 4 KB of kernel arguments
 constexpr int kBlocksPerMultiprocessor = 4;
 
 struct TensorTable {
@@ -49,11 +52,13 @@ __device__ __forceinline__ Chunk chunk_at(const TensorTable& table, int chunk) {
   return found;
 }
 
-// The loads of a group come before its arithmetic and its stores, so that they are all in flight at once: the compiler cannot move a
-// load over a store that might touch the same memory. Tensors that are not aligned are read element by element, in the same order, so that
-// the sums do not depend on addresses.
+// The loads of a group come before its arithmetic and its stores, so that they are all in flight at
+// once: the compiler cannot move a load over a store that might touch the same memory. Tensors that
+// are not aligned are read element by element, in the same order, so that the sums do not depend on
+// addresses.
 template <typename T, int packs>
-__device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* from, int64_t first, bool aligned) {
+__device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* from, int64_t first,
+                                           bool aligned) {
 #pragma unroll
   for (int i = 0; i < packs; ++i) {
     const T* const at = from + (first + i * kThreads) * Pack<T>::kSize;
@@ -67,7 +72,8 @@ __device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* fro
 }
 
 template <typename T, int packs>
-__device__ __forceinline__ void add_packs(ProductSums& sums, const T* grad, const T* guide, int64_t first, bool aligned) {
+__device__ __forceinline__ void add_packs(ProductSums& sums, const T* grad, const T* guide,
+                                          int64_t first, bool aligned) {
   Pack<T> g[packs];
   Pack<T> p[packs];
   load_group(g, grad, first, aligned);
@@ -100,7 +106,8 @@ struct Update {
 };
 
 template <typename T, int packs>
-__device__ __forceinline__ void update_packs(const Update& update, T* grad, const T* guide, int64_t first, bool aligned) {
+__device__ __forceinline__ void update_packs(const Update& update, T* grad, const T* guide,
+                                             int64_t first, bool aligned) {
   Pack<T> g[packs];
   Pack<T> p[packs];
   load_group(g, static_cast<const T*>(grad), first, aligned);
@@ -128,11 +135,13 @@ struct ReduceArgs {
   double* v;
   const double* sigmas;  // or null
   float* scalars;
-  ProjectionRule rule;
+  DeviceRule rule;
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant__ TensorTable table, const __grid_constant__ ReduceArgs a) {
+__global__ void __launch_bounds__(kThreads)
+    inner_products(const __grid_constant__ TensorTable table,
+                   const __grid_constant__ ReduceArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   constexpr int size = Pack<T>::kSize;
   ProductSums part;
@@ -143,8 +152,10 @@ __global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
     const int64_t count = (chunk.end - chunk.begin) / size;
     int64_t i = threadIdx.x;
-    for (; i + 3 * kThreads < count; i += 4 * kThreads) add_packs<T, 4>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
-    for (; i < count; i += kThreads) add_packs<T, 1>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i + 3 * kThreads < count; i += 4 * kThreads)
+      add_packs<T, 4>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i < count; i += kThreads)
+      add_packs<T, 1>(part, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
     for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) {
       const float g[1] = {to_float(grad[i])};
       const float p[1] = {to_float(guide[i])};
@@ -162,18 +173,18 @@ __global__ void __launch_bounds__(kThreads) inner_products(const __grid_constant
   if (!a.last_launch || !is_last_block(a.ticket, gridDim.x, flag)) return;
   for (int i = 0; i < 3; ++i) {
     sums[i] = 0.0;
-    for (int block = static_cast<int>(threadIdx.x); block < a.all_blocks; block += kThreads) sums[i] += a.partial[i * a.all_blocks + block];
+    for (int block = static_cast<int>(threadIdx.x); block < a.all_blocks; block += kThreads)
+      sums[i] += a.partial[i * a.all_blocks + block];
   }
   block_sum(sums, scratch);
   if (threadIdx.x == 0) {
     const double of_grad = a.sigmas != nullptr ? 1.0 / a.sigmas[0] : 1.0;
     const double of_guide = a.sigmas != nullptr ? 1.0 / a.sigmas[1] : 1.0;
-    const Projection p = project(sums[0] * (of_grad * of_guide), sums[1] * (of_guide * of_guide), sums[2] * (of_grad * of_grad), a.rule);
-    *a.v = p.v;
-    a.scalars[0] = static_cast<float>(p.v);
-    a.scalars[1] = static_cast<float>(p.dot);
-    a.scalars[2] = static_cast<float>(p.guide_norm2);
-    a.scalars[3] = static_cast<float>(p.grad_norm2);
+    const InnerProducts products{sums[0] * (of_grad * of_guide), sums[1] * (of_guide * of_guide),
+                                 sums[2] * (of_grad * of_grad)};
+    const double v = correction(products, read_rule(a.rule));
+    *a.v = v;
+    store_scalars(a.scalars, v, products);
   }
 }
 
@@ -193,8 +204,10 @@ __global__ void __launch_bounds__(kThreads)
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);
     const int64_t count = (chunk.end - chunk.begin) / size;
     int64_t i = threadIdx.x;
-    for (; i + 3 * kThreads < count; i += 4 * kThreads) update_packs<T, 4>(update, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
-    for (; i < count; i += kThreads) update_packs<T, 1>(update, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i + 3 * kThreads < count; i += 4 * kThreads)
+      update_packs<T, 4>(update, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
+    for (; i < count; i += kThreads)
+      update_packs<T, 1>(update, grad + chunk.begin, guide + chunk.begin, i, chunk.aligned);
     for (i = chunk.begin + count * size + threadIdx.x; i < chunk.end; i += kThreads) {
       grad[i] = update(grad[i], guide[i]);
     }
@@ -204,7 +217,8 @@ __global__ void __launch_bounds__(kThreads)
 int64_t chunks_of(int64_t size) { return ceil_div<int64_t>(size, kChunk); }
 
 unsigned blocks_for(int device, int64_t chunks) {
-  const int64_t most = static_cast<int64_t>(device_info(device).multiprocessors) * kBlocksPerMultiprocessor;
+  const int64_t most =
+      static_cast<int64_t>(device_info(device).multiprocessors) * kBlocksPerMultiprocessor;
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(chunks, most)));
 }
 
@@ -222,12 +236,14 @@ void for_each_launch(int device, int count, const int64_t* sizes, Visit&& visit)
 
 int all_blocks(int device, int count, const int64_t* sizes) {
   int total = 0;
-  for_each_launch(device, count, sizes, [&](int, int, unsigned blocks) { total += static_cast<int>(blocks); });
+  for_each_launch(device, count, sizes,
+                  [&](int, int, unsigned blocks) { total += static_cast<int>(blocks); });
   return total;
 }
 
 template <typename T>
-void enqueue(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes, ReduceArgs args) {
+void enqueue(const Call& call, int count, void* const* grads, const void* const* guides,
+             const int64_t* sizes, ReduceArgs args) {
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   TensorTable table{};
   const auto fill = [&](int first, int here) {
@@ -236,18 +252,21 @@ void enqueue(const Call& call, int count, void* const* grads, const void* const*
       table.grad[i] = grads[first + i];
       table.guide[i] = guides[first + i];
       table.size[i] = sizes[first + i];
-      table.first_chunk[i + 1] = table.first_chunk[i] + static_cast<int>(chunks_of(sizes[first + i]));
+      table.first_chunk[i + 1] =
+          table.first_chunk[i] + static_cast<int>(chunks_of(sizes[first + i]));
     }
   };
   for_each_launch(call.device, count, sizes, [&](int first, int here, unsigned blocks) {
     fill(first, here);
     args.last_launch = first + here == count;
-    launch(inner_products<T>, {blocks, kThreads, 16 + 3 * sizeof(double) * kThreads / kWarp, stream}, table, args);
+    launch(inner_products<T>,
+           {blocks, kThreads, 16 + 3 * sizeof(double) * kThreads / kWarp, stream}, table, args);
     args.first_block += static_cast<int>(blocks);
   });
   for_each_launch(call.device, count, sizes, [&](int first, int here, unsigned blocks) {
     if (here < count) fill(first, here);
-    launch(add_scaled<T>, {blocks, kThreads, 0, stream}, table, static_cast<const double*>(args.v), args.sigmas);
+    launch(add_scaled<T>, {blocks, kThreads, 0, stream}, table, static_cast<const double*>(args.v),
+           args.sigmas);
   });
 }
 
@@ -257,8 +276,9 @@ size_t project_workspace(int device, DType, int count, const int64_t* sizes) {
   return 256 + 3 * sizeof(double) * static_cast<size_t>(all_blocks(device, count, sizes));
 }
 
-void project(const Call& call, int count, void* const* grads, const void* const* guides, const int64_t* sizes,
-             const ProjectionOptions& options, const double* sigmas, float* scalars, void* workspace) {
+void project(const Call& call, int count, void* const* grads, const void* const* guides,
+             const int64_t* sizes, const DeviceRule& rule, const double* sigmas, float* scalars,
+             void* workspace) {
   const DeviceGuard guard(call.device);
   char* const base = static_cast<char*>(workspace);
   ReduceArgs args{};
@@ -268,8 +288,9 @@ void project(const Call& call, int count, void* const* grads, const void* const*
   args.v = reinterpret_cast<double*>(base + 8);
   args.sigmas = sigmas;
   args.scalars = scalars;
-  args.rule = rule_of(options);
-  check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), static_cast<cudaStream_t>(call.stream)), "cudaMemsetAsync");
+  args.rule = rule;
+  check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), static_cast<cudaStream_t>(call.stream)),
+        "cudaMemsetAsync");
   switch (call.dtype) {
     case DType::kFloat32: return enqueue<float>(call, count, grads, guides, sizes, args);
     case DType::kFloat16: return enqueue<__half>(call, count, grads, guides, sizes, args);
@@ -277,4 +298,4 @@ void project(const Call& call, int count, void* const* grads, const void* const*
   }
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

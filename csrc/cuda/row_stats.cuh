@@ -1,19 +1,19 @@
 // Softmax statistics of rows in global memory, for any kernel that starts from logits.
 #pragma once
 
-#include "api.h"
-#include "launch.h"
-#include "softmax_core.cuh"
+#include "cuda/api.h"
+#include "cuda/launch.h"
+#include "cuda/softmax_core.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 
 struct RowsArgs {
   const void* logits;  // [source_rows, columns]
   int64_t stride;
   int64_t source_rows;
   int64_t columns;
-  const int64_t* index;  // position -> source row, or null
-  int64_t rows;          // positions
+  const int64_t* index;        // position -> source row, or null
+  int64_t rows;                // positions
   const int64_t* target;       // [source_rows] or null
   const float* class_weights;  // [columns] or null
   // Outputs by position, each may be null.
@@ -31,8 +31,9 @@ struct RowsArgs {
   int k;
   float* top_entropy;
   int64_t* top_index;
-  // What the last block makes of all rows, if `total` is not null: the sum of the weights, their mean loss (may be null), and what the
-  // residuals w_i a_i rows / total are to be multiplied by. Needs meta, weights and nll.
+  // What the last block makes of all rows, if `total` is not null: the sum of the weights, their
+  // mean loss (may be null), and what the residuals w_i a_i rows / total are to be multiplied by.
+  // Needs meta, weights and nll.
   double* total;
   float* loss;
   double* sigma;
@@ -53,4 +54,4 @@ RowsPlan plan_rows(int device, int64_t rows, int64_t columns);
 // Enqueues the statistics. `args.parts` and `args.part_columns` are filled in from the plan.
 void enqueue_row_stats(DType dtype, const RowsPlan& plan, RowsArgs args, cudaStream_t stream);
 
-}  // namespace gaal
+}  // namespace gaal::cuda

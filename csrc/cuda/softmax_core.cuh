@@ -1,27 +1,32 @@
 // The arithmetic of a softmax row read once, and the order of rows by entropy.
 //
-// The largest logit m is kept apart from the rest, or a confident row would lose what is small beside it: with r = sum e^(x-m) over all
-// classes but one copy of the largest, and t = sum e^(x-m) (x-m) <= 0, the entropy is H = log1p(r) - t/(1+r), both terms >= 0. When the
-// maximum moves from m to m' and delta = m - m', the old maximum joins the rest: r' = e^delta (1+r), t' = e^delta (t + delta (1+r)).
+// The largest logit m is kept apart from the rest, or a confident row would lose what is small
+// beside it: with r = sum e^(x-m) over all classes but one copy of the largest, and t = sum e^(x-m)
+// (x-m) <= 0, the entropy is H = log1p(r) - t/(1+r), both terms >= 0. When the maximum moves from m
+// to m' and delta = m - m', the old maximum joins the rest: r' = e^delta (1+r), t' = e^delta (t +
+// delta (1+r)).
 #pragma once
 
-#include "common.cuh"
+#include "cuda/device.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
-// Stands in for -inf where a weight of 0 meets it, because 0 * -inf is NaN. Times any count of classes it stays finite.
+// Stands in for -inf where a weight of 0 meets it, because 0 * -inf is NaN. Times any count of
+// classes it stays finite.
 constexpr float kFloor = -1e30f;
 
-// A maximum of -inf stands for nothing at all: its rest counts for nothing, but NaN once a NaN was seen.
+// A maximum of -inf stands for nothing at all: its rest counts for nothing, but NaN once a NaN was
+// seen.
 struct RowStats {
   float max = -INFINITY;
   float rest = 0.0f;
   float moment = 0.0f;
 };
 
-// What the residual p - onehot of a row needs, each times the row's weight. `inverse_sum` and `at_target`, the residual of the target, are
-// NaN for a row without a softmax and for an illegal label (whose `target` is -1), so that every gradient such a row enters becomes NaN.
+// What the residual p - onehot of a row needs, each times the row's weight. `inverse_sum` and
+// `at_target`, the residual of the target, are NaN for a row without a softmax and for an illegal
+// label (whose `target` is -1), so that every gradient such a row enters becomes NaN.
 struct alignas(16) RowMeta {
   float max;
   float inverse_sum;
@@ -39,7 +44,8 @@ __device__ __forceinline__ RowStats seen_from(const RowStats& a, float max) {
   return {max, factor * sum, factor * fmaf(fmaxf(delta, kFloor), sum, a.moment)};
 }
 
-// NaN never becomes the maximum (fmaxf drops it) but enters the rest, where it stays. A maximum of +inf stays too.
+// NaN never becomes the maximum (fmaxf drops it) but enters the rest, where it stays. A maximum of
+// +inf stays too.
 template <int count>
 __device__ __forceinline__ void accumulate(RowStats& a, const float (&x)[count]) {
   float max = x[0];
@@ -89,9 +95,13 @@ __device__ __forceinline__ RowStats merge_lanes(RowStats a, int lanes) {
 }
 
 // False for a row with NaN (so is its rest), with +inf, and of -inf only.
-__device__ __forceinline__ bool is_distribution(const RowStats& a) { return a.rest >= 0.0f && fabsf(a.max) < INFINITY; }
+__device__ __forceinline__ bool is_distribution(const RowStats& a) {
+  return a.rest >= 0.0f && fabsf(a.max) < INFINITY;
+}
 
-__device__ __forceinline__ float log_sum(const RowStats& a) { return is_distribution(a) ? log1pf(a.rest) : NAN; }
+__device__ __forceinline__ float log_sum(const RowStats& a) {
+  return is_distribution(a) ? log1pf(a.rest) : NAN;
+}
 
 // Every NaN is the same one, or the selection would tell them apart.
 __device__ __forceinline__ float entropy_of(const RowStats& a) {
@@ -99,16 +109,19 @@ __device__ __forceinline__ float entropy_of(const RowStats& a) {
 }
 
 // NaN for an illegal label.
-__device__ __forceinline__ float weight_of(int64_t target, int64_t classes, const float* class_weights) {
+__device__ __forceinline__ float weight_of(int64_t target, int64_t classes,
+                                           const float* class_weights) {
   const bool legal = target >= 0 && target < classes;
   return !legal ? NAN : class_weights == nullptr ? 1.0f : class_weights[target];
 }
 
 // `logit` is the target's.
-__device__ __forceinline__ RowMeta meta_of(const RowStats& a, int64_t target, int64_t classes, float logit, float weight) {
+__device__ __forceinline__ RowMeta meta_of(const RowStats& a, int64_t target, int64_t classes,
+                                           float logit, float weight) {
   const float inverse = is_distribution(a) ? 1.0f / (1.0f + a.rest) : NAN;
   // p_y - 1 would cancel where the target is the largest: it is minus the sum of the others.
-  const float at_target = logit == a.max ? -a.rest * inverse : exponential_of(logit - a.max) * inverse - 1.0f;
+  const float at_target =
+      logit == a.max ? -a.rest * inverse : exponential_of(logit - a.max) * inverse - 1.0f;
   RowMeta meta;
   meta.max = a.max;
   meta.inverse_sum = inverse * weight;
@@ -119,14 +132,16 @@ __device__ __forceinline__ RowMeta meta_of(const RowStats& a, int64_t target, in
 
 // weight (p_c - onehot_c), in float32 before any rounding.
 __device__ __forceinline__ float residual_of(float logit, const RowMeta& meta, int column) {
-  return column == meta.target ? meta.at_target : exponential_of(logit - meta.max) * meta.inverse_sum;
+  return column == meta.target ? meta.at_target
+                               : exponential_of(logit - meta.max) * meta.inverse_sum;
 }
 
-// --- Small residuals ---------------------------------------------------------------------------------------------------------------------
+// --- Small residuals ---
 //
-// Residuals of confident rows are as small as e^-gap. Their products leave the range of float32, and float16 has no room for the residuals
-// themselves. So they are multiplied by a power of two, the same one for all rows of a sum, which is undone at the end. No residual of a row
-// is larger than the target's.
+// Residuals of confident rows are as small as e^-gap. Their products leave the range of float32,
+// and float16 has no room for the residuals themselves. So they are multiplied by a power of two,
+// the same one for all rows of a sum, which is undone at the end. No residual of a row is larger
+// than the target's.
 
 // 1 for what is of an ordinary size, so that ordinary gradients keep their bits.
 __device__ __forceinline__ float sigma_of(float largest) {
@@ -136,7 +151,8 @@ __device__ __forceinline__ float sigma_of(float largest) {
   return __uint_as_float(static_cast<unsigned>(127 + power) << 23);
 }
 
-// The factor fits the largest residual of a sum. A row whose residuals are all 0 may have an inverse sum too large for it, times its weight.
+// The factor fits the largest residual of a sum. A row whose residuals are all 0 may have an
+// inverse sum too large for it, times its weight.
 __device__ __forceinline__ RowMeta scaled(RowMeta meta, float factor) {
   meta.inverse_sum *= factor;
   if (meta.inverse_sum > FLT_MAX) meta.inverse_sum = FLT_MAX;
@@ -144,8 +160,8 @@ __device__ __forceinline__ RowMeta scaled(RowMeta meta, float factor) {
   return meta;
 }
 
-// A key whose unsigned order is the order of selection: entropy descending, NaN first (entropy_of makes positive ones only), then the
-// smaller row. Never 0.
+// A key whose unsigned order is the order of selection: entropy descending, NaN first (entropy_of
+// makes positive ones only), then the smaller row. Never 0.
 __device__ __forceinline__ uint64_t selection_key(float entropy, uint32_t row) {
   uint32_t bits = __float_as_uint(entropy);
   bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
@@ -160,12 +176,14 @@ __host__ __device__ constexpr int power_of_two_from(int n) {
   return power;
 }
 
-// Bitonic sort, descending, of a power of two of keys in shared memory by one block. Ends with a barrier.
+// Bitonic sort, descending, of a power of two of keys in shared memory by one block. Ends with a
+// barrier.
 __device__ inline void sort_descending(uint64_t* keys, int count) {
   for (int size = 2; size <= count; size *= 2) {
     for (int stride = size / 2; stride > 0; stride /= 2) {
       __syncthreads();
-      for (int pair = static_cast<int>(threadIdx.x); pair < count / 2; pair += static_cast<int>(blockDim.x)) {
+      for (int pair = static_cast<int>(threadIdx.x); pair < count / 2;
+           pair += static_cast<int>(blockDim.x)) {
         const int low = 2 * pair - (pair & (stride - 1));
         const int high = low + stride;
         const bool descending = (low & size) == 0;
@@ -181,7 +199,8 @@ __device__ inline void sort_descending(uint64_t* keys, int count) {
   __syncthreads();
 }
 
-// One block sorts rows by entropy into `keys` (power_of_two_from(rows) of them, the order at the front). Ends with a barrier.
+// One block sorts rows by entropy into `keys` (power_of_two_from(rows) of them, the order at the
+// front). Ends with a barrier.
 __device__ inline void sort_by_entropy(const float* entropy, int rows, uint64_t* keys) {
   const int count = power_of_two_from(rows);
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
@@ -190,4 +209,4 @@ __device__ inline void sort_by_entropy(const float* entropy, int rows, uint64_t*
   sort_descending(keys, count);
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -14,7 +14,6 @@ from torch import Tensor
 
 ISAS = ("portable", "avx2", "avx512")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 
 # As a float it is 3.4e38 (NaN in float16), so that one element read from a gap is seen in any sum.
 CANARY = 0x7F
@@ -66,6 +65,7 @@ class Kernels:
 
     def __init__(self, module: ModuleType, isa: str, threads: int = 1) -> None:
         self.module, self.isa = module, isa
+        self.codes = {getattr(torch, name): code for name, code in module.DTYPES.items()}
         self.run = (threads, ISAS.index(isa))
 
     def with_threads(self, threads: int) -> Kernels:
@@ -78,7 +78,7 @@ class Kernels:
         out = torch.full((3, len(logits)), torch.nan) if out is None else out
         self.module.softmax_stats(
             *(
-                CODES[logits.dtype],
+                self.codes[logits.dtype],
                 logits.data_ptr(),
                 logits.stride(0),
                 *logits.shape,
@@ -93,7 +93,7 @@ class Kernels:
         entropy, index = torch.full((k,), torch.nan), torch.full((k,), -1, dtype=torch.int64)
         self.module.entropy_topk(
             *(
-                CODES[logits.dtype],
+                self.codes[logits.dtype],
                 logits.data_ptr(),
                 logits.stride(0),
                 *logits.shape,
@@ -118,7 +118,7 @@ class Kernels:
     ) -> float:
         return self.module.residual(
             *(
-                CODES[logits.dtype],
+                self.codes[logits.dtype],
                 logits.data_ptr(),
                 logits.stride(0),
                 *logits.shape,
@@ -130,7 +130,7 @@ class Kernels:
                 len(out),
             ),
             *self._features(features, chosen),
-            *(CODES[out.dtype], out.data_ptr(), out.stride(0), sums.data_ptr()),
+            *(self.codes[out.dtype], out.data_ptr(), out.stride(0), sums.data_ptr()),
             *self.run,
         )
 
@@ -158,7 +158,7 @@ class Kernels:
         selected = torch.empty(k, guide_features.shape[1], dtype=dtype)
         loss = self.module.guided_residuals(
             *(
-                CODES[dtype],
+                self.codes[dtype],
                 classes,
                 0 if bias is None else bias.data_ptr(),
                 0 if class_weights is None else class_weights.data_ptr(),
@@ -188,11 +188,10 @@ class Kernels:
             chosen.data_ptr(),
         )
 
-    @staticmethod
-    def _pairs(grads: list[Tensor], guides: list[Tensor]) -> tuple[list[int], ...]:
+    def _pairs(self, grads: list[Tensor], guides: list[Tensor]) -> tuple[list[int], ...]:
         return (
             *(
-                [CODES[g.dtype] for g in grads],
+                [self.codes[g.dtype] for g in grads],
                 [g.data_ptr() for g in grads],
                 [h.data_ptr() for h in guides],
             ),

@@ -207,7 +207,7 @@ def test_product_with_few_classes(classes: int, layout: str) -> None:
 
 
 def test_memory_of_a_projection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gradient without gaps is projected where it lies, in whatever order; no copy of it is made."""
+    """A gradient without gaps is projected in place, whatever its order; no copy of it is made."""
     for grad in (
         torch.randn(8, 6, 5, 5).to(memory_format=torch.channels_last),
         torch.randn(30, 20).t(),

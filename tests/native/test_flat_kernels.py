@@ -207,8 +207,7 @@ def test_small_matmul(kernels: Kernels, inner: int) -> None:
             memory.assert_intact()
 
 
-# ---- threads
-# ----------------------------------------------------------------------------------------------------------------------------
+# --- threads ---
 
 
 def everything(kernels: Kernels) -> list[Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.native.mutations import MUTATIONS, SOURCES, Mutation
+from tests.native.changes import MUTATIONS, Mutation
+from tests.native.mutations import SOURCES
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.file}-{m.what}")

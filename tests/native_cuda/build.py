@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels' own source for the CPU, against the stand-in headers in ``emulator/``."""
+"""Builds the CUDA kernels' own source for the CPU, against the headers in ``emulator/``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ROOT / "csrc" / "cuda"
+CSRC = ROOT / "csrc"
 EMULATOR = Path(__file__).parent / "emulator"
-BINDINGS = "bindings_cuda.cpp"
+BINDINGS = "cuda/bindings.cpp"
 
 FLAGS = [
     "-std=c++17",
@@ -41,18 +41,18 @@ def compile_and_link(
     sources: Sequence[Path],
     flags: Sequence[str],
     output: Path,
-    kernels: Path = KERNELS,
+    csrc: Path = CSRC,
     link: Sequence[str] = (),
 ) -> Path:
-    """Compile each source on its own, with the stand-in headers before the kernels' own ones, and
-    link them into ``output``.
+    """Compile each source on its own, with the stand-in headers before those of ``csrc``, and link
+    them into ``output``.
 
     What was built before from the same text with the same flags is taken as it is.
     """
     compiler_path = compiler()
     assert compiler_path is not None
-    command = [compiler_path, *FLAGS, *flags, f"-I{EMULATOR}", f"-I{kernels}"]
-    headers = [*kernels.glob("*.h"), *kernels.glob("*.cuh"), *EMULATOR.glob("*.h")]
+    command = [compiler_path, *FLAGS, *flags, f"-I{EMULATOR}", f"-I{csrc}"]
+    included = [*headers(csrc), *sorted(EMULATOR.glob("*.h"))]
     output.parent.mkdir(parents=True, exist_ok=True)
 
     def state(command: Sequence[str], files: Sequence[Path]) -> str:
@@ -70,7 +70,7 @@ def compile_and_link(
     def compile_one(source: Path) -> Path:
         language = ["-x", "c++"] if source.suffix == ".cu" else []
         target = output.parent / f"{output.name.partition('.')[0]}-{source.stem}.o"
-        return make(target, [*command, *language, "-c", str(source)], [source, *sorted(headers)])
+        return make(target, [*command, *language, "-c", str(source)], [source, *included])
 
     with open(f"{output}.lock", "w") as lock, ThreadPoolExecutor(os.cpu_count()) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
@@ -97,10 +97,10 @@ def run(command: Sequence[str]) -> None:
 
 # What each part of checked_run.cpp needs.
 PARTS = {
-    "rows": (1, ["row_stats.cu"]),
-    "gradients": (2, ["row_stats.cu", "linear_ce_grad.cu", "composition.cu"]),
-    "project": (4, ["project.cu"]),
-    "guided": (8, ["guided_linear_ce.cu"]),
+    "rows": (1, ["cuda/softmax.cu"]),
+    "gradients": (2, ["cuda/softmax.cu", "cuda/linear_ce_grad.cu", "cuda/composed.cu"]),
+    "project": (4, ["cuda/project.cu"]),
+    "guided": (8, ["cuda/guided_linear_ce.cu"]),
 }
 CHECKERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -109,7 +109,7 @@ CHECKERS = {
 
 
 def checked_program(
-    folder: Path, checker: str, part: str, kernels: Path = KERNELS, level: str = "-O1"
+    folder: Path, checker: str, part: str, csrc: Path = CSRC, level: str = "-O1"
 ) -> Path:
     """A program that runs a part of the kernels under a checker."""
     bit, names = PARTS[part]
@@ -122,16 +122,26 @@ def checked_program(
         [EMULATOR / "emulator.cpp"], ["-O1", flag], folder / f"scheduler-{checker}.o", link=["-r"]
     )
     return compile_and_link(
-        [*(kernels / name for name in names), EMULATOR / "checked_run.cpp"],
+        [*(csrc / name for name in names), EMULATOR / "checked_run.cpp"],
         flags,
         output,
-        kernels,
+        csrc,
         link=[str(scheduler)],
     )
 
 
-def kernel_sources(folder: Path = KERNELS) -> list[Path]:
-    return sorted(folder.glob("*.cu"))
+def kernel_sources(csrc: Path = CSRC) -> list[Path]:
+    return sorted((csrc / "cuda").glob("*.cu"))
+
+
+def headers(csrc: Path = CSRC) -> list[Path]:
+    """What the kernels' sources may include."""
+    return sorted(
+        path
+        for folder in ("common", "cuda")
+        for path in (csrc / folder).rglob("*")
+        if path.suffix in (".h", ".cuh")
+    )
 
 
 @dataclass
@@ -161,7 +171,7 @@ class Emulated:
         return kernels, cooperative, memsets
 
 
-def emulated_module(folder: Path, kernels: Path = KERNELS, level: str = "-O2") -> Emulated:
+def emulated_module(folder: Path, csrc: Path = CSRC, level: str = "-O2") -> Emulated:
     """``gaal_fast._native_cuda`` with every kernel run on this CPU."""
     import pybind11
 
@@ -169,8 +179,8 @@ def emulated_module(folder: Path, kernels: Path = KERNELS, level: str = "-O2") -
         f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
     ]
     output = folder / f"_native_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    sources = [*kernel_sources(kernels), kernels / BINDINGS, EMULATOR / "emulator.cpp"]
-    compile_and_link(sources, [level, *includes], output, kernels, link=["-shared"])
+    sources = [*kernel_sources(csrc), csrc / BINDINGS, EMULATOR / "emulator.cpp"]
+    compile_and_link(sources, [level, *includes], output, csrc, link=["-shared"])
     spec = importlib.util.spec_from_file_location("_native_cuda", output)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

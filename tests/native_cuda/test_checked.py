@@ -86,15 +86,15 @@ BROKEN = {
 def test_the_race_checker_finds_what_is_missing(
     build_folder: Path, tmp_path: Path, checker: str, what: str
 ) -> None:
-    kernels = tmp_path / "kernels"
-    shutil.copytree(build.KERNELS, kernels)
-    header = kernels / "common.cuh"
+    csrc = tmp_path / "csrc"
+    shutil.copytree(build.CSRC, csrc)
+    header = csrc / "cuda/device.cuh"
     before, after = BROKEN[what]
     text = header.read_text()
     assert text.count(before) == 1
     header.write_text(text.replace(before, after))
     done = run_checked(
-        build.checked_program(tmp_path / "out", checker, "rows", kernels), schedules=2, types=1
+        build.checked_program(tmp_path / "out", checker, "rows", csrc), schedules=2, types=1
     )
     assert done.returncode != 0 and ("data race" in done.stderr or "launch" in done.stderr), (
         done.stderr[:2000]

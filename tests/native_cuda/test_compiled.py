@@ -106,10 +106,7 @@ def binaries(build_folder: Path) -> list[Path]:
     made = []
     for source in build.kernel_sources():
         made.append(build_folder / f"{source.stem}.sm_90a.o")
-        newest = max(
-            path.stat().st_mtime
-            for path in [source, *build.KERNELS.glob("*.cuh"), *build.KERNELS.glob("*.h")]
-        )
+        newest = max(path.stat().st_mtime for path in [source, *build.headers()])
         if not (made[-1].exists() and made[-1].stat().st_mtime > newest):
             options = [
                 "-O3",
@@ -118,6 +115,7 @@ def binaries(build_folder: Path) -> list[Path]:
                 "-fPIC,-Wall,-Wextra",
                 "-Werror",
                 "all-warnings",
+                f"-I{build.CSRC}",
             ]
             build.run(
                 [

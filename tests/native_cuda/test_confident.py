@@ -452,7 +452,12 @@ TINY = [
     ([0.0, 0.0], [0.0, 1.4e-45], Rule(epsilon=1e-10), [0.0, 1e-10 / 2.0**-149]),  # v = 2^265
     ([1e-25, 0.0], [-1e35, 1e35], Rule(), [0.5e-25, 0.5e-25]),  # v = 5e-61
     ([1e30, 1e30], [-1e30, 0.0], Rule(), [0.0, 1e30]),  # norms of 1e60
-    ([1e-30, 1e-30], [-1e-30, 0.0], Rule(epsilon=0.5, relative=True), [-math.sqrt(0.5) * 1e-30, 1e-30]),
+    (
+        [1e-30, 1e-30],
+        [-1e-30, 0.0],
+        Rule(epsilon=0.5, relative=True),
+        [-math.sqrt(0.5) * 1e-30, 1e-30],
+    ),
     # v = max(margin, 1e-40 / ridge), too short a step to see
     ([1.0, 2.0], [-1e-40, 0.0], Rule("official"), [1.0, 2.0]),
     ([1.0, 0.0], [0.0, 1e-45], Rule(epsilon=1e30), [1.0, math.inf]),  # v = 2^397

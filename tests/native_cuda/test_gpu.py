@@ -260,7 +260,7 @@ def test_a_captured_call_replays_on_new_data(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(OPS))
 def test_two_graphs_replayed_on_two_streams_at_once(name: str) -> None:
-    """Both were captured on one stream: nothing that a stream owns may be shared by their replays."""
+    """Both were captured on one stream: their replays may share nothing that a stream owns."""
     graphs = []
     for seed in (0, 1):
         _, call = OPS[name](seed)

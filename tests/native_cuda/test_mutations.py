@@ -1,4 +1,6 @@
-"""The list of changes that the checks have to notice stays in step with the sources, and the checks pass on these."""
+"""The list of changes that the checks have to notice stays in step with the sources, and the checks
+pass on these.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +8,32 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.native_cuda import build, mutations
-from tests.native_cuda.mutations import MUTATIONS
+from tests.native_cuda import build, checks
+from tests.native_cuda.changes import MUTATIONS
 
 CHECKS = [
-    mutations.special_rows,
-    mutations.ties,
-    mutations.low_logits,
-    mutations.head_gradient,
-    mutations.illegal_labels,
-    mutations.projections,
-    mutations.head_step("launches", sample_space=False),
-    mutations.head_step("launches", sample_space=True),
-    mutations.confident_rows,
-    mutations.tied_rows,
-    mutations.confident_gradient,
-    mutations.features_gradient,
-    mutations.great_weight,
-    mutations.tiny_guides,
-    mutations.numbers_on_the_device,
-    mutations.label_of_one_row,
+    checks.special_rows,
+    checks.ties,
+    checks.low_logits,
+    checks.head_gradient,
+    checks.illegal_labels,
+    checks.projections,
+    checks.head_step("launches", sample_space=False),
+    checks.head_step("launches", sample_space=True),
+    checks.confident_rows,
+    checks.tied_rows,
+    checks.confident_gradient,
+    checks.features_gradient,
+    checks.great_weight,
+    checks.tiny_guides,
+    checks.numbers_on_the_device,
+    checks.label_of_one_row,
     *(
-        mutations.confident_head(path, sample)
+        checks.confident_head(path, sample)
         for path in ("launches", "composed")
         for sample in (False, True)
     ),
-    *(
-        mutations.saturated(path, sample)
-        for path, sample in (("launches", False), ("composed", True))
-    ),
+    *(checks.saturated(path, sample) for path, sample in (("launches", False), ("composed", True))),
 ]
 
 
@@ -47,5 +46,5 @@ def test_the_checks_pass_on_the_kernels_as_they_are(
 
 @pytest.mark.parametrize("name", list(MUTATIONS))
 def test_change_still_applies(name: str) -> None:
-    source = (build.KERNELS / MUTATIONS[name].file).read_text()
+    source = (build.CSRC / MUTATIONS[name].file).read_text()
     assert MUTATIONS[name].applied(source) != source

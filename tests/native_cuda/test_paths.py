@@ -247,7 +247,7 @@ BORDER = 64
 
 @pytest.fixture
 def borders(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Tensor, int]]]:
-    """All memory that the glue asks for is poisoned, and lies between borders that have to survive."""
+    """All memory that the glue asks for is poisoned and lies between borders that must survive."""
     made: list[tuple[Tensor, int]] = []
     plain = torch.empty
 

@@ -22,7 +22,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _INT32_MAX = 2**31 - 1
 
 # Multiply-adds of the head's products up to which the kernels do them: about 60 µs of float32 work
@@ -59,6 +58,12 @@ def _module() -> ModuleType:
 
 
 @functools.cache
+def _codes() -> dict[torch.dtype, int]:
+    """The dtypes that the kernels take, and their codes."""
+    return {getattr(torch, name): code for name, code in _module().DTYPES.items()}
+
+
+@functools.cache
 def availability(device: torch.device) -> str | None:
     """None where the kernels were built and run on ``device``, otherwise the reason in one line."""
     if device.type != "cuda":
@@ -79,7 +84,7 @@ def supports(op: str, *tensors: Tensor) -> bool:
     what one block can sort.
     """
     dtype = tensors[0].dtype
-    if dtype not in _CODES or any(tensor.dtype is not dtype for tensor in tensors):
+    if dtype not in _codes() or any(tensor.dtype is not dtype for tensor in tensors):
         return False
     if op == "project_":
         return True
@@ -101,7 +106,13 @@ def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor
     nll = None if target is None else torch.empty_like(entropy)
     workspace = _workspace(_softmax_stats_bytes(_index(device), n_rows, n_classes), device)
     module.softmax_stats(
-        *(_index(device), _stream(device), _CODES[logits.dtype], _matrix(logits), _address(target)),
+        *(
+            _index(device),
+            _stream(device),
+            _codes()[logits.dtype],
+            _matrix(logits),
+            _address(target),
+        ),
         *(entropy.data_ptr(), lse.data_ptr(), _address(nll), _address(workspace)),
     )
     return entropy, lse, nll
@@ -115,7 +126,7 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k:
         workspace = _workspace(_entropy_topk_bytes(_index(device), *logits.shape), device)
         module.entropy_topk(
-            *(_index(device), _stream(device), _CODES[logits.dtype], _matrix(logits), k),
+            *(_index(device), _stream(device), _codes()[logits.dtype], _matrix(logits), k),
             *(entropy.data_ptr(), index.data_ptr(), _address(workspace)),
         )
     return entropy, index
@@ -150,13 +161,13 @@ def linear_ce_grad(
     grad_weight = torch.empty(n_classes, width, dtype=dtype, device=device)
     grad_bias = torch.empty(n_classes, dtype=dtype, device=device)
     workspace = _workspace(
-        _linear_ce_grad_bytes(_index(device), _CODES[dtype], count, n_classes, width), device
+        _linear_ce_grad_bytes(_index(device), _codes()[dtype], count, n_classes, width), device
     )
     module.linear_ce_grad(
         *(
             _index(device),
             _stream(device),
-            _CODES[dtype],
+            _codes()[dtype],
             _matrix(features),
             _matrix(logits),
             target.data_ptr(),
@@ -188,7 +199,7 @@ def project_(
 
     Pairs of tensors that do not fill memory in the same way go through contiguous copies.
     """
-    module, device, code = _module(), grads[0].device, _CODES[grads[0].dtype]
+    module, device, code = _module(), grads[0].device, _codes()[grads[0].dtype]
     given, grads, guides = grads, list(grads), list(guides)
     for i, (grad, guide) in enumerate(zip(grads, guides, strict=True)):
         if not _same_layout(grad, guide):
@@ -295,14 +306,16 @@ def guided_linear_ce(
     scalars = torch.empty(5, dtype=torch.float32, device=device)
     index = torch.empty(top_k, dtype=torch.int64, device=device)
     workspace = _workspace(
-        _guided_bytes(number, _CODES[dtype], rows, guide_rows, classes, width, top_k, sample_space),
+        _guided_bytes(
+            number, _codes()[dtype], rows, guide_rows, classes, width, top_k, sample_space
+        ),
         device,
     )
     module.guided_linear_ce(
         *(
             number,
             _stream(device),
-            _CODES[dtype],
+            _codes()[dtype],
             _matrix(features),
             target.data_ptr(),
             _matrix(guide_features),
@@ -349,7 +362,7 @@ def _composed(
     of the guide (see ``api.h``), which the kernels after the products take away.
     """
     module, device, dtype = _module(), features.device, features.dtype
-    number, stream, code = _index(device), _stream(device), _CODES[features.dtype]
+    number, stream, code = _index(device), _stream(device), _codes()[features.dtype]
     rows, classes = features.shape[0], weight.shape[0]
 
     guide_logits = torch.nn.functional.linear(guide_features, weight, bias)
@@ -467,7 +480,7 @@ def _write_residual(
         *(
             _index(device),
             _stream(device),
-            _CODES[logits.dtype],
+            _codes()[logits.dtype],
             _matrix(logits),
             target.data_ptr(),
             _address(index),
@@ -492,7 +505,7 @@ def _unscaled(module: ModuleType, tensor: Tensor, sigma: Tensor) -> Tensor:
     module.unscale(
         _index(device),
         _stream(device),
-        _CODES[tensor.dtype],
+        _codes()[tensor.dtype],
         tensor.data_ptr(),
         tensor.numel(),
         sigma.data_ptr(),

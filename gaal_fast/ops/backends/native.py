@@ -21,9 +21,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_FLOAT32 = _CODES[torch.float32]
-
 # Extra multiply-adds that cost as much as what the sample space saves for one element of the head,
 # see `_sample_space_is_cheaper`.
 _BREAK_EVEN = 10
@@ -75,6 +72,12 @@ def _cuda() -> ModuleType:
     return _load("gaal_fast.ops.backends._native_cuda")
 
 
+@functools.cache
+def _codes() -> dict[torch.dtype, int]:
+    """The dtypes that the kernels for the CPU take, and their codes."""
+    return {getattr(torch, name): code for name, code in _cpu().DTYPES.items()}
+
+
 def availability(device: torch.device) -> str | None:
     """None where the kernels for ``device`` were built, otherwise the reason in one line."""
     if device.type == "cpu":
@@ -100,7 +103,7 @@ def supports(op: str, *tensors: Tensor) -> bool:
     """float32, bfloat16 and float16; on CUDA what the kernels there take."""
     if not tensors[0].is_cpu:
         return _cuda().supports(op, *tensors)
-    return all(tensor.dtype in _CODES for tensor in tensors)
+    return all(tensor.dtype in _codes() for tensor in tensors)
 
 
 def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -112,7 +115,7 @@ def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor
     lse = torch.empty_like(entropy)
     nll = None if target is None else torch.empty_like(entropy)
     _cpu().softmax_stats(
-        *(_CODES[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
+        *(_codes()[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
         *(_address(target), entropy.data_ptr(), lse.data_ptr(), _address(nll)),
         *_run(),
     )
@@ -127,7 +130,7 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     index = logits.new_empty(k, dtype=torch.int64)
     _cpu().entropy_topk(
         *(
-            _CODES[logits.dtype],
+            _codes()[logits.dtype],
             logits.data_ptr(),
             logits.stride(0),
             *logits.shape,
@@ -159,9 +162,9 @@ def linear_ce_grad(
     residual = logits.new_empty(n, n_classes, dtype=work)
     grad_bias = logits.new_empty(n_classes, dtype=work)
     _cpu().residual(
-        *(_CODES[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
+        *(_codes()[logits.dtype], logits.data_ptr(), logits.stride(0), n_rows, n_classes),
         *(target.data_ptr(), _address(class_weights), _address(index), n, *_features(rows, chosen)),
-        *(_CODES[work], residual.data_ptr(), n_classes, grad_bias.data_ptr()),
+        *(_codes()[work], residual.data_ptr(), n_classes, grad_bias.data_ptr()),
         *_run(),
     )
     grad_weight = torch.mm(residual.t(), chosen if work is dtype else chosen.to(work))
@@ -238,7 +241,7 @@ def guided_linear_ce(
     grad_bias, guide_grad_bias = logits.new_empty(n_classes), logits.new_empty(n_classes)
     index = target.new_empty(top_k)
     loss = _cpu().guided_residuals(
-        *(_CODES[work], n_classes, _address(bias), _address(class_weights)),
+        *(_codes()[work], n_classes, _address(bias), _address(class_weights)),
         *(logits.data_ptr(), logits.shape[0], target.data_ptr(), grad_bias.data_ptr()),
         *(guide_logits.data_ptr(), guide_logits.shape[0], guide_target.data_ptr()),
         *(*_features(guide_features, selected), top_k, index.data_ptr()),
@@ -381,7 +384,7 @@ def _times_weight(residual: Tensor, weight: Tensor) -> Tensor:
 def _pairs(*pairs: tuple[Tensor, Tensor]) -> tuple[list[int], ...]:
     """Gradients and guides as the kernels take them."""
     return (
-        [_CODES[grad.dtype] for grad, _ in pairs],
+        [_codes()[grad.dtype] for grad, _ in pairs],
         [grad.data_ptr() for grad, _ in pairs],
         [guide.data_ptr() for _, guide in pairs],
         [grad.numel() for grad, _ in pairs],

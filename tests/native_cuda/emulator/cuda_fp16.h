@@ -17,7 +17,8 @@ inline float __half2float(__half h) {
     value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;  // 2^-24
     return sign != 0 ? -value : value;
   }
-  const uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
+  const uint32_t bits =
+      sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
   std::memcpy(&value, &bits, 4);
   return value;
 }

@@ -1,10 +1,12 @@
-// A stand-in for CUDA's header, found first on the include path, so that an ordinary C++ compiler builds the kernels' own source and a CPU
-// runs it. Every thread of a grid is a fiber with its own stack; barriers, shuffles and grid-wide waits are where fibers are switched, in a
-// random order that a seed decides. Several blocks are alive at once and start in a random order.
+// A stand-in for CUDA's header, found first on the include path, so that an ordinary C++ compiler
+// builds the kernels' own source and a CPU runs it. Every thread of a grid is a fiber with its own
+// stack; barriers, shuffles and grid-wide waits are where fibers are switched, in a random order
+// that a seed decides. Several blocks are alive at once and start in a random order.
 //
-// What the real device leaves undefined is made visible: shared memory starts out poisoned, a barrier that some thread has left for good or
-// a shuffle that not all lanes take part in is an error, and under ThreadSanitizer only barriers, fences around atomics, and the launch order
-// make one thread's writes visible to another (see emulator.cpp).
+// What the real device leaves undefined is made visible: shared memory starts out poisoned, a
+// barrier that some thread has left for good or a shuffle that not all lanes take part in is an
+// error, and under ThreadSanitizer only barriers, fences around atomics, and the launch order make
+// one thread's writes visible to another (see emulator.cpp).
 #pragma once
 
 #include <algorithm>
@@ -63,7 +65,8 @@ void fence();
 unsigned atomic_inc(unsigned* address, unsigned bound);
 void grid_barrier();
 
-// Every lane of the warp gives `bytes` (at most 16); afterwards lane_value(lane) holds what a lane gave, until the next exchange but one.
+// Every lane of the warp gives `bytes` (at most 16); afterwards lane_value(lane) holds what a lane
+// gave, until the next exchange but one.
 void exchange(const void* value, size_t bytes, const char* what);
 const void* lane_value(unsigned lane);
 unsigned lane();
@@ -99,14 +102,17 @@ inline constexpr emulator::Coordinates<emulator::grid_size> gridDim;
 inline void __syncthreads() { ::emulator::barrier(); }
 inline void __syncwarp() { ::emulator::warp_barrier(); }
 inline void __threadfence() { ::emulator::fence(); }
-inline unsigned atomicInc(unsigned* address, unsigned bound) { return ::emulator::atomic_inc(address, bound); }
+inline unsigned atomicInc(unsigned* address, unsigned bound) {
+  return ::emulator::atomic_inc(address, bound);
+}
 
 template <typename V>
 V __shfl_xor_sync(unsigned mask, V value, int offset) {
   static_assert(sizeof(V) <= 16, "an exchange holds 16 bytes");
   ::emulator::exchange(&value, sizeof(V), mask == 0xffffffffu ? "shuffle" : nullptr);
   V other;
-  std::memcpy(&other, ::emulator::lane_value(::emulator::lane() ^ static_cast<unsigned>(offset)), sizeof(V));
+  std::memcpy(&other, ::emulator::lane_value(::emulator::lane() ^ static_cast<unsigned>(offset)),
+              sizeof(V));
   return other;
 }
 
@@ -130,14 +136,16 @@ inline float __uint_as_float(unsigned bits) {
   return x;
 }
 
-// --- The runtime's functions that the host side calls -----------------------------------------------------------------------------------
+// --- The runtime's functions that the host side calls ---
 
 using cudaStream_t = void*;
-enum cudaError_t : int { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorCooperativeLaunchTooLarge = 720, cudaErrorLaunchFailure = 719 };
-enum cudaDeviceAttr {
-  cudaDevAttrMultiProcessorCount,
-  cudaDevAttrCooperativeLaunch
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorLaunchFailure = 719
 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrCooperativeLaunch };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
 struct cudaLaunchAttribute {
@@ -172,9 +180,13 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, i
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   const std::tuple<std::decay_t<Parameters>...> copies(std::forward<Arguments>(arguments)...);
-  const bool cooperative = config->numAttrs == 1 && config->attrs[0].id == cudaLaunchAttributeCooperative && config->attrs[0].val.cooperative;
-  const ::emulator::Grid grid{config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, cooperative};
+  const bool cooperative = config->numAttrs == 1 &&
+                           config->attrs[0].id == cudaLaunchAttributeCooperative &&
+                           config->attrs[0].val.cooperative;
+  const ::emulator::Grid grid{config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes,
+                              cooperative};
   return static_cast<cudaError_t>(::emulator::launch(grid, [&] { std::apply(kernel, copies); }));
 }

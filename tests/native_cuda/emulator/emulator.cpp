@@ -1,9 +1,12 @@
-// The scheduler of the emulated device. Compiled without sanitizers; under ThreadSanitizer it announces every switch of fibers, and the only
-// orders between emulated threads are those announced here:
-//   launch    everything before a launch comes before each of its threads; blocks of one launch are not ordered, not even where one starts
+// The scheduler of the emulated device. Compiled without sanitizers; under ThreadSanitizer it
+// announces every switch of fibers, and the only orders between emulated threads are those
+// announced here:
+//   launch    everything before a launch comes before each of its threads; blocks of one launch are
+//   not ordered, not even where one starts
 //             after another has ended
 //   barrier   __syncthreads, __syncwarp and a grid-wide wait order the threads that meet there
-//   fence     a fence before an atomic releases, a fence after an atomic acquires what earlier such pairs on that address released
+//   fence     a fence before an atomic releases, a fence after an atomic acquires what earlier such
+//   pairs on that address released
 // Shuffles order nothing, as on the device.
 #include "cuda_runtime.h"
 #include "mma.h"
@@ -38,7 +41,8 @@ static void __tsan_release(void*) {}
 #endif
 
 #if defined(__x86_64__)
-// Saves the callee-saved registers on the stack, puts the stack pointer in *from, and continues where `to` was saved.
+// Saves the callee-saved registers on the stack, puts the stack pointer in *from, and continues
+// where `to` was saved.
 extern "C" void gaal_emulator_switch(void** from, void* to);
 asm(R"(
 .text
@@ -109,7 +113,8 @@ struct Block {
   unsigned waiting;
   unsigned done;
   unsigned warp_waiting[32];
-  char barrier_order[2];  // addresses that stand for an order; the two of neighbouring barriers differ
+  char barrier_order[2];  // addresses that stand for an order; the two of neighbouring barriers
+                          // differ
   unsigned barriers;
   char warp_order[32];
 };
@@ -183,7 +188,8 @@ void to_thread(Thread* thread) {
 // A fiber at the beginning of the kernel.
 void make_fiber(Thread* thread) {
   if (thread->stack == nullptr) {
-    void* const memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     thread->stack = static_cast<char*>(memory);
   }
@@ -230,17 +236,20 @@ void start_block(unsigned index) {
   __tsan_release(&device.launch_start);  // its memory was just poisoned
 }
 
-// The block's memory is kept until the launch ends, and for the race checker its fibers too: used again, they would order two blocks that
-// nothing orders. That checker knows some 8000 threads, so a launch under it must not have more.
+// The block's memory is kept until the launch ends, and for the race checker its fibers too: used
+// again, they would order two blocks that nothing orders. That checker knows some 8000 threads, so
+// a launch under it must not have more.
 void end_block(Block* block) {
-  if (!GAAL_EMULATOR_TSAN) device.idle.insert(device.idle.end(), block->threads.begin(), block->threads.end());
+  if (!GAAL_EMULATOR_TSAN)
+    device.idle.insert(device.idle.end(), block->threads.begin(), block->threads.end());
   device.blocks.erase(std::find(device.blocks.begin(), device.blocks.end(), block));
   device.ended.push_back(block);
 }
 
 void free_blocks(std::vector<Block*>& blocks) {
   for (Block* block : blocks) {
-    if (GAAL_EMULATOR_TSAN && &blocks == &device.ended) device.idle.insert(device.idle.end(), block->threads.begin(), block->threads.end());
+    if (GAAL_EMULATOR_TSAN && &blocks == &device.ended)
+      device.idle.insert(device.idle.end(), block->threads.begin(), block->threads.end());
     ::operator delete(block->shared, std::align_val_t{128});
     delete block;
   }
@@ -300,7 +309,8 @@ static void meet(const char* what) {
   const unsigned warp = self->index / kWarpSize;
   for (unsigned i = warp * kWarpSize; i < (warp + 1) * kWarpSize; ++i) {
     const Thread* const other = block->threads[i];
-    if (other->state == State::kAtWarp && std::strcmp(other->waits_for, what) != 0) fail("lanes of a warp meet at different operations");
+    if (other->state == State::kAtWarp && std::strcmp(other->waits_for, what) != 0)
+      fail("lanes of a warp meet at different operations");
   }
   if (++block->warp_waiting[warp] == kWarpSize) {
     block->warp_waiting[warp] = 0;
@@ -323,13 +333,15 @@ void exchange(const void* value, size_t bytes, const char* what) {
   if (what == nullptr) fail("only shuffles of whole warps are emulated");
   Thread* const self = device.running;
   ++self->exchanges;
-  for (size_t i = 0; i < bytes; ++i) self->slots[self->exchanges % 2][i] = static_cast<const unsigned char*>(value)[i];
+  for (size_t i = 0; i < bytes; ++i)
+    self->slots[self->exchanges % 2][i] = static_cast<const unsigned char*>(value)[i];
   meet(what);
 }
 
 const void* lane_value(unsigned from) {
   const Thread* const self = device.running;
-  return self->block->threads[self->index / kWarpSize * kWarpSize + from]->slots[self->exchanges % 2];
+  return self->block->threads[self->index / kWarpSize * kWarpSize + from]
+      ->slots[self->exchanges % 2];
 }
 
 void multiply_fragments(const float* a, const float* b, float* sum) {
@@ -340,7 +352,8 @@ void multiply_fragments(const float* a, const float* b, float* sum) {
   for (unsigned i = 0; i < kWarpSize; ++i) {
     const float* both[2];
     const unsigned char* const slot = static_cast<const unsigned char*>(lane_value(i));
-    for (size_t byte = 0; byte < sizeof(both); ++byte) reinterpret_cast<unsigned char*>(both)[byte] = slot[byte];
+    for (size_t byte = 0; byte < sizeof(both); ++byte)
+      reinterpret_cast<unsigned char*>(both)[byte] = slot[byte];
     of_a[i] = both[0];
     of_b[i] = both[1];
   }
@@ -381,7 +394,8 @@ void grid_barrier() {
   __tsan_release(&device.grid_order);
   if (++device.grid_waiting == device.grid.blocks * device.grid.threads) {
     device.grid_waiting = 0;
-    for (Block* block : device.blocks) release_waiters(block, State::kAtGrid, 0, static_cast<unsigned>(block->threads.size()));
+    for (Block* block : device.blocks)
+      release_waiters(block, State::kAtGrid, 0, static_cast<unsigned>(block->threads.size()));
     set_ready(self);
     to_scheduler();
   } else {
@@ -391,8 +405,10 @@ void grid_barrier() {
 }
 
 int launch(const Grid& grid, const std::function<void()>& kernel) {
-  const unsigned most = static_cast<unsigned>(device.shapes[device.current][0] * device.shapes[device.current][1]);
-  if (grid.blocks == 0 || grid.threads == 0 || grid.threads > 1024 || grid.threads % kWarpSize != 0) return cudaErrorInvalidValue;
+  const unsigned most =
+      static_cast<unsigned>(device.shapes[device.current][0] * device.shapes[device.current][1]);
+  if (grid.blocks == 0 || grid.threads == 0 || grid.threads > 1024 || grid.threads % kWarpSize != 0)
+    return cudaErrorInvalidValue;
   if (grid.cooperative && grid.blocks > most) return cudaErrorCooperativeLaunchTooLarge;
   ++device.counters.kernels;
   if (grid.cooperative) ++device.counters.cooperative_kernels;
@@ -407,7 +423,8 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
   std::vector<unsigned> order(grid.blocks);
   for (unsigned i = 0; i < grid.blocks; ++i) order[i] = i;
   for (unsigned i = grid.blocks; i > 1; --i) std::swap(order[i - 1], order[next_random() % i]);
-  const unsigned alive = grid.cooperative ? grid.blocks : 1 + static_cast<unsigned>(next_random() % most);
+  const unsigned alive =
+      grid.cooperative ? grid.blocks : 1 + static_cast<unsigned>(next_random() % most);
   unsigned started = 0;
   while (started < grid.blocks || !device.blocks.empty()) {
     while (started < grid.blocks && device.blocks.size() < alive) start_block(order[started++]);
@@ -416,7 +433,8 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
       for (const Block* block : device.blocks) {
         for (const Thread* thread : block->threads) {
           if (thread->state == State::kDone) continue;
-          device.error += " thread " + std::to_string(thread->index) + " of block " + std::to_string(block->index) + " at " + thread->waits_for;
+          device.error += " thread " + std::to_string(thread->index) + " of block " +
+                          std::to_string(block->index) + " at " + thread->waits_for;
           break;
         }
       }
@@ -428,7 +446,8 @@ int launch(const Grid& grid, const std::function<void()>& kernel) {
     device.ready.pop_back();
     to_thread(thread);
     if (!device.error.empty()) break;
-    if (thread->state == State::kDone && ++thread->block->done == grid.threads) end_block(thread->block);
+    if (thread->state == State::kDone && ++thread->block->done == grid.threads)
+      end_block(thread->block);
   }
   __tsan_acquire(&device.launch_end);
   free_blocks(device.ended);
@@ -449,7 +468,9 @@ int blocks_per_multiprocessor() { return device.shapes[device.current][1]; }
 
 const char* cudaGetErrorString(cudaError_t status) {
   if (status == cudaErrorLaunchFailure) return emulator::device.error.c_str();
-  return status == cudaSuccess ? "success" : status == cudaErrorInvalidValue ? "invalid value" : "too many blocks to be resident";
+  return status == cudaSuccess             ? "success"
+         : status == cudaErrorInvalidValue ? "invalid value"
+                                           : "too many blocks to be resident";
 }
 
 cudaError_t cudaGetDevice(int* device) {
@@ -475,7 +496,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device)
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) { return value <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
+  return value <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+}
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   ++emulator::device.counters.memsets;
@@ -485,9 +508,14 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
 
 // For tests that hold the library by ctypes.
 extern "C" {
-__attribute__((visibility("default"))) void gaal_emulator_seed(unsigned long long seed) { emulator::set_seed(seed); }
-__attribute__((visibility("default"))) int gaal_emulator_current_device() { return emulator::device.current; }
-__attribute__((visibility("default"))) void gaal_emulator_counts(int* kernels, int* cooperative, int* memsets) {
+__attribute__((visibility("default"))) void gaal_emulator_seed(unsigned long long seed) {
+  emulator::set_seed(seed);
+}
+__attribute__((visibility("default"))) int gaal_emulator_current_device() {
+  return emulator::device.current;
+}
+__attribute__((visibility("default"))) void gaal_emulator_counts(int* kernels, int* cooperative,
+                                                                 int* memsets) {
   *kernels = emulator::device.counters.kernels;
   *cooperative = emulator::device.counters.cooperative_kernels;
   *memsets = emulator::device.counters.memsets;

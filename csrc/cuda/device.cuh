@@ -1,7 +1,9 @@
-// What every kernel here shares: element types, 16-byte packs, reductions of fixed order, and the ticket of the last block.
+// What every kernel here shares: element types, 16-byte packs, reductions of fixed order, and the
+// ticket of the last block.
 //
-// The kernels use a small part of CUDA on purpose (one-dimensional grids, barriers, shuffles, one atomic, wmma), so that the tests can run
-// this very source on a CPU, thread by thread, under address and race checkers.
+// The kernels use a small part of CUDA on purpose (one-dimensional grids, barriers, shuffles, one
+// atomic, wmma), so that the tests can run this very source on a CPU, thread by thread, under
+// address and race checkers.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,13 +18,14 @@
 #define GAAL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 
-namespace gaal {
+namespace gaal::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Tells the compiler that a pointer leads to global memory. It cannot see that by itself in a function that is called, or where a pointer may
-// be null, and would then use slower accesses that work everywhere.
+// Tells the compiler that a pointer leads to global memory. It cannot see that by itself in a
+// function that is called, or where a pointer may be null, and would then use slower accesses that
+// work everywhere.
 template <typename T>
 __device__ __forceinline__ T* global(T* pointer) {
   __builtin_assume(__isGlobal(pointer));
@@ -55,13 +58,21 @@ __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162f
 template <typename T>
 __device__ __forceinline__ T from_float(float x);
 template <>
-__device__ __forceinline__ float from_float<float>(float x) { return x; }
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
 template <>
-__device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+__device__ __forceinline__ __half from_float<__half>(float x) {
+  return __float2half_rn(x);
+}
 template <>
-__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
 
-__host__ __device__ inline bool is_aligned16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+__host__ __device__ inline bool is_aligned16(const void* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
 
 template <typename I>
 __host__ __device__ constexpr I ceil_div(I a, I b) {
@@ -73,8 +84,8 @@ __host__ __device__ constexpr I round_up(I a, I b) {
   return ceil_div(a, b) * b;
 }
 
-// Sums `count` doubles over the block; every thread gets the results. The order depends on the block size alone.
-// `scratch` holds count * warps doubles. Begins and ends with a barrier.
+// Sums `count` doubles over the block; every thread gets the results. The order depends on the
+// block size alone. `scratch` holds count * warps doubles. Begins and ends with a barrier.
 template <int count>
 __device__ void block_sum(double (&values)[count], double* scratch) {
   const int warps = static_cast<int>(blockDim.x) / kWarp;
@@ -82,7 +93,8 @@ __device__ void block_sum(double (&values)[count], double* scratch) {
 #pragma unroll
   for (int i = 0; i < count; ++i) {
 #pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) values[i] += __shfl_xor_sync(kAllLanes, values[i], offset);
+    for (int offset = kWarp / 2; offset > 0; offset /= 2)
+      values[i] += __shfl_xor_sync(kAllLanes, values[i], offset);
   }
   __syncthreads();
   if (threadIdx.x % kWarp == 0) {
@@ -98,10 +110,12 @@ __device__ void block_sum(double (&values)[count], double* scratch) {
   __syncthreads();
 }
 
-// The largest of the threads' numbers, NaN apart; every thread gets it. `scratch` holds one float a warp. Begins and ends with a barrier.
+// The largest of the threads' numbers, NaN apart; every thread gets it. `scratch` holds one float a
+// warp. Begins and ends with a barrier.
 __device__ inline float block_max(float value, float* scratch) {
 #pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
   __syncthreads();
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
@@ -110,11 +124,13 @@ __device__ inline float block_max(float value, float* scratch) {
   return value;
 }
 
-// True in the last of `blocks` blocks that come here, for all its threads. What any of them wrote before is then visible to that block.
+// True in the last of `blocks` blocks that come here, for all its threads. What any of them wrote
+// before is then visible to that block.
 //
-// The barrier orders the block's writes before thread 0, whose fence releases them together with the ticket; the second fence makes the
-// reads that follow see what the tickets before this one released. Without the second one a stale line of the L1 cache may be read.
-// The counter wraps to 0 by itself, so that the same workspace may be used again.
+// The barrier orders the block's writes before thread 0, whose fence releases them together with
+// the ticket; the second fence makes the reads that follow see what the tickets before this one
+// released. Without the second one a stale line of the L1 cache may be read. The counter wraps to 0
+// by itself, so that the same workspace may be used again.
 __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks, int* flag) {
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -127,4 +143,4 @@ __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks,
   return *flag != 0;
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

@@ -1,99 +1,17 @@
 // softmax_stats and entropy_topk: one read of the logits; the block that finishes last selects.
-#include "row_stats.cuh"
+#include "cuda/row_scan.cuh"
+#include "cuda/row_stats.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kSelectThreads = 512;  // the last block sorts alone, so it gets more threads
 constexpr size_t kFlagBytes = 16;
-constexpr size_t kStatsBytes = 256;  // the flag, then one RowStats a warp; the keys to sort come after
-static_assert(kFlagBytes + kSelectThreads / kWarp * sizeof(RowStats) <= kStatsBytes, "the warps' statistics must fit");
-
-// Packs of a row that may begin at any element. Which thread adds which elements, and in which order, depends on their columns alone and not
-// on where the row lies: equal rows have equal entropies, to the bit, or ties between them would be broken by their addresses.
-template <typename T>
-struct RowPacks {
-  static constexpr int kSize = Pack<T>::kSize;
-  const T* row;
-  int64_t columns;
-  int shift;  // elements of the row's start past a 16-byte boundary
-
-  __device__ __forceinline__ RowPacks(const T* row_, int64_t columns_)
-      : row(row_), columns(columns_), shift(static_cast<int>(reinterpret_cast<std::uintptr_t>(row_) % 16 / sizeof(T))) {}
-
-  // Columns [i kSize, (i + 1) kSize), all inside the row.
-  __device__ __forceinline__ Pack<T> load(int64_t i) const {
-    const T* const first = row + i * kSize;
-    if (shift == 0) return load_pack(first);
-    // Two aligned accesses cover it, if both stay inside the row.
-    if (i > 0 && (i + 2) * kSize - shift <= columns) return join(load_pack(first - shift), load_pack(first - shift + kSize));
-    Pack<T> pack;
-#pragma unroll
-    for (int j = 0; j < kSize; ++j) pack.v[j] = first[j];
-    return pack;
-  }
-
-  // The pack that begins `shift` elements into `low`, and ends in `high`.
-  __device__ __forceinline__ Pack<T> join(const Pack<T>& low, const Pack<T>& high) const {
-    uint32_t word[8];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      word[i] = reinterpret_cast<const uint32_t*>(low.v)[i];
-      word[4 + i] = reinterpret_cast<const uint32_t*>(high.v)[i];
-    }
-    const int bytes = shift * static_cast<int>(sizeof(T));
-    if (bytes & 8) {
-#pragma unroll
-      for (int i = 0; i < 6; ++i) word[i] = word[i + 2];
-    }
-    if (bytes & 4) {
-#pragma unroll
-      for (int i = 0; i < 5; ++i) word[i] = word[i + 1];
-    }
-    Pack<T> pack;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      reinterpret_cast<uint32_t*>(pack.v)[i] = sizeof(T) == 2 && (bytes & 2) ? word[i] >> 16 | word[i + 1] << 16 : word[i];
-    }
-    return pack;
-  }
-};
-
-template <typename T, int packs>
-__device__ __forceinline__ void accumulate_packs(RowStats& stats, const RowPacks<T>& row, int64_t first, int64_t step) {
-  constexpr int size = Pack<T>::kSize;
-  Pack<T> pack[packs];
-#pragma unroll
-  for (int i = 0; i < packs; ++i) pack[i] = row.load(first + i * step);
-  float value[packs * size];
-#pragma unroll
-  for (int i = 0; i < packs; ++i) {
-#pragma unroll
-    for (int j = 0; j < size; ++j) value[i * size + j] = to_float(pack[i].v[j]);
-  }
-  accumulate(stats, value);
-}
-
-// x[0 .. n) by `lanes` threads.
-template <typename T>
-__device__ RowStats scan_row(const T* x, int64_t n, int lane, int lanes) {
-  constexpr int size = Pack<T>::kSize;
-  constexpr int packs = 16 / size;  // 16 values in flight for every element type
-  const RowPacks<T> row(x, n);
-  const int64_t count = n / size;
-  RowStats stats;
-  int64_t i = lane;
-  for (; i + (packs - 1) * static_cast<int64_t>(lanes) < count; i += static_cast<int64_t>(packs) * lanes) {
-    accumulate_packs<T, packs>(stats, row, i, lanes);
-  }
-  for (; i < count; i += lanes) accumulate_packs<T, 1>(stats, row, i, 0);
-  for (int64_t j = count * size + lane; j < n; j += lanes) {
-    const float value[1] = {to_float(x[j])};
-    accumulate(stats, value);
-  }
-  return stats;
-}
+constexpr size_t kStatsBytes =
+    256;  // the flag, then one RowStats a warp; the keys to sort come after
+static_assert(kFlagBytes + kSelectThreads / kWarp * sizeof(RowStats) <= kStatsBytes,
+              "the warps' statistics must fit");
 
 // The source row of a position, -1 for an illegal index.
 __device__ __forceinline__ int64_t source_row(const RowsArgs& a, int64_t position) {
@@ -110,7 +28,8 @@ __device__ void write_row(const RowsArgs& a, int64_t position, RowStats stats) {
   if (a.target == nullptr) return;
   const int64_t target = row < 0 ? -1 : a.target[row];
   const bool legal = target >= 0 && target < a.columns;
-  const float logit = legal ? to_float(static_cast<const T*>(a.logits)[row * a.stride + target]) : NAN;
+  const float logit =
+      legal ? to_float(static_cast<const T*>(a.logits)[row * a.stride + target]) : NAN;
   // log s - (x_y - m): lse - x_y would cancel where the logits are large.
   if (a.nll != nullptr) a.nll[position] = log_sum(stats) - (logit - stats.max);
   if (a.meta == nullptr) return;
@@ -143,7 +62,8 @@ __device__ inline void summarize(const RowsArgs& a, double* scratch) {
 // Work that needs every row: what the last block to arrive does.
 template <typename T>
 __device__ void finish(const RowsArgs& a, unsigned char* shared) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.clear_count; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.clear_count;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     a.clear[i] = 0;
   }
   if (a.parts == 1 && a.k < 0 && a.total == nullptr) return;
@@ -151,7 +71,8 @@ __device__ void finish(const RowsArgs& a, unsigned char* shared) {
   if (a.parts > 1) {
     for (int64_t position = threadIdx.x; position < a.rows; position += blockDim.x) {
       RowStats stats = a.partial[position * a.parts];
-      for (int part = 1; part < a.parts; ++part) stats = merge(stats, a.partial[position * a.parts + part]);
+      for (int part = 1; part < a.parts; ++part)
+        stats = merge(stats, a.partial[position * a.parts + part]);
       write_row<T>(a, position, stats);
     }
     __syncthreads();
@@ -169,14 +90,17 @@ __device__ void finish(const RowsArgs& a, unsigned char* shared) {
 
 // `lanes` lanes of a warp per row: rows of up to a few thousand columns.
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads, 2) rows_by_lanes(const __grid_constant__ RowsArgs a, int lanes) {
+__global__ void __launch_bounds__(kSelectThreads, 2)
+    rows_by_lanes(const __grid_constant__ RowsArgs a, int lanes) {
   GAAL_DYNAMIC_SHARED(shared);
-  const int64_t position = static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
+  const int64_t position =
+      static_cast<int64_t>(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   RowStats stats;
   if (position < a.rows) {
     const int64_t row = source_row(a, position);
-    if (row >= 0) stats = scan_row(static_cast<const T*>(a.logits) + row * a.stride, a.columns, lane, lanes);
+    if (row >= 0)
+      stats = scan_row(static_cast<const T*>(a.logits) + row * a.stride, a.columns, lane, lanes);
   }
   stats = merge_lanes(stats, lanes);
   if (lane == 0 && position < a.rows) write_row<T>(a, position, stats);
@@ -185,7 +109,8 @@ __global__ void __launch_bounds__(kSelectThreads, 2) rows_by_lanes(const __grid_
 
 // One block, or `parts` blocks, per row.
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads, 2) rows_by_blocks(const __grid_constant__ RowsArgs a) {
+__global__ void __launch_bounds__(kSelectThreads, 2)
+    rows_by_blocks(const __grid_constant__ RowsArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   const int64_t position = blockIdx.x / a.parts;
   const int part = static_cast<int>(blockIdx.x % a.parts);
@@ -194,8 +119,8 @@ __global__ void __launch_bounds__(kSelectThreads, 2) rows_by_blocks(const __grid
   const int64_t row = source_row(a, position);
   RowStats stats;
   if (row >= 0) {
-    stats = scan_row(static_cast<const T*>(a.logits) + row * a.stride + begin, end - begin, static_cast<int>(threadIdx.x),
-                     static_cast<int>(blockDim.x));
+    stats = scan_row(static_cast<const T*>(a.logits) + row * a.stride + begin, end - begin,
+                     static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
   }
   stats = merge_lanes(stats, kWarp);
   RowStats* of_warp = reinterpret_cast<RowStats*>(shared + kFlagBytes);
@@ -219,7 +144,8 @@ template <typename T>
 void enqueue(const RowsPlan& plan, const RowsArgs& args, cudaStream_t stream) {
   const bool select = args.k >= 0;
   const unsigned threads = select && args.rows > kSelectThreads ? kSelectThreads : kThreads;
-  const size_t keys = select ? power_of_two_from(static_cast<int>(args.rows)) * sizeof(uint64_t) : 0;
+  const size_t keys =
+      select ? power_of_two_from(static_cast<int>(args.rows)) * sizeof(uint64_t) : 0;
   const size_t shared_bytes = kStatsBytes + keys;
   if (plan.lanes > 0) {
     const int64_t rows_per_block = threads / plan.lanes;
@@ -242,14 +168,16 @@ RowsWorkspace lay_out(const RowsPlan& plan, int64_t rows, bool select) {
   RowsWorkspace at{};
   at.entropy = 256;
   at.partial = at.entropy + round_up<size_t>(select ? rows * sizeof(float) : 0, 256);
-  at.bytes = at.partial + (plan.parts > 1 ? static_cast<size_t>(rows) * plan.parts * sizeof(RowStats) : 0);
+  at.bytes =
+      at.partial + (plan.parts > 1 ? static_cast<size_t>(rows) * plan.parts * sizeof(RowStats) : 0);
   return at;
 }
 
 }  // namespace
 
-// A lane for every two to four 16-byte packs of a float32 row; a block for rows that a warp would read for too long; several blocks for a
-// row where there are fewer rows than multiprocessors, each part still long enough to pay for the merge.
+// A lane for every two to four 16-byte packs of a float32 row; a block for rows that a warp would
+// read for too long; several blocks for a row where there are fewer rows than multiprocessors, each
+// part still long enough to pay for the merge.
 RowsPlan plan_rows(int device, int64_t rows, int64_t columns) {
   if (columns <= 1024) {
     int lanes = 1;
@@ -281,7 +209,8 @@ size_t softmax_stats_workspace(int device, int64_t rows, int64_t columns) {
   return plan.parts > 1 ? lay_out(plan, rows, false).bytes : 0;
 }
 
-void softmax_stats(const Call& call, const Matrix& logits, const int64_t* target, float* entropy, float* lse, float* nll, void* workspace) {
+void softmax_stats(const Call& call, const Matrix& logits, const int64_t* target, float* entropy,
+                   float* lse, float* nll, void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   const RowsPlan plan = plan_rows(call.device, logits.rows, logits.columns);
@@ -308,9 +237,11 @@ size_t entropy_topk_workspace(int device, int64_t rows, int64_t columns) {
   return lay_out(plan_rows(device, rows, columns), rows, true).bytes;
 }
 
-// The ticket lies in the call's own workspace and is cleared in the stream's order. A counter kept per device or stream would save that
-// memset, but a graph replayed on another stream than it was captured on would share it with whatever runs there.
-void entropy_topk(const Call& call, const Matrix& logits, int k, float* entropy, int64_t* index, void* workspace) {
+// The ticket lies in the call's own workspace and is cleared in the stream's order. A counter kept
+// per device or stream would save that memset, but a graph replayed on another stream than it was
+// captured on would share it with whatever runs there.
+void entropy_topk(const Call& call, const Matrix& logits, int k, float* entropy, int64_t* index,
+                  void* workspace) {
   if (logits.rows > kMaxSelection) throw std::runtime_error("entropy_topk: too many rows");
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
@@ -336,12 +267,14 @@ std::string obstacle(int device) {
   try {
     const DeviceGuard guard(device);
     cudaFuncAttributes attributes{};
-    check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(rows_by_blocks<float>)), "loading the kernels");
+    check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(rows_by_blocks<float>)),
+          "loading the kernels");
   } catch (const std::runtime_error& error) {
-    static_cast<void>(cudaGetLastError());  // the failure is reported here and must not surface in a later call
+    static_cast<void>(
+        cudaGetLastError());  // the failure is reported here and must not surface in a later call
     return error.what();
   }
   return {};
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda

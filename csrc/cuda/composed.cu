@@ -1,11 +1,13 @@
-// What stands between the library's matrix products where a shape is large enough for them: residuals from logits, and v from Gram matrices.
+// What stands between the library's matrix products where a shape is large enough for them:
+// residuals from logits, and v from Gram matrices.
 #include <algorithm>
 
-#include "head_gradient.cuh"
-#include "projection_core.cuh"
-#include "row_stats.cuh"
+#include "common/projection.h"
+#include "cuda/head_gradient.cuh"
+#include "cuda/projection.cuh"
+#include "cuda/row_stats.cuh"
 
-namespace gaal {
+namespace gaal::cuda {
 namespace {
 
 constexpr int kThreads = 256;
@@ -27,15 +29,18 @@ struct ResidualArgs {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) write_residuals(const __grid_constant__ ResidualArgs a) {
+__global__ void __launch_bounds__(kThreads)
+    write_residuals(const __grid_constant__ ResidualArgs a) {
   const int64_t position = blockIdx.x / a.blocks_per_row;
   const int64_t source = a.index == nullptr ? position : a.index[position];
-  const RowMeta meta = scaled(a.metas[position], static_cast<float>(static_cast<double>(a.count) / *a.total * *a.sigma));
+  const RowMeta meta = scaled(
+      a.metas[position], static_cast<float>(static_cast<double>(a.count) / *a.total * *a.sigma));
   const bool legal = source >= 0 && source < a.source_rows;
   const T* const from = static_cast<const T*>(a.logits) + (legal ? source : 0) * a.stride;
   T* const to = static_cast<T*>(a.out) + position * a.out_stride;
   // meta is NaN for an illegal source
-  const int first = static_cast<int>(blockIdx.x % a.blocks_per_row) * kThreads + static_cast<int>(threadIdx.x);
+  const int first =
+      static_cast<int>(blockIdx.x % a.blocks_per_row) * kThreads + static_cast<int>(threadIdx.x);
   const int step = a.blocks_per_row * kThreads;
   const int classes = static_cast<int>(a.classes);
   const int packs = is_aligned16(from) && is_aligned16(to) ? classes / Pack<T>::kSize : 0;
@@ -47,7 +52,8 @@ __global__ void __launch_bounds__(kThreads) write_residuals(const __grid_constan
     }
     store_pack(to + i * static_cast<int64_t>(Pack<T>::kSize), pack);
   }
-  for (int c = packs * Pack<T>::kSize + first; c < classes; c += step) to[c] = from_float<T>(residual_of(to_float(from[c]), meta, c));
+  for (int c = packs * Pack<T>::kSize + first; c < classes; c += step)
+    to[c] = from_float<T>(residual_of(to_float(from[c]), meta, c));
 }
 
 struct GramArgs {
@@ -61,10 +67,11 @@ struct GramArgs {
   unsigned* ticket;
   double* v;
   float* scalars;
-  ProjectionRule rule;
+  DeviceRule rule;
 };
 
-__global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_constant__ GramArgs a) {
+__global__ void __launch_bounds__(kThreads)
+    gram_inner_products(const __grid_constant__ GramArgs a) {
   GAAL_DYNAMIC_SHARED(shared);
   double* const scratch = reinterpret_cast<double*>(shared);
   int* const flag = reinterpret_cast<int*>(shared + kScratchBytes);
@@ -72,7 +79,8 @@ __global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_con
   double sums[3] = {0.0, 0.0, 0.0};
   for (int64_t i = blockIdx.x; i < all; i += gridDim.x) {
     for (int64_t j = threadIdx.x; j < all; j += kThreads) {
-      const double term = static_cast<double>(a.residual_gram[i * all + j]) * (a.feature_gram[i * all + j] + a.bias_feature);
+      const double term = static_cast<double>(a.residual_gram[i * all + j]) *
+                          (a.feature_gram[i * all + j] + a.bias_feature);
       if (i < a.rows && j >= a.rows) sums[0] += term;
       if (i >= a.rows && j >= a.rows) sums[1] += term;
       if (i < a.rows && j < a.rows) sums[2] += term;
@@ -86,7 +94,8 @@ __global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_con
   if (!is_last_block(a.ticket, gridDim.x, flag)) return;
   for (int i = 0; i < 3; ++i) {
     sums[i] = 0.0;
-    for (int block = static_cast<int>(threadIdx.x); block < blocks; block += kThreads) sums[i] += a.partial[i * blocks + block];
+    for (int block = static_cast<int>(threadIdx.x); block < blocks; block += kThreads)
+      sums[i] += a.partial[i * blocks + block];
   }
   block_sum(sums, scratch);
   if (threadIdx.x == 0) {
@@ -95,31 +104,32 @@ __global__ void __launch_bounds__(kThreads) gram_inner_products(const __grid_con
     // Rounding may leave a norm of 0 slightly below it. NaN stays.
     const double guide_norm2 = sums[1] < 0.0 ? 0.0 : sums[1] / (k * k);
     const double grad_norm2 = sums[2] < 0.0 ? 0.0 : sums[2] / (rows * rows);
-    const Projection p = project(sums[0] / (rows * k), guide_norm2, grad_norm2, a.rule);
-    *a.v = p.v;
-    a.scalars[0] = static_cast<float>(p.v);
-    a.scalars[1] = static_cast<float>(p.dot);
-    a.scalars[2] = static_cast<float>(p.guide_norm2);
-    a.scalars[3] = static_cast<float>(p.grad_norm2);
+    const InnerProducts products{sums[0] / (rows * k), guide_norm2, grad_norm2};
+    const double v = correction(products, read_rule(a.rule));
+    *a.v = v;
+    store_scalars(a.scalars, v, products);
   }
 }
 
 template <typename T>
 __device__ void multiply_all(T* data, int64_t count, const Factor& factor) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
     data[i] = from_float<T>(factor.times(to_float(data[i])));
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) unscale_all(T* data, int64_t count, const double* sigma) {
+__global__ void __launch_bounds__(kThreads)
+    unscale_all(T* data, int64_t count, const double* sigma) {
   if (*sigma != 1.0) multiply_all(data, count, Factor(1.0 / *sigma));
 }
 
 // The residuals of the batch, then those of the guide, as one product wants them.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    scale_residuals(T* residuals, int64_t of_batch, int64_t of_guide, double factor, const double* v, const double* sigmas) {
+    scale_residuals(T* residuals, int64_t of_batch, int64_t of_guide, double factor,
+                    const double* v, const double* sigmas) {
   if (sigmas[0] != 1.0) multiply_all(residuals, of_batch, Factor(1.0 / sigmas[0]));
   multiply_all(residuals + of_batch, of_guide, Factor(*v * factor / sigmas[1]));
 }
@@ -140,29 +150,36 @@ ResidualWorkspace lay_out(int device, int64_t count, int64_t classes) {
   at.weights = at.metas + round_up<size_t>(count * sizeof(RowMeta), 256);
   at.nll = at.weights + round_up<size_t>(count * sizeof(float), 256);
   at.partial = at.nll + round_up<size_t>(count * sizeof(float), 256);
-  at.bytes = at.partial + (at.rows.parts > 1 ? static_cast<size_t>(count) * at.rows.parts * sizeof(RowStats) : 0);
+  at.bytes =
+      at.partial +
+      (at.rows.parts > 1 ? static_cast<size_t>(count) * at.rows.parts * sizeof(RowStats) : 0);
   return at;
 }
 
 unsigned gram_blocks(int device, int64_t all) {
-  return static_cast<unsigned>(std::min<int64_t>(all, 2 * static_cast<int64_t>(device_info(device).multiprocessors)));
+  return static_cast<unsigned>(
+      std::min<int64_t>(all, 2 * static_cast<int64_t>(device_info(device).multiprocessors)));
 }
 
 // For a kernel that walks over so many elements.
 Launch walk(const Call& call, int64_t count) {
   const int64_t wanted = std::max<int64_t>(1, ceil_div<int64_t>(count, 4 * kThreads));
   const int64_t most = 8 * static_cast<int64_t>(device_info(call.device).multiprocessors);
-  return {static_cast<unsigned>(std::min(wanted, most)), kThreads, 0, static_cast<cudaStream_t>(call.stream)};
+  return {static_cast<unsigned>(std::min(wanted, most)), kThreads, 0,
+          static_cast<cudaStream_t>(call.stream)};
 }
 
 constexpr size_t kTotalAt = 8;  // in a workspace, behind the ticket
 
 }  // namespace
 
-size_t ce_residual_workspace(int device, int64_t count, int64_t classes) { return lay_out(device, count, classes).bytes; }
+size_t ce_residual_workspace(int device, int64_t count, int64_t classes) {
+  return lay_out(device, count, classes).bytes;
+}
 
-void ce_residual(const Call& call, const Matrix& logits, const int64_t* target, const int64_t* index, int64_t count,
-                 const float* class_weights, void* out, int64_t out_stride, double* sigma, float* loss, void* workspace) {
+void ce_residual(const Call& call, const Matrix& logits, const int64_t* target,
+                 const int64_t* index, int64_t count, const float* class_weights, void* out,
+                 int64_t out_stride, double* sigma, float* loss, void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   const ResidualWorkspace at = lay_out(call.device, count, logits.columns);
@@ -214,17 +231,23 @@ void unscale(const Call& call, void* data, int64_t count, const double* sigma) {
   const DeviceGuard guard(call.device);
   const Launch shape = walk(call, count);
   switch (call.dtype) {
-    case DType::kFloat32: return launch(unscale_all<float>, shape, static_cast<float*>(data), count, sigma);
-    case DType::kFloat16: return launch(unscale_all<__half>, shape, static_cast<__half*>(data), count, sigma);
-    case DType::kBFloat16: return launch(unscale_all<__nv_bfloat16>, shape, static_cast<__nv_bfloat16*>(data), count, sigma);
+    case DType::kFloat32:
+      return launch(unscale_all<float>, shape, static_cast<float*>(data), count, sigma);
+    case DType::kFloat16:
+      return launch(unscale_all<__half>, shape, static_cast<__half*>(data), count, sigma);
+    case DType::kBFloat16:
+      return launch(unscale_all<__nv_bfloat16>, shape, static_cast<__nv_bfloat16*>(data), count,
+                    sigma);
   }
 }
 
-size_t gram_project_workspace(int device, int64_t rows, int64_t k) { return 256 + 3 * sizeof(double) * gram_blocks(device, rows + k); }
+size_t gram_project_workspace(int device, int64_t rows, int64_t k) {
+  return 256 + 3 * sizeof(double) * gram_blocks(device, rows + k);
+}
 
-void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram, const float* feature_gram, bool has_bias,
-                  const double* sigmas, void* residuals, int64_t classes, const ProjectionOptions& options, float* scalars,
-                  void* workspace) {
+void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram,
+                  const float* feature_gram, bool has_bias, const double* sigmas, void* residuals,
+                  int64_t classes, const DeviceRule& rule, float* scalars, void* workspace) {
   const DeviceGuard guard(call.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
   GramArgs args{};
@@ -238,15 +261,17 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
   args.sigmas = sigmas;
   args.v = reinterpret_cast<double*>(static_cast<char*>(workspace) + kTotalAt);
   args.scalars = scalars;
-  args.rule = rule_of(options);
+  args.rule = rule;
   check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
-  launch(gram_inner_products, {gram_blocks(call.device, rows + k), kThreads, kScratchBytes + 16, stream}, args);
+  launch(gram_inner_products,
+         {gram_blocks(call.device, rows + k), kThreads, kScratchBytes + 16, stream}, args);
 
   const double factor = static_cast<double>(rows) / static_cast<double>(k);
   const Launch shape = walk(call, k * classes);
   const double* const v = args.v;
   const auto enqueue = [&](auto* first) {
-    launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first, rows * classes, k * classes, factor, v, sigmas);
+    launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first, rows * classes,
+           k * classes, factor, v, sigmas);
   };
   switch (call.dtype) {
     case DType::kFloat32: return enqueue(static_cast<float*>(residuals));
@@ -255,4 +280,4 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
   }
 }
 
-}  // namespace gaal
+}  // namespace gaal::cuda
