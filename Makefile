@@ -1,6 +1,10 @@
 # Two commands do everything on a machine with only Python >= 3.11 and make:
 #   make train    set up, then train on the built-in demo set (ARGS="--data.csv my.csv ..." for your own)
 #   make test     set up, then run every test this machine can run
+# For those who change the code:
+#   make lint     ruff, mypy and clang-format, each set up as needed
+#   make docs     the API reference of the docstrings as HTML in build/docs
+#   make examples every file of examples/, with Lightning and accelerate
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= auto
@@ -8,13 +12,24 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: train test install doctor bench clean
+.PHONY: train test lint docs examples install doctor bench clean
 
 train: $(STAMP)
 	$(BIN)/python -m gaal_fast.train $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(VENV)/.extra-lint
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" .ci/lint
+
+docs: $(VENV)/.extra-docs
+	$(BIN)/python -m pdoc --docformat google --output-directory build/docs \
+	  gaal_fast '!gaal_fast._native_cpu' '!gaal_fast._native_cuda'
+	@echo "build/docs/index.html"
+
+examples: $(VENV)/.extra-examples
+	$(BIN)/python -m pytest tests/test_examples.py $(ARGS)
 
 doctor: $(STAMP)
 	$(BIN)/python -m gaal_fast.doctor $(ARGS)
@@ -29,6 +44,13 @@ $(STAMP): pyproject.toml setup.py $(NATIVE_SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing gaal_fast and what it needs into $(VENV) (torch with CUDA is about 6 GB; minutes on a new machine)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+# An extra of pyproject.toml on top of the installation, which is not built again for it.
+$(VENV)/.extra-%: $(STAMP)
+	@$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["project"]["optional-dependencies"]["$*"], sep="\n")' \
+	  < pyproject.toml > $(VENV)/$*.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/$*.txt
 	@touch $@
 
 clean:
