@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from gaal_fast.runs import folder as run_folder
 from gaal_fast.files import replacing
+from gaal_fast.runs import folder as run_folder
 from gaal_fast.runs.folder import RunFolder
 
 COLOURS = {
