@@ -79,8 +79,8 @@ def _one(
     """Train one run in a folder that is thrown away; returns its summary."""
     import torch
 
+    from gaal_fast.engine.experiment import run_one
     from gaal_fast.runs.folder import RunFolder
-    from gaal_fast.train import run_one
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -168,16 +168,24 @@ def main() -> int:
         parser.error(f"--data: no leaf.csv in {arguments.data}")
     options = dict(pair.split("=", 1) for pair in arguments.gaal.split(",") if pair)
     summaries = run(
-        arguments.data, range(arguments.seeds), methods=arguments.methods.split(","), column_sets=arguments.columns.split(","),
-        options=options, jobs=arguments.jobs,
-    )  # fmt: skip
+        arguments.data,
+        range(arguments.seeds),
+        methods=arguments.methods.split(","),
+        column_sets=arguments.columns.split(","),
+        options=options,
+        jobs=arguments.jobs,
+    )
     rows = tabulate(summaries, arguments.part)
 
-    from gaal_fast.compare import table
     from gaal_fast.runs import figures
+    from gaal_fast.runs.comparison import Row, table
+    from gaal_fast.runs.naming import stored_row
 
-    for columns in dict.fromkeys(row["columns"] for row in rows):
-        mine = [row for row in rows if row["columns"] == columns]
+    by_columns: dict[str, list[Row]] = {}
+    for row in rows:
+        own = Row(row["method"], row["modality"], row["accuracy"], row["std"], row["seeds"])
+        by_columns.setdefault(row["columns"], []).append(own)
+    for columns, mine in by_columns.items():
         print(
             f"\nimage + {columns} columns ({arguments.part}, {arguments.seeds}"
             f" seeds)\n{table(mine)}"
@@ -187,12 +195,9 @@ def main() -> int:
         with (arguments.out / "leaf99.csv").open("w", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
-        for columns in dict.fromkeys(row["columns"] for row in rows):
-            figures.comparison(
-                [row for row in rows if row["columns"] == columns],
-                arguments.out / f"leaf99-{columns}.png",
-            )
+            writer.writerows(stored_row(row) for row in rows)
+        for columns, mine in by_columns.items():
+            figures.comparison(mine, arguments.out / f"leaf99-{columns}.png")
     return 0
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gaal_fast.config import Parser
 from gaal_fast.config.command import command
-from gaal_fast.runs import folder as run_folder
+from gaal_fast.runs.environment import environment
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m gaal_fast.doctor",
         description="Report the installation and check every op against plain torch.",
+        example="python -m gaal_fast.doctor",
     )
     parser.parse(argv)
     from gaal_fast import ops
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _installation() -> Iterator[str]:
-    found = run_folder.environment()
+    found = environment()
     yield f"gaal_fast {found['gaal_fast']}, Python {found['python']}, {found['platform']}"
     yield "  ".join(
         f"{name} {version or '(not installed)'}" for name, version in found["packages"].items()
@@ -124,19 +125,23 @@ def _calls(device: torch.device) -> dict[str, tuple[list[Tensor], Callable[..., 
         normal(CLASSES, WIDTH),
     )
 
+    def stats(z: Tensor) -> list[Tensor]:
+        return [value for value in ops.softmax_stats(z, target) if value is not None]
+
     def project(g: Tensor, p: Tensor) -> list[Tensor]:
         repaired = g.clone()
         result = ops.project_([repaired], [p], epsilon=0.1, relative=True)
         return [repaired, *result]
 
     def guided(u: Tensor, p: Tensor, w: Tensor, b: Tensor) -> list[Tensor]:
-        step: Any = ops.guided_linear_ce(
+        step = ops.guided_linear_ce(
             u, target, p, target, w, b, top_k=TOP, epsilon=0.1, relative=True
         )
-        return [step.loss, step.grad_features, step.grad_weight, step.grad_bias, *step.projection]
+        parts = [step.loss, step.grad_features, step.grad_weight, step.grad_bias, *step.projection]
+        return [part for part in parts if part is not None]
 
     return {
-        "softmax_stats": ([logits], lambda z: list(ops.softmax_stats(z, target))),
+        "softmax_stats": ([logits], stats),
         "entropy_topk": ([logits], lambda z: [ops.entropy_topk(z, TOP)[0]]),
         "linear_ce_grad": ([features, logits], lambda u, z: list(ops.linear_ce_grad(u, z, target))),
         "project_": ([gradient, guiding], project),

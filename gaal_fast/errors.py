@@ -1,9 +1,9 @@
-"""The exceptions that a command turns into a single line and an exit code."""
+"""The exceptions that a command turns into a single line and an exit code, and words for them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -12,8 +12,8 @@ class UserError(Exception):
 
     Args:
         message: The line. Where ``key`` is given it goes on from the key: ``"must be cpu, got x"``.
-        key: The dotted key at fault, such as ``"train.device"``. A command whose flag for it has
-            another name (``--device``) says that one.
+        key: The dotted key at fault, such as ``"train.device"``, or the flag of a command without
+            its dashes. A command whose flag for it has another name (``--device``) says that one.
     """
 
     def __init__(self, message: str, key: str | None = None) -> None:
@@ -33,7 +33,7 @@ class UserError(Exception):
 
 
 class AlreadyFinished(UserError):
-    """There is nothing to go on with: the run has come to the end that its configuration asks for."""
+    """There is nothing to go on with: the run has come to the end that was asked for."""
 
 
 class Interrupted(Exception):
@@ -50,7 +50,29 @@ def carried_by_errors(warnings: list[str]) -> Iterator[None]:
         raise
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def closest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known name that looks most like ``name``.
+
+    Args:
+        name: What was asked for.
+        known: What there is.
+        cutoff: Smallest likeness, from 0 (anything) to 1 (equal).
+
+    Returns:
+        The name as it stands in ``known``, or None where nothing is as much alike.
+    """
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` or nothing, for messages about unknown names."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    found = closest(name, known)
+    return f"; did you mean {found}?" if found else ""
+
+
+def some(names: Iterable[object], limit: int = 5) -> str:
+    """``"a", "b" and 3 more``: at most ``limit`` names for a message of one line."""
+    names = list(names)
+    shown = ", ".join(f'"{name}"' for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -4,29 +4,27 @@ table.
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
+from gaal_fast.config import INFERENCE_FLAGS, Parser, TableSettings, add_table_flags, table_settings
 from gaal_fast.config.command import (
     add_inference_flags,
     check_new_file,
     command,
     pick_device,
-    warn,
+    warn_all,
     worker_count,
 )
 from gaal_fast.errors import UserError
-from gaal_fast.files import write_text
-from gaal_fast.runs import folder as run_folder
+from gaal_fast.runs.naming import FUSED
+from gaal_fast.runs.summary import Scores, fused_first, write_scores
 
 if TYPE_CHECKING:
-    from gaal_fast.engine import Predictions
-    from gaal_fast.engine.inference import TrainedRun
+    from gaal_fast.engine import Predictions, TrainedRun
 
 WORDS = {
     "accuracy": "accuracy",
@@ -39,11 +37,21 @@ WORDS = {
 
 @command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
+    table = table_settings(arguments)
+    _check(arguments, table)
+    _evaluate(arguments, table, worker_count(arguments.workers))
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m gaal_fast.evaluate",
         description=(
             "Score a trained run: on a part of its own split, or on another labelled table."
         ),
+        leading=("--run", "--csv", "--out"),
+        example="python -m gaal_fast.evaluate --run runs/cars-gaal --picture confusion.png",
     )
     parser.add_argument(
         "--run", type=Path, required=True, metavar="DIR", help="run folder of a training"
@@ -68,110 +76,80 @@ def main(argv: Sequence[str]) -> int:
     )
     add_inference_flags(parser)
     add_table_flags(parser)
-    arguments = parser.parse(argv)
-    table = table_settings(arguments)
-    if arguments.csv is None and arguments.images is not None:
-        raise UserError("--images goes with --csv")
-    said = [f"--{name}" for name, value in table.items() if value is not None]
-    if arguments.csv is None and said:
-        raise UserError(f"{said[0]} goes with --csv")
-    if arguments.csv is not None and arguments.split is not None:
-        raise UserError("--split is about the run's own data: leave out --csv or --split")
-    check_new_file("--out", arguments.out)
-    check_new_file("--picture", arguments.picture)
-    if arguments.picture is not None:
-        check_image_format(arguments.picture)
-        if arguments.out is not None and arguments.out.absolute() == arguments.picture.absolute():
-            raise UserError(f"--out and --picture name the same file: {arguments.out}")
-    arguments.workers = worker_count(arguments.workers)
-    return evaluate(arguments, table)
+    return parser
 
 
-def check_image_format(path: Path) -> None:
-    """Refuse a file that matplotlib cannot draw, before any work is done."""
+def _check(arguments: Namespace, table: TableSettings) -> None:
+    """Refuse flags that do not go together and files that cannot be written, before any work is
+    done.
+    """
+    own_data = arguments.csv is None
+    needing = ["images"] if arguments.images is not None else []
+    needing += [name for name, value in table.items() if value is not None]
+    if own_data and needing:
+        raise UserError("goes with --csv", key=needing[0])
+    if not own_data and arguments.split is not None:
+        raise UserError("is about the run's own data: leave out --csv or --split", key="split")
+    check_new_file("out", arguments.out)
+    check_new_file("picture", arguments.picture)
+    if arguments.picture is None:
+        return
+    _check_image_format(arguments.picture)
+    if arguments.out is not None and arguments.out.absolute() == arguments.picture.absolute():
+        raise UserError(f"--out and --picture name the same file: {arguments.out}")
+
+
+def _check_image_format(path: Path) -> None:
     from gaal_fast.runs.figures import formats
 
     if path.suffix[1:].lower() not in formats():
-        raise UserError(
-            f"--picture: {path} must end in .png, or another of"
-            f" {', '.join(f'.{name}' for name in formats())}"
-        )
+        others = ", ".join(f".{name}" for name in formats())
+        raise UserError(f": {path} must end in .png, or another of {others}", key="picture")
 
 
-def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
-    """Read, predict, score and write what the command line says; table: how the text of its table
-    is read.
-    """
+def _evaluate(arguments: Namespace, table: TableSettings, workers: int | None) -> None:
     device = pick_device(arguments.device)
-    import numpy as np
-    from sklearn.metrics import confusion_matrix
-
-    from gaal_fast.engine import scores
-    from gaal_fast.engine.inference import TrainedRun
-    from gaal_fast.runs import figures
+    from gaal_fast.engine import TrainedRun, confusion_counts, scores
+    from gaal_fast.runs.figures import confusion
 
     run = TrainedRun.load(arguments.run, device=device)
-    run.warn_if_unfinished(warn)
-    if arguments.csv is None:
-        predictions = _on_own_data(run, arguments.split or "test", arguments.workers)
-    else:
-        data = run.read(arguments.csv, arguments.images, labelled=True, **table)
-        for message in data.warnings:
-            warn(message)
-        predictions = run.predict(data, workers=arguments.workers)
+    warn_all(run.doubts())
+    predictions = _predictions(run, arguments, table, workers)
     found = scores(predictions)
-    if not found["rows"]["multi"]:
-        raise UserError(f"--csv: {arguments.csv} has no row whose label the model knows")
-    print(_table(found))
+    if not found["rows"][FUSED]:
+        raise UserError(f": {arguments.csv} has no row whose label the model knows", key="csv")
+    print(score_table(found))
     if arguments.out is not None:
-        write_text(arguments.out, json.dumps(found, indent=2) + "\n")
+        write_scores(arguments.out, found)
     if arguments.picture is not None:
-        known = predictions.target >= 0
-        guess = predictions.logits["multi"].argmax(axis=1)
-        matrix = confusion_matrix(
-            predictions.target[known], guess[known], labels=np.arange(len(run.classes))
-        )
-        figures.confusion(matrix, [str(name) for name in run.classes], arguments.picture)
-    return 0
+        names = [str(name) for name in run.classes]
+        confusion(confusion_counts(predictions, len(names)), names, arguments.picture)
 
 
-def _on_own_data(run: TrainedRun, part: str, workers: int | None) -> Predictions:
-    from gaal_fast.data import load_data
-    from gaal_fast.data.reading import Reading
-
-    config, folder = run.folder.located(run.config).data, run.folder
-    if not Path(config.csv).expanduser().exists():
-        raise UserError(
-            f"--run: {config.csv}, which {folder.path} was trained on, is not there; give a table"
-            " with --csv"
-        )
-    data = load_data(config, progress=run.config.train.progress, reading=Reading.load(folder.path))
-    if data.fingerprint != folder.read_json(run_folder.DATA)["fingerprint"]:
-        raise UserError(
-            f"--run: {config.csv} is no longer what {folder.path} was trained on; give a table with"
-            " --csv"
-        )
-    rows = getattr(data.split, part)
-    if not len(rows):
-        raise UserError(
-            f"--split: the run has no {part} part; name another one, or give a table with --csv"
-        )
-    return run.predict_dataset(data.dataset(rows), workers=workers)
+def _predictions(
+    run: TrainedRun, arguments: Namespace, table: TableSettings, workers: int | None
+) -> Predictions:
+    if arguments.csv is None:
+        return run.predict_part(arguments.split or "test", workers=workers)
+    data = run.read(arguments.csv, arguments.images, labelled=True, **table)
+    warn_all(data.warnings)
+    return run.predict(data, workers=workers)
 
 
-def _table(found: dict[str, dict[str, Any]]) -> str:
-    names = sorted(found["accuracy"], key=lambda name: (name != "multi", name))
-    lines = [f"{'':<20}" + "".join(f"{'fused' if name == 'multi' else name:>10}" for name in names)]
+def score_table(found: Scores) -> str:
+    """Scores by line, modalities by column."""
+    names = fused_first(found["accuracy"])
+    lines = [f"{'':<20}" + "".join(f"{name:>10}" for name in names)]
     for score, words in WORDS.items():
-        cells = [found[score][name] for name in names]
-        lines.append(
-            f"{words:<20}"
-            + "".join(
-                f"{'-' if c is None else c if score == 'rows' else format(c, '.4f'):>10}"
-                for c in cells
-            )
-        )
+        cells = [_cell(score, found[score][name]) for name in names]
+        lines.append(f"{words:<20}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
+
+
+def _cell(score: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if score == "rows" else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
-from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
+from gaal_fast.config import INFERENCE_FLAGS, Parser, TableSettings, add_table_flags, table_settings
 from gaal_fast.config.command import (
     add_inference_flags,
     check_new_file,
     command,
     pick_device,
     warn,
+    warn_all,
     worker_count,
 )
-from gaal_fast.errors import UserError
-from gaal_fast.files import replacing
+from gaal_fast.runs.tables import SUFFIXES, check_suffix
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-PREDICTION, USED = "prediction", "used_modalities"
-SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+TOLD = 5  # cells that cannot be used, by name
 
 
 @command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
+    table = table_settings(arguments)
+    check_new_file("out", arguments.out)
+    check_suffix(arguments.out)
+    _predict(arguments, table, worker_count(arguments.workers))
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m gaal_fast.predict",
         description=(
             "Predict every row of a table, from its image and its cells, or from whichever of the"
             " two it has."
         ),
-        epilog=(
-            "example: python -m gaal_fast.predict --run runs/cars-gaal --csv new.csv --images"
-            " photos --out preds.csv"
+        leading=("--run", "--csv", "--out"),
+        example=(
+            "python -m gaal_fast.predict --run runs/cars-gaal --csv new.csv --images photos"
+            " --out preds.csv"
         ),
     )
     parser.add_argument(
@@ -67,86 +71,32 @@ def main(argv: Sequence[str]) -> int:
     )
     add_inference_flags(parser)
     add_table_flags(parser)
-    arguments = parser.parse(argv)
-    table = table_settings(arguments)
-    check_new_file("--out", arguments.out)
-    suffix(arguments.out)
-    arguments.workers = worker_count(arguments.workers)
-    return predict(arguments, table)
+    return parser
 
 
-def predict(arguments: Namespace, table: Mapping[str, str | None]) -> int:
-    """Read, predict and write what the command line says; table: how the text of its table is read."""
+def _predict(arguments: Namespace, table: TableSettings, workers: int | None) -> None:
     device = pick_device(arguments.device)
     from gaal_fast.engine.inference import TrainedRun
+    from gaal_fast.runs.tables import write_table
 
     run = TrainedRun.load(arguments.run, device=device)
-    run.warn_if_unfinished(warn)
+    warn_all(run.doubts())
     data = run.read(arguments.csv, arguments.images, **table)
-    for message in data.warnings:
-        warn(message)
-    predictions = run.predict(data, workers=arguments.workers)
-    used = predictions.used_modalities()
-    write(data.frame, predictions.probabilities, run.classes, used, arguments.out)
-
-    unusable = {(issue.row, issue.column): issue for issue in (*data.issues, *predictions.issues)}
-    for issue in list(unusable.values())[:5]:
-        warn(f"row {issue.row + 1}, column {issue.column}: {issue.reason}")
-    if len(unusable) > 5:
-        warn(f"{len(unusable) - 5} more rows have such a problem")
-    print(
-        f"{len(used)} rows predicted: "
-        + ", ".join(f"{count} from {name}" for name, count in Counter(used).most_common())
-    )
-    print(f"written to {arguments.out}")
-    return 0
-
-
-def suffix(out: Path) -> str:
-    """The kind of file that ``out`` names. Raises ``UserError`` for one that cannot be written."""
-    for known in reversed(SUFFIXES):
-        if out.name.lower().endswith(known):
-            return known
-    raise UserError(f"--out: {out} must end in one of {', '.join(SUFFIXES)}")
-
-
-def write(
-    frame: pd.DataFrame,
-    probabilities: object,
-    classes: Sequence[object],
-    used: Sequence[str],
-    out: Path,
-) -> None:
-    """The input's columns in their order, then the prediction, one probability for each class, and
-    what each row was predicted from.
-    """
-    import pandas as pd
-
-    table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
-    table.insert(0, PREDICTION, [classes[best] for best in table.to_numpy().argmax(axis=1)])
-    table[USED] = list(used)
-    replaced = [name for name in frame.columns if name in table.columns]
-    if replaced:
+    warn_all(data.warnings)
+    found = run.answer(data, workers=workers)
+    if found.replaced:
         warn(
-            f"column {replaced[0]} of the input is left out: the predictions have one of that name"
+            f"column {found.replaced[0]} of the input is left out: the predictions have one of"
+            " that name"
         )
-    result = pd.concat([frame.drop(columns=replaced).reset_index(drop=True), table], axis=1)
-    with replacing(out) as stream:
-        _write_table(result, stream, suffix(out), out)
-
-
-def _write_table(table: pd.DataFrame, stream: BinaryIO, kind: str, out: Path) -> None:
-    if kind == ".parquet":
-        try:
-            table.to_parquet(stream, index=False)
-        except OSError:
-            raise
-        except (ValueError, TypeError) as error:  # a column of cells of several types
-            raise UserError(f"--out: {out} cannot be Parquet: {error}; write .csv") from error
-        return
-    text = table.to_csv(index=False, sep="\t" if kind.startswith(".tsv") else ",").encode("utf-8")
-    # Without a time of its own, the same predictions are the same bytes.
-    stream.write(gzip.compress(text, mtime=0) if kind.endswith(".gz") else text)
+    write_table(found.table, arguments.out)
+    for issue in found.issues[:TOLD]:
+        warn(f"row {issue.row + 1}, column {issue.column}: {issue.reason}")
+    if len(found.issues) > TOLD:
+        warn(f"{len(found.issues) - TOLD} more rows have such a problem")
+    counts = ", ".join(f"{count} from {name}" for name, count in Counter(found.used).most_common())
+    print(f"{len(found.used)} rows predicted: {counts}")
+    print(f"written to {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,16 +53,14 @@ def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry
     def decorate(main: Main) -> Entry:
         @wraps(main)
         def entry(argv: Sequence[str] | None = None) -> int:
-            logging.getLogger("gaal_fast.data.loader").addHandler(
-                _PRINTED
-            )  # one handler, however often
+            # One handler, however often.
+            logging.getLogger("gaal_fast.data.loader").addHandler(_PRINTED)
             try:
                 code = main(sys.argv[1:] if argv is None else argv)
                 sys.stdout.flush()
                 return code
             except UserError as error:
-                for message in error.warnings:
-                    warn(message)
+                warn_all(error.warnings)
                 return _refuse(error.line(flags or {}))
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
@@ -99,25 +97,36 @@ def os_error_words(error: OSError) -> str:
 
 
 def warn(message: str) -> None:
+    """Print one warning, as one line."""
     print(f"warning: {' '.join(message.split())}", file=sys.stderr)
 
 
-def check_new_file(flag: str, path: Path | None) -> None:
+def warn_all(messages: Iterable[str]) -> None:
+    """Print several warnings, one line each."""
+    for message in messages:
+        warn(message)
+
+
+def check_new_file(key: str, path: Path | None) -> None:
     """Refuse an output file that is there already or that cannot be written, before any work is
     done.
 
+    Args:
+        key: The flag that named it, without its dashes.
+        path: The file; None where there is none to be written.
+
     Raises:
-        UserError: Naming ``flag``. Nothing is raised for a ``path`` of None.
+        UserError: With the key.
     """
     if path is None:
         return
     if os.path.lexists(path):
-        raise UserError(f"{flag}: {path} exists and is not overwritten")
+        raise UserError(f": {path} exists and is not overwritten", key=key)
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise UserError(f"{flag}: no such folder: {folder}")
+        raise UserError(f": no such folder: {folder}", key=key)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{flag}: cannot write into {folder}")
+        raise UserError(f": cannot write into {folder}", key=key)
 
 
 def add_inference_flags(parser: Parser) -> None:

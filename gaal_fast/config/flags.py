@@ -6,8 +6,9 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypedDict, get_args, get_origin
 
+from gaal_fast.config.help import page
 from gaal_fast.config.layers import PRESETS, build, load_yaml, plain
 from gaal_fast.config.sections import Config, DataConfig, keys
 from gaal_fast.config.values import kebab
@@ -25,15 +26,22 @@ INFERENCE_FLAGS = {"train.device": "--device", "data.workers": "--workers"} | {
 class Parser(argparse.ArgumentParser):
     """``argparse`` that answers a mistake with one line instead of a page of usage."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, prog: str, description: str = "", *, leading: Sequence[str] = (), example: str = ""
+    ) -> None:
         super().__init__(
-            *args,
+            prog=prog,
+            description=description,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            **kwargs,
         )
+        self.leading, self.example = leading, example
 
-    def error(self, message: str) -> None:
+    def format_help(self) -> str:
+        """The page that begins with the sentence, the ``leading`` flags and the ``example``."""
+        return page(self, self.leading, self.example)
+
+    def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -112,7 +120,16 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="VALUE", help=known[f"data.{name}"].description)
 
 
-def table_settings(namespace: argparse.Namespace) -> dict[str, str | None]:
+class TableSettings(TypedDict):
+    """How the text of a table is read; None where that is to be found out."""
+
+    encoding: str | None
+    delimiter: str | None
+    decimal: str | None
+    thousands: str | None
+
+
+def table_settings(namespace: argparse.Namespace) -> TableSettings:
     """The values of ``add_table_flags``, checked as their ``--data`` counterparts are; None where
     nothing is said.
     """
@@ -122,7 +139,12 @@ def table_settings(namespace: argparse.Namespace) -> dict[str, str | None]:
         if (value := getattr(namespace, name)) is not None
     }
     config = build([("the command line", given)])
-    return {name: getattr(config.data, name) for name in TABLE_KEYS}
+    return {
+        "encoding": config.data.encoding,
+        "delimiter": config.data.delimiter,
+        "decimal": config.data.decimal,
+        "thousands": config.data.thousands,
+    }
 
 
 def flag_values(namespace: argparse.Namespace) -> dict[str, Any]:
@@ -173,3 +195,17 @@ def _check_that_no_table_is_meant(data: DataConfig) -> None:
             f"is needed with {names}: which table? Without any of these the demo set is used",
             key="data.csv",
         )
+
+
+def flags_alone(namespace: argparse.Namespace) -> dict[str, str]:
+    """The keys given as flags, for a command that goes on with a run: its folder has the rest.
+
+    Raises:
+        UserError: For ``--config`` and ``--preset``.
+    """
+    if namespace.config or namespace.preset:
+        raise UserError(
+            "takes its configuration from the run folder: leave out --config and --preset",
+            key="resume",
+        )
+    return flag_values(namespace)

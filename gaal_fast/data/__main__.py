@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaal_fast.config import Parser, add_config_flags, resolve, to_yaml
-from gaal_fast.config.command import check_new_file, command, warn
+from gaal_fast.config.command import check_new_file, command, warn_all
 from gaal_fast.errors import UserError
-from gaal_fast.train import check_paths, with_demo
+from gaal_fast.runs.naming import loaded
+from gaal_fast.runs.resume import check_paths
 
 if TYPE_CHECKING:
     from gaal_fast.data import FusionData
@@ -26,10 +27,8 @@ def main(argv: Sequence[str]) -> int:
             "Report how a table and its images are read: columns, classes, split, problems."
             " Writes nothing unless told to."
         ),
-        epilog=(
-            "examples: python -m gaal_fast.data --data.csv cars.csv --data.target model\n"
-            "          python -m gaal_fast.data --demo demo-folder"
-        ),
+        leading=("--data.csv", "--data.target", "--demo"),
+        example="python -m gaal_fast.data --data.csv cars.csv --data.target model",
     )
     parser.add_argument(
         "--demo", type=Path, metavar="DIR", help="write the demo set into this new folder and stop"
@@ -49,12 +48,12 @@ def main(argv: Sequence[str]) -> int:
         print(to_yaml(config), end="")
         return 0
     check_paths(config)
-    check_new_file("--issues", arguments.issues)
+    check_new_file("issues", arguments.issues)
     from gaal_fast.data import load_data, write_issues
+    from gaal_fast.engine.experiment import with_demo
 
     data = load_data(with_demo(config).data, progress=config.train.progress)
-    for message in data.warnings:
-        warn(message)
+    warn_all(data.warnings)
     print("\n".join(report(data)))
     if arguments.issues is not None:
         print(
@@ -66,14 +65,14 @@ def main(argv: Sequence[str]) -> int:
 def write_demo(folder: Path) -> int:
     """Write the demo set into a new folder."""
     if folder.exists():
-        raise UserError(f"--demo: {folder} exists and is not overwritten")
+        raise UserError(f": {folder} exists and is not overwritten", key="demo")
     from gaal_fast.demo import best_possible, ensure_demo
 
     paths, best = ensure_demo(folder), best_possible()
     print(f"demo set: {paths.csv} and {paths.images}")
     print(
         "best possible accuracy: "
-        + "  ".join(f"{'fused' if k == 'multi' else k} {v:.3f}" for k, v in best.items())
+        + "  ".join(f"{loaded(name)} {value:.3f}" for name, value in best.items())
     )
     return 0
 

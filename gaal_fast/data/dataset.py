@@ -152,9 +152,8 @@ class FusionDataset(Dataset):
 
     def only(self, names: Sequence[str]) -> "FusionDataset":
         """The same rows with no other modalities than these, so that the others are not read."""
-        return FusionDataset(
-            self.target, [modality for modality in self.modalities if modality.name in names]
-        )
+        kept = [modality for modality in self.modalities if modality.name in names]
+        return FusionDataset(self.rows, self.target, kept)
 
     def present(self) -> dict[str, np.ndarray]:
         """modality -> bool [n]: which of the rows have it."""

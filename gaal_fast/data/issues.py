@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from gaal_fast.errors import some
 from gaal_fast.files import write_text
+
+__all__ = ["DataIssue", "issues_frame", "logger", "some", "warn", "write_issues"]
 
 logger = logging.getLogger("gaal_fast.data")
 # The caller prints the returned warnings; without a handler of its own Python would print each of
@@ -51,10 +54,3 @@ def warn(warnings: list[str], text: str) -> None:
     """Adds one line to the warnings that the caller prints, and logs it."""
     warnings.append(text)
     logger.warning("%s", text)
-
-
-def some(names: Iterable[object], limit: int = 5) -> str:
-    """'"a", "b" and 3 more': at most `limit` names for a message of one line."""
-    names = list(names)
-    shown = ", ".join(f'"{name}"' for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaal_fast.engine.evaluation import Predictions, predict, scores
-    from gaal_fast.engine.inference import TrainedRun
+    from gaal_fast.engine.inference import TrainedRun, confusion_counts
     from gaal_fast.engine.trainer import Trainer
 
 _PLACES = {
     "Predictions": "evaluation",
     "TrainedRun": "inference",
     "Trainer": "trainer",
+    "confusion_counts": "inference",
     "predict": "evaluation",
     "scores": "evaluation",
 }
 
-__all__ = ["Predictions", "TrainedRun", "Trainer", "predict", "scores"]
+__all__ = ["Predictions", "TrainedRun", "Trainer", "confusion_counts", "predict", "scores"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from gaal_fast.models import FusionModel
-
-MULTI = "multi"
+from gaal_fast.runs.naming import FUSED
+from gaal_fast.runs.summary import Scores
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ class Predictions:
     """Logits for N rows in data order.
 
     ``logits[m]`` is float64 ``[n_m, Y]`` for the rows ``rows[m]`` (int64 ``[n_m]``) that have
-    modality m, and ``logits["multi"]`` ``[N, Y]`` for all of them.
+    modality m, and ``logits["fused"]`` ``[N, Y]`` for all of them.
     """
 
     logits: dict[str, np.ndarray]
@@ -35,7 +35,7 @@ class Predictions:
     @property
     def probabilities(self) -> np.ndarray:
         """Equation (10): float64 ``[N, Y]``, each row adding up to one."""
-        return np.exp(_log_softmax(self.logits[MULTI]))
+        return np.exp(_log_softmax(self.logits[FUSED]))
 
     def used_modalities(self) -> list[str]:
         """For each row the modalities it was predicted from, joined by ``+``, or ``none``."""
@@ -58,7 +58,7 @@ def predict(
     """
     was_training = model.training
     model.eval()
-    logits: dict[str, list[torch.Tensor]] = {m: [] for m in (*model.modalities, MULTI)}
+    logits: dict[str, list[torch.Tensor]] = {m: [] for m in (*model.modalities, FUSED)}
     rows: dict[str, list[torch.Tensor]] = {m: [] for m in model.modalities}
     target, issues, seen = [], [], 0
     for batch in batches:
@@ -83,24 +83,24 @@ def predict(
         for name, parts in rows.items()
     }
     blind = np.setdiff1d(np.arange(seen), np.concatenate(list(places.values())))
-    found[MULTI][blind] = np.log(np.maximum(prior, 1e-12))
+    found[FUSED][blind] = np.log(np.maximum(prior, 1e-12))
     return Predictions(
         found, places, torch.cat(target).numpy() if target else np.zeros(0, np.int64), issues
     )
 
 
-def scores(predictions: Predictions) -> dict[str, dict[str, float | int | None]]:
-    """``{score: {multi | modality: value}}`` for rows with a known target; a modality that no row
+def scores(predictions: Predictions) -> Scores:
+    """``{score: {fused | modality: value}}`` for rows with a known target; a modality that no row
     has scores None.
 
     Scores: accuracy, balanced_accuracy, macro_f1, nll (mean negative log-likelihood in nats) and
     rows (how many were counted).
     """
-    table: dict[str, dict[str, float | int | None]] = {
+    table: Scores = {
         name: {} for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "rows")
     }
     for name, logits in predictions.logits.items():
-        target = predictions.target if name == MULTI else predictions.target[predictions.rows[name]]
+        target = predictions.target if name == FUSED else predictions.target[predictions.rows[name]]
         labelled = target >= 0
         target, logits = target[labelled], logits[labelled]
         table["rows"][name] = len(target)

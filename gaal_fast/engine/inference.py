@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
+import pandas as pd
 import torch
+from sklearn.metrics import confusion_matrix
 
-from gaal_fast.config import Config
+from gaal_fast.config import Config, TableSettings
 from gaal_fast.data import (
+    DataIssue,
     FusionDataset,
     PredictionData,
     dead_readers_as_user_errors,
+    load_data,
     load_for_prediction,
     make_loader,
 )
-from gaal_fast.engine import Predictions, predict
+from gaal_fast.data.reading import Reading
+from gaal_fast.engine.evaluation import Predictions, predict
 from gaal_fast.errors import UserError
 from gaal_fast.methods import build_method
 from gaal_fast.models import FusionModel
-from gaal_fast.runs import folder as run_folder
-from gaal_fast.runs.folder import RunFolder
+from gaal_fast.runs.folder import DATA, RunFolder
+from gaal_fast.runs.naming import FUSED
+
+PREDICTION, USED = "prediction", "used_modalities"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A table with predictions.
+
+    Attributes:
+        table: The columns of the input in their order, then the prediction, one probability for
+            each class, and what each row was predicted from.
+        used: By row, the modalities it was predicted from: ``image+table``, ``none``.
+        replaced: Columns of the input whose name a prediction has, and which are left out.
+        issues: Cells that could not be used, each once.
+    """
+
+    table: pd.DataFrame
+    used: list[str]
+    replaced: list[str]
+    issues: list[DataIssue]
 
 
 @dataclass
@@ -40,25 +66,22 @@ class TrainedRun:
 
     @classmethod
     def load(cls, path: Path, *, device: torch.device) -> TrainedRun:
-        """Open a run folder. Raises ``UserError`` when it is none, is not finished, or holds
-        several seeds.
+        """Open a run folder.
+
+        Raises:
+            UserError: With the key ``run``, where it is none, has no weights yet, or holds several
+                runs.
         """
         folder = RunFolder.open(path)
         if compared := folder.compared():
-            raise UserError(
-                f"--run: {path} holds a comparison; name one of its runs, such as"
-                f" {compared[0].path}"
-            )
+            one = f"name one of its runs, such as {compared[0].path}"
+            raise UserError(f": {path} holds a comparison; {one}", key="run")
         if seeds := folder.seeds():
-            raise UserError(
-                f"--run: {path} holds {len(seeds)} seeds; name one of them, such as {seeds[0].path}"
-            )
-        config, facts, preprocessor = (
-            folder.config(),
-            folder.read_json(run_folder.DATA),
-            folder.preprocessor(),
-        )
-        weights, classes = folder.weights(), preprocessor.schema.classes
+            one = f"name one of them, such as {seeds[0].path}"
+            raise UserError(f": {path} holds {len(seeds)} seeds; {one}", key="run")
+        config, facts = folder.config(), folder.read_json(DATA)
+        preprocessor, weights = folder.preprocessor(), folder.weights()
+        classes = preprocessor.schema.classes
         # The trained weights replace whatever the encoder started from, so a file of pretrained
         # ones need not exist any more.
         untrained = config.model_copy(
@@ -70,39 +93,53 @@ class TrainedRun:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise UserError(
-                f"--run: the weights in {path} do not fit its configuration:"
-                f" {str(error).splitlines()[-1].strip()}"
-            ) from None
+            reason = str(error).splitlines()[-1].strip()
+            message = f": the weights in {path} do not fit its configuration: {reason}"
+            raise UserError(message, key="run") from None
         model.autocast_dtype = torch.bfloat16 if config.train.precision == "bf16" else None
         counts = np.asarray(facts["class_counts"], dtype=np.float64)
         return cls(folder, config, model.to(device).eval(), classes, counts / counts.sum(), device)
 
-    def warn_if_unfinished(self, warn: Callable[[str], None]) -> None:
-        """Say that these are the best weights so far, where training was stopped before its end."""
-        if not self.folder.finished:
-            warn(
-                f"the training of {self.folder.path} has not finished; its best weights so far are"
-                f" used; {self.folder.how_to_go_on()}"
-            )
+    def doubts(self) -> list[str]:
+        """What to warn of before predicting: a training that was stopped before its end."""
+        if self.folder.finished:
+            return []
+        return [
+            f"the training of {self.folder.path} has not finished; its best weights so far are"
+            f" used; {self.folder.how_to_go_on()}"
+        ]
 
     def read(
-        self, csv: Path, images: Path | None, *, labelled: bool = False, **table: str | None
+        self,
+        csv: Path,
+        images: Path | None,
+        *,
+        labelled: bool = False,
+        **table: Unpack[TableSettings],
     ) -> PredictionData:
-        """A table to predict, in any column order and with any further columns; ``labelled`` reads
-        the target too.
+        """A table to predict, in any column order and with any further columns.
 
-        table: ``encoding``, ``delimiter``, ``decimal`` and ``thousands`` of its text, where they
-        are not to be found out.
+        Args:
+            csv: The table. Columns that are absent count as missing, with a warning.
+            images: The folder of its images; None for that of the table.
+            labelled: Whether to read the target too.
+            table: ``encoding``, ``delimiter``, ``decimal`` and ``thousands`` of its text, where
+                they are not to be found out.
 
-        Columns that are absent count as missing, with a warning. Raises ``UserError`` when nothing
-        is left to predict from, and naming the column when one holds something else than in
-        training.
+        Raises:
+            UserError: Where nothing is left to predict from, or naming the column that holds
+                something else than in training.
         """
         return load_for_prediction(
-            csv, self.folder.path, images=images, image_size=self.config.data.image_size, labels=labelled,
-            modalities=tuple(self.model.modalities), progress=self.config.train.progress, **table,
-        )  # fmt: skip
+            csv,
+            self.folder.path,
+            images=images,
+            image_size=self.config.data.image_size,
+            labels=labelled,
+            modalities=tuple(self.model.modalities),
+            progress=self.config.train.progress,
+            **table,
+        )
 
     def predict(
         self, data: PredictionData, *, batch_size: int | None = None, workers: int | None = None
@@ -113,16 +150,86 @@ class TrainedRun:
     def predict_dataset(
         self, dataset: FusionDataset, *, batch_size: int | None = None, workers: int | None = None
     ) -> Predictions:
-        """Logits for every row of a dataset, in its order. Modalities that the model does not know
-        are not read.
+        """Logits for every row of a dataset, in its order.
 
-        ``workers`` is the number of reader processes; None: as in training. Raises ``UserError``
-        when one of them fails.
+        Args:
+            dataset: Modalities that the model does not know are not read.
+            batch_size: Rows at once; None for twice that of training.
+            workers: Reader processes; None for as many as in training.
+
+        Raises:
+            UserError: Where one of the readers fails.
         """
-        dataset.modalities = [m for m in dataset.modalities if m.name in self.model.modalities]
-        workers = self.config.data.workers if workers is None else workers
         loader = make_loader(
-            dataset, batch_size or 2 * self.config.train.batch_size, workers=workers
+            dataset.only(self.model.modalities),
+            batch_size or 2 * self.config.train.batch_size,
+            workers=self.config.data.workers if workers is None else workers,
         )
         with dead_readers_as_user_errors():
             return predict(self.model, loader, device=self.device, prior=self.prior)
+
+    def predict_part(self, part: str, *, workers: int | None = None) -> Predictions:
+        """Logits for a part of the run's own split: ``train``, ``val`` or ``test``.
+
+        Raises:
+            UserError: Where the data is not there or no longer the same, or has no such part.
+        """
+        config, folder = self.folder.located(self.config).data, self.folder
+        instead = "give a table with --csv"
+        if config.csv is None or not config.csv.expanduser().exists():
+            message = f": {config.csv}, which {folder.path} was trained on, is not there; {instead}"
+            raise UserError(message, key="run")
+        data = load_data(
+            config, progress=self.config.train.progress, reading=Reading.load(folder.path)
+        )
+        if data.fingerprint != folder.read_json(DATA)["fingerprint"]:
+            message = f": {config.csv} is no longer what {folder.path} was trained on; {instead}"
+            raise UserError(message, key="run")
+        rows = getattr(data.split, part)
+        if not len(rows):
+            message = f": the run has no {part} part; name another one, or {instead}"
+            raise UserError(message, key="split")
+        return self.predict_dataset(data.dataset(rows), workers=workers)
+
+    def answer(self, data: PredictionData, *, workers: int | None = None) -> Answer:
+        """The table of ``data`` with its predictions."""
+        predictions = self.predict(data, workers=workers)
+        used = predictions.used_modalities()
+        table, replaced = with_predictions(
+            data.frame, predictions.probabilities, self.classes, used
+        )
+        issues = {(i.row, i.column): i for i in (*data.issues, *predictions.issues)}
+        return Answer(table, used, replaced, list(issues.values()))
+
+
+def with_predictions(
+    frame: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[object], used: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """A table beside its predictions.
+
+    Args:
+        frame: The input, N rows.
+        probabilities: float64 ``[N, Y]``.
+        classes: The Y labels.
+        used: What each row was predicted from.
+
+    Returns:
+        The columns of the input in their order, then ``prediction``, ``probability_LABEL`` for
+        every class and ``used_modalities``; and the columns of the input that are left out because
+        a prediction has their name.
+    """
+    table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
+    table.insert(0, PREDICTION, [classes[best] for best in probabilities.argmax(axis=1)])
+    table[USED] = list(used)
+    replaced = [name for name in frame.columns if name in table.columns]
+    kept = frame.drop(columns=replaced).reset_index(drop=True)
+    return pd.concat([kept, table], axis=1), replaced
+
+
+def confusion_counts(predictions: Predictions, classes: int) -> np.ndarray:
+    """int64 ``[Y, Y]`` counts of rows with a known label: true class by row, fused prediction by
+    column.
+    """
+    known = predictions.target >= 0
+    guess = predictions.logits[FUSED].argmax(axis=1)
+    return confusion_matrix(predictions.target[known], guess[known], labels=np.arange(classes))

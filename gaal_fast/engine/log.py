@@ -72,7 +72,9 @@ def describe(steps: Sequence[dict[str, Any]]) -> str:
     """
     row = epoch_row(steps, {})
     parts = [
-        f"{name[11:]} {value:.3f}" for name, value in row.items() if name.startswith("train.loss.")
+        f"{name.removeprefix('train.loss.')} {value:.3f}"
+        for name, value in row.items()
+        if name.startswith("train.loss.")
     ]
     cosines = [
         value for name, value in row.items() if name.startswith("cosine.") and value is not None
@@ -81,13 +83,3 @@ def describe(steps: Sequence[dict[str, Any]]) -> str:
         projected = [value for name, value in row.items() if name.startswith("projected.")]
         parts.append(f"cos {np.mean(cosines):+.2f} projected {np.mean(projected):.0%}")
     return "loss " + " ".join(parts) if parts else ""
-
-
-def accuracy_words(accuracy: dict[str, float | None]) -> str:
-    """``fused 0.953  image 0.812  table 0.840``, fused first."""
-    order = sorted(accuracy, key=lambda name: (name != "multi", name))
-    return "  ".join(
-        f"{'fused' if n == 'multi' else n}"
-        f" {'-' if accuracy[n] is None else format(accuracy[n], '.3f')}"
-        for n in order
-    )

@@ -24,14 +24,16 @@ from gaal_fast.data import (
     make_loader,
     write_issues,
 )
-from gaal_fast.engine.evaluation import MULTI, predict, scores
-from gaal_fast.engine.log import STEP_COLUMNS, accuracy_words, describe, epoch_row, step_rows
+from gaal_fast.engine.evaluation import predict, scores
+from gaal_fast.engine.log import STEP_COLUMNS, describe, epoch_row, step_rows
 from gaal_fast.engine.optim import build_optimizer, build_scheduler
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.methods import HalfStep, build_method
 from gaal_fast.runs import figures
 from gaal_fast.runs import folder as run_folder
 from gaal_fast.runs.folder import RunFolder
+from gaal_fast.runs.naming import FUSED
+from gaal_fast.runs.summary import RunSummary, Scores, score_words
 
 # Steps between two updates of the bar's numbers: each waits for the device.
 BAR_EVERY = 8
@@ -101,7 +103,7 @@ class Trainer:
     # -- the run
     # -------------------------------------------------------------------------------------------------------
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self) -> RunSummary:
         """Train to the end and return the summary. Raises ``Interrupted``, after saving, on Ctrl-C."""
         with dead_readers_as_user_errors():
             with self._ctrl_c_at_a_step_boundary():
@@ -125,15 +127,17 @@ class Trainer:
         if not folder.file(run_folder.CHECKPOINT).is_file():
             if folder.finished:
                 raise AlreadyFinished(
-                    f"--resume: {folder.path} is finished and has no {run_folder.CHECKPOINT} to go"
-                    " on from"
+                    f": {folder.path} is finished and has no {run_folder.CHECKPOINT} to go on from",
+                    key="resume",
                 )
             for name in (run_folder.STEPS, run_folder.METRICS, run_folder.WEIGHTS):
                 folder.file(name).unlink(missing_ok=True)
             return
         state = folder.checkpoint()
         if state["fingerprint"] != self.data.fingerprint:
-            raise UserError(f"--resume: the data is not what {self.folder.path} was trained on")
+            raise UserError(
+                f": the data is not what {self.folder.path} was trained on", key="resume"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -147,8 +151,9 @@ class Trainer:
         at = self.progress
         if self._finished() and self._has_summary():
             raise AlreadyFinished(
-                f"--resume: {folder.path} is finished after {at.epoch} epochs ({at.step} steps); "
-                "to go on raise --train.epochs, --train.max-steps or --train.patience"
+                f": {folder.path} is finished after {at.epoch} epochs ({at.step} steps); "
+                "to go on raise --train.epochs, --train.max-steps or --train.patience",
+                key="resume",
             )
         folder.keep_rows(run_folder.STEPS, "step", at.step)
         folder.keep_rows(run_folder.METRICS, "epoch", at.epoch)
@@ -256,8 +261,12 @@ class Trainer:
         words = describe(step_rows(halves[-4 * BAR_EVERY :], self.progress.epoch))
         if self.progress.history:
             last = self.progress.history[-1]
-            words += " | val " + accuracy_words(
-                {k[13:]: v for k, v in last.items() if k.startswith("val.accuracy.")}
+            words += " | val " + score_words(
+                {
+                    name.removeprefix("val.accuracy."): value
+                    for name, value in last.items()
+                    if name.startswith("val.accuracy.")
+                }
             )
         return words
 
@@ -272,7 +281,7 @@ class Trainer:
         if self.config.train.progress:
             tqdm.write(
                 f"epoch {at.epoch:3d}  {describe(at.epoch_steps)} | val"
-                f" {accuracy_words(validation['accuracy'])}"
+                f" {score_words(validation['accuracy'])}"
             )
         at.epoch_steps = []
         self.scheduler.step()
@@ -283,13 +292,13 @@ class Trainer:
             list(dict.fromkeys(key for entry in at.history for key in entry)),
         )
 
-    def _keep_best(self, validation: dict[str, dict[str, Any]]) -> None:
+    def _keep_best(self, validation: Scores) -> None:
         """Best is the highest fused validation score, among equals the lowest loss; only gains
         above ``min_delta`` renew patience.
         """
         at, score = self.progress, self._score(validation)
         if self._beats_best(validation):
-            at.best_score, at.best_nll, at.best_epoch = score, validation["nll"][MULTI], at.epoch
+            at.best_score, at.best_nll, at.best_epoch = score, validation["nll"][FUSED], at.epoch
             self.best = self._weights()
             self.folder.save_weights(self.best)
         if score > at.stopping_score + self.config.train.min_delta:
@@ -297,18 +306,18 @@ class Trainer:
         else:
             at.stale_epochs += 1
 
-    def _beats_best(self, validation: dict[str, dict[str, Any]]) -> bool:
-        return (self._score(validation), -validation["nll"][MULTI]) > (
+    def _beats_best(self, validation: Scores) -> bool:
+        return (self._score(validation), -validation["nll"][FUSED]) > (
             self.progress.best_score,
             -self.progress.best_nll,
         )
 
-    def _score(self, validation: dict[str, dict[str, Any]]) -> float:
+    def _score(self, validation: Scores) -> float:
         """The fused validation score that ``train.select`` names, higher is better."""
         key = {"accuracy": "accuracy", "balanced": "balanced_accuracy", "loss": "nll"}[
             self.config.train.select
         ]
-        value = validation[key][MULTI]
+        value = validation[key][FUSED]
         return -value if key == "nll" else value
 
     def _weights(self) -> dict[str, Tensor]:
@@ -319,7 +328,7 @@ class Trainer:
     # -- evaluation
     # ----------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, part: str) -> dict[str, dict[str, Any]]:
+    def _evaluate(self, part: str) -> Scores:
         loader = make_loader(
             getattr(self.data, part),
             2 * self.config.train.batch_size,
@@ -334,7 +343,7 @@ class Trainer:
         self._note(predictions.issues)
         return scores(predictions)
 
-    def _summarise(self) -> dict[str, Any]:
+    def _summarise(self) -> RunSummary:
         """Score the best weights on the test rows, which nothing has read until now, and write what
         a finished run holds.
         """
@@ -346,7 +355,7 @@ class Trainer:
         latest = self._weights()
         self.model.load_state_dict(best)
         self.folder.save_weights(best)
-        summary = {
+        summary: RunSummary = {
             "method": self.config.method.name,
             "seed": self.config.train.seed,
             "epochs": at.epoch,

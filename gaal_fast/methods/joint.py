@@ -23,7 +23,7 @@ class JointLearning(Method):
         if not any(usable.values()):
             return []
         rows = {m: batch.rows[m] if usable[m] else batch.rows[m][:0] for m in usable}
-        logits = self.model.predict_logits(batch.inputs, rows, len(batch.target))["multi"]
+        logits = self.model.predict_logits(batch.inputs, rows, len(batch.target))["fused"]
         target = batch.target
         if not any(len(rows[m]) == len(target) for m in usable):
             # Only rows with something to go by count; the loss of the others would train the bias
@@ -34,4 +34,4 @@ class JointLearning(Method):
         loss = F.cross_entropy(logits, target, weight=self.class_weights)
         loss.backward()
         optimizer.step()
-        return [HalfStep("multi", loss.detach())]
+        return [HalfStep("fused", loss.detach())]

@@ -48,13 +48,13 @@ class FusionModel(nn.Module, ABC):
     def predict_logits(
         self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], size: int
     ) -> dict[str, Tensor]:
-        """Unimodal logits ``[n_m, Y]`` by name, and ``multi`` ``[size, Y]``."""
+        """Unimodal logits ``[n_m, Y]`` by name, and ``fused`` ``[size, Y]``."""
         logits = {
             m: self.unimodal_logits(m, self.encode(m, inputs[m]))
             for m in self.modalities
             if len(rows[m])
         }
-        return {**logits, "multi": self.fuse(logits, rows, size)}
+        return {**logits, "fused": self.fuse(logits, rows, size)}
 
 
 class SharedHeadModel(FusionModel):

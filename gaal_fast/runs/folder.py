@@ -10,20 +10,20 @@ import csv
 import io
 import json
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from gaal_fast import __version__
 from gaal_fast.config import Config, build, load_yaml, to_yaml
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
+from gaal_fast.runs.environment import environment
+from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from gaal_fast.data import FusionData, TablePreprocessor
@@ -41,6 +41,9 @@ CHECKPOINT = "checkpoint.pt"
 CURVES = "learning_curves.png"
 CONFLICT = "conflict.png"
 COMPARISON = "comparison.json"  # only where the folder holds one run for each of several methods
+# What a checkpoint holds and how it is named. Raised with every change; the ones before the number
+# have none.
+CHECKPOINT_FORMAT = 2
 
 # Paths of a configuration. Relative ones are about the folder that training was started in.
 _PATHS = (("data", "csv"), ("data", "images"), ("data", "cache_dir"), ("model", "weights"))
@@ -58,9 +61,16 @@ class RunFolder:
     ) -> RunFolder:
         """A new folder with its configuration, so that a run killed at any later moment can go on.
 
-        It appears with these files at once or not at all. ``contents`` maps further files to what
-        they hold, as JSON. Raises ``UserError`` when something is there, which is then left as it
-        was.
+        It appears with these files at once or not at all.
+
+        Args:
+            path: Where nothing is yet.
+            config: What will be trained.
+            contents: Further files and what they hold, as JSON.
+
+        Raises:
+            UserError: With the key ``run.dir``, where something is there, which is then left as it
+                was, or where nothing can be written.
         """
         if os.path.lexists(path):
             raise exists_error(path)
@@ -80,20 +90,30 @@ class RunFolder:
             ):  # another run was first
                 raise exists_error(path) from None
             if isinstance(error, OSError):
-                raise UserError(f"--run.dir: cannot create {path}: {error.strerror}") from None
+                message = f": cannot create {path}: {error.strerror}"
+                raise UserError(message, key="run.dir") from None
             raise
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path, flag: str = "--run") -> RunFolder:
-        """An existing run; raises ``UserError`` when ``path`` is not one."""
+    def open(cls, path: Path, key: str = "run") -> RunFolder:
+        """An existing run.
+
+        Args:
+            path: Its folder.
+            key: What named it, for the message of an error.
+
+        Raises:
+            UserError: Where ``path`` is not a run folder.
+        """
         if not path.is_dir():
-            raise UserError(f"{flag}: no such run folder: {path}")
+            raise UserError(f": no such run folder: {path}", key=key)
         if not (path / CONFIG).is_file():
-            raise UserError(f"{flag}: {path} is not a run folder: it has no {CONFIG}")
+            raise UserError(f": {path} is not a run folder: it has no {CONFIG}", key=key)
         return cls(path)
 
     def file(self, name: str) -> Path:
+        """Where the file called ``name`` lies, whether it is there or not."""
         return self.path / name
 
     @property
@@ -103,12 +123,15 @@ class RunFolder:
 
     def seeds(self) -> list[RunFolder]:
         """The runs of a folder that holds several seeds, in order; empty for a single run."""
-        found = [
-            p for p in self.path.glob("seed-*") if (p / CONFIG).is_file() and p.name[5:].isdigit()
-        ]
-        return [RunFolder(p) for p in sorted(found, key=lambda p: int(p.name[5:]))]
+        found = {
+            int(number): RunFolder(path)
+            for path in self.path.glob("seed-*")
+            if (number := path.name.removeprefix("seed-")).isdecimal() and (path / CONFIG).is_file()
+        }
+        return [found[number] for number in sorted(found)]
 
     def seed(self, seed: int) -> Path:
+        """Where the run of one of several seeds lies."""
         return self.path / f"seed-{seed}"
 
     def compared(self) -> list[RunFolder]:
@@ -120,7 +143,6 @@ class RunFolder:
         return [RunFolder(self.path / name) for name in self.read_json(COMPARISON)["methods"]]
 
     # -- where the data lies
-    # ---------------------------------------------------------------------------------------
 
     def located(self, config: Config) -> Config:
         """The configuration of this run with paths that are found from any directory.
@@ -154,21 +176,22 @@ class RunFolder:
             return os.path.realpath(place)
 
     # -- writing
-    # ---------------------------------------------------------------------------------------------------
 
     def remove_partial(self) -> None:
         """Remove the unfinished files of a killed process."""
         remove_partial(self.path)
 
     def write_text(self, name: str, text: str) -> None:
+        """Give the file called ``name`` new contents."""
         write_text(self.file(name), text)
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write_text(
-            name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        """Give the file called ``name`` what JSON can hold; no NaN."""
+        text = json.dumps(renamed(content, stored), indent=2, ensure_ascii=False, allow_nan=False)
+        self.write_text(name, text + "\n")
 
     def write_config(self, config: Config) -> None:
+        """Write the resolved configuration, which ``config`` reads back."""
         self.write_text(CONFIG, to_yaml(config))
 
     def write_environment(self, more: Mapping[str, Any]) -> None:
@@ -176,7 +199,7 @@ class RunFolder:
         again stay.
         """
         former = self.read_json(ENVIRONMENT) if self.file(ENVIRONMENT).exists() else {}
-        self.write_json(ENVIRONMENT, former | environment() | dict(more))
+        self.write_json(ENVIRONMENT, {**former, **environment(), **more})
 
     def write_rows(
         self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
@@ -199,12 +222,12 @@ class RunFolder:
 
     @staticmethod
     def _rows(
-        stream: Any, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool
+        stream: TextIO, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool
     ) -> None:
-        writer = csv.DictWriter(stream, columns)
+        writer = csv.DictWriter(stream, [stored(name) for name in columns])
         if header:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(stored_row(row) for row in rows)
 
     def keep_rows(self, name: str, column: str, largest: int) -> None:
         """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``, and
@@ -214,9 +237,8 @@ class RunFolder:
             return
         with self.file(name).open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            rows = [
-                row for row in reader if None not in row.values() and int(row[column]) <= largest
-            ]
+            whole = [row for row in reader if None not in row.values()]
+            rows = [row for row in whole if int(row[column]) <= largest]
             columns = reader.fieldnames or []
         if rows:
             self.write_rows(name, rows, columns)
@@ -224,17 +246,19 @@ class RunFolder:
             self.file(name).unlink()
 
     def save_weights(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write the best weights, from any device, as safetensors."""
         from safetensors.torch import save
 
         content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
         write_bytes(self.file(WEIGHTS), content)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write all that a run needs to go on: tensors and plain containers."""
         import torch
 
         # Through memory: what torch says of a full disk is no OSError.
         content = io.BytesIO()
-        torch.save(dict(state), content)
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, content)
         with replacing(self.file(CHECKPOINT)) as stream:
             stream.write(content.getbuffer())
 
@@ -254,14 +278,15 @@ class RunFolder:
         self.write_json(DATA, facts)
 
     # -- reading
-    # ---------------------------------------------------------------------------------------------------
 
     def config(self) -> Config:
+        """The configuration of the run, with its paths as they were given."""
         return build([(str(self.file(CONFIG)), load_yaml(self.file(CONFIG), flag=None))])
 
     def read_json(self, name: str) -> Any:
+        """What ``write_json`` wrote. Raises ``UserError`` for a file that is absent or damaged."""
         try:
-            return json.loads(self.file(name).read_text(encoding="utf-8"))
+            return renamed(json.loads(self.file(name).read_text(encoding="utf-8")), loaded)
         except FileNotFoundError:
             raise UserError(
                 f"{self.path} has no {name}: the run has not finished; {self.how_to_go_on()}"
@@ -269,10 +294,21 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self.file(name)} is damaged: {error}") from None
 
+    def read_rows(self, name: str) -> pd.DataFrame:
+        """A CSV file that ``write_rows`` or ``append_rows`` wrote."""
+        import pandas as pd
+
+        frame = pd.read_csv(self.file(name)).rename(columns=loaded)
+        if "modality" in frame:
+            frame["modality"] = frame["modality"].map(loaded)
+        return frame
+
     def how_to_go_on(self, module: str = "train") -> str:
+        """The command that goes on with this run."""
         return f"go on with: python -m gaal_fast.{module} --resume {self.path}"
 
     def weights(self) -> dict[str, torch.Tensor]:
+        """The best weights. Raises ``UserError`` where there are none yet, or damaged ones."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -287,28 +323,46 @@ class RunFolder:
             raise UserError(f"{self.file(WEIGHTS)} is damaged: {error}") from None
 
     def checkpoint(self) -> dict[str, Any]:
+        """What ``save_checkpoint`` was given.
+
+        Raises:
+            UserError: With the key ``resume``, where it is damaged or of another format.
+        """
         import torch
 
+        file = self.file(CHECKPOINT)
         # `weights_only` unpickles tensors and plain containers and runs no code.
         try:
-            return torch.load(self.file(CHECKPOINT), map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # a damaged archive fails in zip, in pickle or in torch
+            reason = str(error).splitlines()[0]
+            raise UserError(f": {file} is damaged: {reason}", key="resume") from error
+        found = state.pop("format", None) if isinstance(state, dict) else None
+        if found != CHECKPOINT_FORMAT:
+            older = not isinstance(found, int) or found < CHECKPOINT_FORMAT
             raise UserError(
-                f"--resume: {self.file(CHECKPOINT)} is damaged: {str(error).splitlines()[0]}"
-            ) from error
+                f": {file} has {'no format number' if found is None else f'format {found}'}, this"
+                f" version reads format {CHECKPOINT_FORMAT}; go on with the"
+                f" {'older' if older else 'newer'} version that wrote it, or train anew",
+                key="resume",
+            )
+        return state
 
     def preprocessor(self) -> TablePreprocessor:
+        """The fitted preprocessor of the table."""
         from gaal_fast.data import TablePreprocessor
 
         return TablePreprocessor.load(self.path)
 
 
 def exists_error(path: Path) -> UserError:
+    """What is said of a new folder's ``path`` where something is already."""
     return UserError(
-        f"--run.dir: {path} exists and is not overwritten; name another folder, or go on with"
-        f" --resume {path}"
+        f": {path} exists and is not overwritten; name another folder, or go on with"
+        f" --resume {path}",
+        key="run.dir",
     )
 
 
@@ -320,47 +374,3 @@ def default_path(name: str, method: str) -> Path:
         count += 1
         path = stem.with_name(f"{stem.name}-{count}")
     return path
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware a number depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
-
-    packages = {}
-    for package in (
-        "torch",
-        "torchvision",
-        "triton",
-        "numpy",
-        "pandas",
-        "scikit-learn",
-        "pillow",
-        "skops",
-        "timm",
-    ):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            packages[package] = None
-    return {
-        "gaal_fast": __version__,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "packages": packages,
-        "cpu": _cpu_name(),
-        "cpu_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "cuda": torch.version.cuda,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

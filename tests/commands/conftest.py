@@ -55,11 +55,21 @@ def write_data(folder: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
 
 def flags(csv: Path, run: Path) -> list[str]:
     """A training of two seconds."""
-    return [
-        "--data.csv", str(csv), "--data.images", str(csv.parent / "images"), "--data.image-column", "photo", "--data.target", "species",
-        "--data.image-size", "16", "--data.augment", "light", "--model.image", "small", "--model.width", "16",
-        "--train.epochs", "3", "--train.batch-size", "8", "--train.progress", "false", "--run.dir", str(run),
-    ]  # fmt: skip
+    values = {
+        "data.csv": csv,
+        "data.images": csv.parent / "images",
+        "data.image-column": "photo",
+        "data.target": "species",
+        "data.image-size": 16,
+        "data.augment": "light",
+        "model.image": "small",
+        "model.width": 16,
+        "train.epochs": 3,
+        "train.batch-size": 8,
+        "train.progress": "false",
+        "run.dir": run,
+    }
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,45 @@ def test_help_and_a_wrong_flag_wait_for_nothing_heavy(command: str, argv: list[s
     )
     assert done.stdout.splitlines()[-1] == f"{0 if argv == ['--help'] else 2} []"
     assert argv == ["--help"] or len(done.stderr.splitlines()) == 1
+
+
+SENTENCES = {
+    "train": "Train a classifier on a table and a folder of images.",
+    "predict": "Predict every row of a table,",
+    "evaluate": "Score a trained run:",
+    "compare": "Train several methods on one split",
+    "data": "Report how a table and its images are read:",
+    "doctor": "Report the installation",
+}
+LEADING = {
+    "train": ("--data.csv", "--data.images", "--data.target"),
+    "predict": ("--run", "--csv", "--out"),
+    "evaluate": ("--run", "--csv", "--out"),
+    "compare": ("--methods", "--train.seeds", "--data.csv"),
+    "data": ("--data.csv", "--data.target", "--demo"),
+    "doctor": (),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_the_sentence_the_flags_that_matter_and_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module(
+        "gaal_fast.data.__main__" if command == "data" else f"gaal_fast.{command}"
+    )
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    first, _, rest = text.partition("\nexample: ")
+    assert first.startswith(SENTENCES[command])
+    assert "usage:" not in text
+    shown = [line.split()[0] for line in first.splitlines() if line.startswith("  --")]
+    assert shown == list(LEADING[command])
+    assert rest.startswith(f"python -m gaal_fast.{command}")
+    for flag in ("--help", *LEADING[command]):
+        assert f"{flag} " in rest or f"{flag}\n" in rest, "every flag stands in its section too"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import Answer, flags, write_data
@@ -174,6 +175,26 @@ def test_resume(data: Path, trees: Path, trained: Path, tmp_path: Path, run_comm
     )
     assert_one_line(other, r"--resume: the data is not what .*copy was trained on")
     assert snapshot(run) == before
+
+
+def test_a_checkpoint_of_another_version_is_not_gone_on_from(
+    trained: Path, trees: Path, tmp_path: Path, run_command: Run
+) -> None:
+    run = tmp_path / "old"
+    shutil.copytree(trained, run)
+    state = torch.load(run / run_folder.CHECKPOINT, weights_only=True)
+    assert state.pop("format") == run_folder.CHECKPOINT_FORMAT
+    torch.save(state, run / run_folder.CHECKPOINT)
+    before = snapshot(run)
+    assert_one_line(
+        run_command("train", "--resume", run, "--train.epochs", 9),
+        rf"--resume: {run}/{run_folder.CHECKPOINT} has no format number, this version reads format"
+        rf" {run_folder.CHECKPOINT_FORMAT}; go on with the older version",
+    )
+    assert snapshot(run) == before
+    out = tmp_path / "p.csv"
+    answer = run_command("predict", "--run", run, "--csv", trees, "--out", out)
+    assert answer.code == 0, "its weights are as good as ever"
 
 
 def test_predict(trees: Path, data: Path, trained: Path, tmp_path: Path, run_command: Run) -> None:

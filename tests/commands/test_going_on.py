@@ -166,7 +166,7 @@ def test_a_run_without_a_summary_predicts_and_one_without_weights_says_what_to_d
 def test_evaluate_and_resume_find_relative_paths_from_any_directory(
     trees: Path, tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The configuration keeps what was written, and a tree that is moved as a whole keeps working."""
+    """The configuration keeps what was written; a tree that is moved as a whole keeps working."""
     project = tmp_path / "project"
     shutil.copytree(trees.parent, project / "data")
     monkeypatch.chdir(project)

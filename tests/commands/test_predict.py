@@ -132,13 +132,24 @@ def test_compare_tabulates_methods_on_one_split(
     trees: Path, tmp_path: Path, run_command: Run
 ) -> None:
     answer = run_command(
-        "compare", "--methods", "gaal,table", *flags(trees, tmp_path / "both"), "--train.seeds", 2, "--train.epochs", 1
-    )  # fmt: skip
+        "compare",
+        "--methods",
+        "gaal,table",
+        *flags(trees, tmp_path / "both"),
+        "--train.seeds",
+        2,
+        "--train.epochs",
+        1,
+    )
     assert answer.code == 0, answer.err
     found = pd.read_csv(tmp_path / "both" / "comparison.csv")
     assert set(zip(found["method"], found["modality"], strict=True)) == {
-        ("gaal", "multi"), ("gaal", "image"), ("gaal", "table"), ("table", "multi"), ("table", "table"),
-    }  # fmt: skip
+        ("gaal", "multi"),
+        ("gaal", "image"),
+        ("gaal", "table"),
+        ("table", "multi"),
+        ("table", "table"),
+    }
     splits = {
         json.loads(p.read_text())["split"]
         for p in (tmp_path / "both").glob("*/seed-*/summary.json")
@@ -239,9 +250,17 @@ def test_compare_and_seeds_without_a_test_part_use_the_validation_part(
     trees: Path, tmp_path: Path, run_command: Run
 ) -> None:
     answer = run_command(
-        "compare", "--methods", "gaal,table", *flags(trees, tmp_path / "both"), "--data.test-fraction", 0, "--train.epochs", 1,
-        "--train.seeds", 2,
-    )  # fmt: skip
+        "compare",
+        "--methods",
+        "gaal,table",
+        *flags(trees, tmp_path / "both"),
+        "--data.test-fraction",
+        0,
+        "--train.epochs",
+        1,
+        "--train.seeds",
+        2,
+    )
     assert answer.code == 0, answer.err
     assert "there is no test part: the accuracies are those of the validation rows" in answer.out
     assert "\nvalidation accuracy " in answer.out

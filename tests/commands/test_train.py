@@ -45,11 +45,22 @@ def assert_same_bits(first: Path, second: Path) -> None:
 def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
     assert {
-        run_folder.CONFIG, run_folder.ENVIRONMENT, run_folder.DATA, "preprocessor.skops", "schema.json", "reading.json", run_folder.SPLIT,
+        run_folder.CONFIG,
+        run_folder.ENVIRONMENT,
+        run_folder.DATA,
+        "preprocessor.skops",
+        "schema.json",
+        "reading.json",
+        run_folder.SPLIT,
         run_folder.DATA_ISSUES,
-        run_folder.METRICS, run_folder.STEPS, run_folder.SUMMARY, run_folder.WEIGHTS, run_folder.CHECKPOINT, run_folder.CURVES,
+        run_folder.METRICS,
+        run_folder.STEPS,
+        run_folder.SUMMARY,
+        run_folder.WEIGHTS,
+        run_folder.CHECKPOINT,
+        run_folder.CURVES,
         run_folder.CONFLICT,
-    } == names  # fmt: skip
+    } == names
     summary = json.loads((trained / run_folder.SUMMARY).read_text())
     for name in ("multi", "image", "table"):
         assert 0 <= summary["test"]["accuracy"][name] <= 1
@@ -215,9 +226,19 @@ def test_the_epoch_is_chosen_by_what_select_names(
     uneven = pd.concat([frame[frame["species"] == "ash"], frame[frame["species"] != "ash"][:24]])
     uneven.to_csv(tmp_path / "uneven.csv", index=False)
     answer = run_command(
-        "train", *flags(trees, tmp_path / "run"), "--data.csv", tmp_path / "uneven.csv", "--train.select", select,
-        "--train.epochs", 6, "--data.val-fraction", 0.3, "--method.name", "table",
-    )  # fmt: skip
+        "train",
+        *flags(trees, tmp_path / "run"),
+        "--data.csv",
+        tmp_path / "uneven.csv",
+        "--train.select",
+        select,
+        "--train.epochs",
+        6,
+        "--data.val-fraction",
+        0.3,
+        "--method.name",
+        "table",
+    )
     assert answer.code == 0, answer.err
     summary = json.loads((tmp_path / "run" / run_folder.SUMMARY).read_text())
     metrics = pd.read_csv(tmp_path / "run" / run_folder.METRICS).set_index("epoch")
@@ -231,9 +252,23 @@ def test_the_epoch_is_chosen_by_what_select_names(
 
 def test_options_reach_the_run(trees: Path, tmp_path: Path, run_command: Run) -> None:
     options = [
-        "--method.rule", "official", "--data.class-weights", "balanced", "--optim.name", "adamw", "--train.precision", "bf16",
-        "--method.order", "table,image", "--data.workers", "2", "--data.cache", "none", "--train.epochs", "1",
-    ]  # fmt: skip
+        "--method.rule",
+        "official",
+        "--data.class-weights",
+        "balanced",
+        "--optim.name",
+        "adamw",
+        "--train.precision",
+        "bf16",
+        "--method.order",
+        "table,image",
+        "--data.workers",
+        "2",
+        "--data.cache",
+        "none",
+        "--train.epochs",
+        "1",
+    ]
     answer = run_command("train", *flags(trees, tmp_path / "run"), *options)
     assert answer.code == 0, answer.err
     steps = pd.read_csv(tmp_path / "run" / run_folder.STEPS)

@@ -233,9 +233,15 @@ def test_names_in_a_flag_follow_the_rules_of_csv(text: str, names: list[str]) ->
 
 def test_keys_about_a_table_without_one_are_a_mistake(tmp_path: Path) -> None:
     for key, value in (
-        ("images", "x"), ("image-column", "x"), ("target", "x"), ("numeric", "x"), ("categorical", "x"), ("drop", "x"),
-        ("split-column", "x"), ("group-column", "x"),
-    ):  # fmt: skip
+        ("images", "x"),
+        ("image-column", "x"),
+        ("target", "x"),
+        ("numeric", "x"),
+        ("categorical", "x"),
+        ("drop", "x"),
+        ("split-column", "x"),
+        ("group-column", "x"),
+    ):
         line = (
             f"--data.csv is needed with --data.{key}: which table? Without any of these the demo"
             " set is used"
@@ -256,10 +262,27 @@ def test_keys_about_a_table_without_one_are_a_mistake(tmp_path: Path) -> None:
 
 def test_keys_that_suit_any_data_leave_the_demo_set() -> None:
     config = configure(
-        "--data.image-size", "24", "--data.workers", "0", "--data.augment", "none", "--data.cache", "disk", "--data.cache-dir", "c",
-        "--data.val-fraction", "0.2", "--data.test-fraction", "0.3", "--data.split-seed", "4", "--data.class-weights", "balanced",
-        "--data.min-category-count", "2",
-    )  # fmt: skip
+        "--data.image-size",
+        "24",
+        "--data.workers",
+        "0",
+        "--data.augment",
+        "none",
+        "--data.cache",
+        "disk",
+        "--data.cache-dir",
+        "c",
+        "--data.val-fraction",
+        "0.2",
+        "--data.test-fraction",
+        "0.3",
+        "--data.split-seed",
+        "4",
+        "--data.class-weights",
+        "balanced",
+        "--data.min-category-count",
+        "2",
+    )
     assert config.data.csv is None
     assert config.data.image_size == 24
     assert config.model.image == PRESETS["demo"]["model"]["image"]
@@ -273,9 +296,12 @@ def test_none_clears_an_optional_key_only() -> None:
 
 
 @given(
-    lr=st.floats(1e-8, 10), epochs=st.integers(1, 500), drop=st.lists(st.text("abc_é x", min_size=1), max_size=3, unique=True),
-    rule=st.sampled_from(["paper", "official"]), preset=st.sampled_from(sorted(PRESETS)),
-)  # fmt: skip
+    lr=st.floats(1e-8, 10),
+    epochs=st.integers(1, 500),
+    drop=st.lists(st.text("abc_é x", min_size=1), max_size=3, unique=True),
+    rule=st.sampled_from(["paper", "official"]),
+    preset=st.sampled_from(sorted(PRESETS)),
+)
 def test_printed_configuration_reads_back_equal(
     lr: float, epochs: int, drop: list[str], rule: str, preset: str
 ) -> None:

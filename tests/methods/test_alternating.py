@@ -372,7 +372,7 @@ def test_fused_logits_use_what_a_row_has() -> None:
     image, table = torch.randn(2, SIZES["image"]).double(), torch.randn(3, SIZES["table"]).double()
     rows = {"image": torch.tensor([0, 2]), "table": torch.tensor([1, 2, 4])}
     logits = model.predict_logits({"image": image, "table": table}, rows, 5)
-    torch.testing.assert_close(logits["multi"][0], logits["image"][0])
-    torch.testing.assert_close(logits["multi"][1], logits["table"][0])
-    torch.testing.assert_close(logits["multi"][2], (logits["image"][1] + logits["table"][1]) / 2)
-    assert logits["multi"][3].eq(0).all()
+    torch.testing.assert_close(logits["fused"][0], logits["image"][0])
+    torch.testing.assert_close(logits["fused"][1], logits["table"][0])
+    torch.testing.assert_close(logits["fused"][2], (logits["image"][1] + logits["table"][1]) / 2)
+    assert logits["fused"][3].eq(0).all()

@@ -1,0 +1,126 @@
+"""Several methods on one split, with the same seeds, encoders and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gaal_fast.config import Config
+from gaal_fast.data import FusionData
+from gaal_fast.engine.experiment import Say, new_path, run_seeds, tidy_after_errors
+from gaal_fast.errors import AlreadyFinished, Interrupted
+from gaal_fast.runs import figures
+from gaal_fast.runs.comparison import Row, as_cells, columns, rows_of, title
+from gaal_fast.runs.folder import COMPARISON, SUMMARY, RunFolder
+from gaal_fast.runs.summary import Part, Summary, main_score, scored_part
+
+TABLE, FIGURE = "comparison.csv", "comparison.png"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison has found.
+
+    Attributes:
+        folder: Where it is.
+        rows: Of ``comparison.csv``.
+        title: What the values of the rows are: ``test accuracy``.
+        score: The name of their score.
+        part: The rows of the data that were scored.
+    """
+
+    folder: RunFolder
+    rows: list[Row]
+    title: str
+    score: str
+    part: Part
+
+
+def compare(
+    configs: Sequence[Config],
+    data: FusionData,
+    *,
+    device: torch.device,
+    say: Say,
+    resumed: RunFolder | None = None,
+) -> Comparison:
+    """Train every method with every seed into one folder.
+
+    Args:
+        configs: One for each method, in order, which differ in nothing else.
+        data: What ``experiment.load`` gave for them.
+        device: Where to compute.
+        say: Told which method and which of several seeds begins.
+        resumed: The folder of a comparison that was stopped.
+
+    Returns:
+        The folder with the rows of its ``comparison.csv``.
+
+    Raises:
+        AlreadyFinished: Where nothing is left to do.
+        Interrupted: With the folder, on Ctrl-C, after everything was saved.
+        UserError: For input that is bad. A new folder without a checkpoint is removed.
+    """
+    methods = [config.method.name for config in configs]
+    folder = resumed or RunFolder.create(
+        new_path(configs[0], "compare"), configs[0], {COMPARISON: {"methods": methods}}
+    )
+    with tidy_after_errors(folder, new=resumed is None, module="compare"):
+        found, trained = _run_methods(configs, data, folder, device=device, say=say)
+        if not trained and _is_complete(folder, methods):
+            raise AlreadyFinished(
+                f": {folder.path} is finished: all of its {len(methods)} methods are", key="resume"
+            )
+        folder.remove_partial()
+        folder.write_config(configs[0])
+        _write(found)
+    return found
+
+
+def _run_methods(
+    configs: Sequence[Config],
+    data: FusionData,
+    folder: RunFolder,
+    *,
+    device: torch.device,
+    say: Say,
+) -> tuple[Comparison, int]:
+    """All methods one after the other, and how many of them had something left to train."""
+    rows: list[Row] = []
+    trained = 0
+    for config in configs:
+        name = config.method.name
+        say(f"method {name}")
+        own = RunFolder(folder.path / name)
+        if not own.path.exists():
+            RunFolder.create(own.path, config)
+        summary: Summary
+        try:
+            summary = run_seeds(config, data, own, device=device, say=say)
+            trained += 1
+        except AlreadyFinished:
+            summary = own.read_json(SUMMARY)
+        except Interrupted:
+            raise Interrupted(folder.path) from None
+        rows += rows_of(name, summary)
+        found = Comparison(folder, rows, title(summary), main_score(summary), scored_part(summary))
+        if trained:
+            _write(found)
+    return found, trained
+
+
+def _write(found: Comparison) -> None:
+    cells = [as_cells(row, found.score) for row in found.rows]
+    found.folder.write_rows(TABLE, cells, columns(found.score))
+    figures.comparison(found.rows, found.folder.file(FIGURE), found.title)
+
+
+def _is_complete(folder: RunFolder, methods: Sequence[str]) -> bool:
+    """Whether the figure is there and the table has rows for every method; it grows while they are
+    trained.
+    """
+    if not (folder.file(TABLE).exists() and folder.file(FIGURE).exists()):
+        return False
+    return set(methods) <= set(folder.read_rows(TABLE)["method"])

@@ -1,0 +1,251 @@
+"""Training as a library: data for methods, seeds into run folders, and what to say of it.
+
+Everything is returned or handed to ``say``; the commands print.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from gaal_fast.config import Config, MethodConfig
+from gaal_fast.config.command import os_error_words
+from gaal_fast.data import FusionData, load_data
+from gaal_fast.engine.trainer import Trainer
+from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by_errors
+from gaal_fast.methods import build_method
+from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder, default_path
+from gaal_fast.runs.summary import RunSummary, Summary, over_seeds
+
+# The commonest class has this many times the rows of the rarest: the console shows balanced
+# accuracy too.
+UNEVEN = 1.5
+
+Say = Callable[[str], None]
+
+
+def with_demo(config: Config) -> Config:
+    """The same configuration with the demo set's table and images where none are given."""
+    if config.data.csv is not None:
+        return config
+    from gaal_fast.demo import ensure_demo  # draws with more machinery than training needs
+
+    demo = ensure_demo()
+    data = {
+        "csv": demo.csv,
+        "images": demo.images,
+        "image_column": demo.image_column,
+        "target": demo.target,
+    }
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def with_method(config: Config, name: str) -> Config:
+    """The same configuration with another method."""
+    return config.model_copy(update={"method": config.method.model_copy(update={"name": name})})
+
+
+def modalities_of(method: MethodConfig) -> list[str]:
+    """The modalities that a method trains on."""
+    return [method.name] if method.name in ("image", "table") else list(method.order)
+
+
+def load(configs: Sequence[Config]) -> FusionData:
+    """The data of configurations that differ in their methods only, with its warnings.
+
+    Args:
+        configs: One for each method, with paths that hold from the working directory. Images are
+            decoded only where a method needs them.
+
+    Returns:
+        Data that every one of the methods can use.
+
+    Raises:
+        UserError: For data that is wrong or that one of the methods cannot use. It carries the
+            warnings found before.
+    """
+    decode = any("image" in modalities_of(config.method) for config in configs)
+    data = load_data(configs[0].data, decode=decode, progress=configs[0].train.progress)
+    with carried_by_errors(data.warnings):
+        for config in configs:
+            check_modalities(config, data)
+    return data
+
+
+def check_modalities(config: Config, data: FusionData) -> None:
+    """Refuse a method whose modalities the data does not have."""
+    wanted = modalities_of(config.method)
+    if data.images is None and "image" in wanted:
+        raise UserError(
+            f": no column of {config.data.csv} names images; "
+            "name it, or train on the table alone with --method.name table",
+            key="data.image-column",
+        )
+    if not data.schema.features and "table" in wanted:
+        raise UserError(
+            f"{config.data.csv}: {data.schema.without_features()}; "
+            "train on the images alone with --method.name image"
+        )
+
+
+def plan(config: Config, data: FusionData, device: torch.device) -> list[str]:
+    """What would be trained, in a few lines: data, split, model, steps."""
+    sizes = ", ".join(
+        f"{name} encoder {_parameters(encoder) / 1e6:.2f} M"
+        for name, encoder in _encoders(config, data).items()
+    )
+    batches = -(-len(data.train) // config.train.batch_size)
+    return [
+        f"{config.data.csv}",
+        *data.describe(),
+        f"model: {sizes} parameters; images of {config.data.image_size} px, augmentation"
+        f" {config.data.augment}",
+        f"method: {config.method.name}, up to {config.train.epochs} epochs of {batches} batches"
+        f" on {device}",
+    ]
+
+
+def _encoders(config: Config, data: FusionData) -> dict[str, nn.Module]:
+    """The encoders without their values: shapes cost no memory and no draw of random numbers."""
+    untrained = config.model_copy(
+        update={"model": config.model.model_copy(update={"weights": None})}
+    )
+    with torch.device("meta"):
+        method = build_method(untrained, classes=len(data.classes), table_features=data.table_width)
+    return dict(method.model.encoders.items())
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def train(
+    config: Config,
+    data: FusionData,
+    *,
+    device: torch.device,
+    say: Say,
+    resumed: RunFolder | None = None,
+) -> tuple[RunFolder, Summary]:
+    """Train every seed into a new run folder, or go on in one.
+
+    Args:
+        config: The configuration, as the run folder is to keep it.
+        data: What ``load`` gave for it.
+        device: Where to compute.
+        say: Told which of several seeds begins.
+        resumed: The folder to go on in.
+
+    Returns:
+        The folder and what its ``summary.json`` holds.
+
+    Raises:
+        AlreadyFinished: Where nothing is left to do.
+        Interrupted: With the folder, on Ctrl-C, after everything was saved.
+        UserError: For input that is bad. A new folder without a checkpoint is removed.
+    """
+    folder = resumed or RunFolder.create(new_path(config, config.method.name), config)
+    with tidy_after_errors(folder, new=resumed is None):
+        return folder, run_seeds(config, data, folder, device=device, say=say)
+
+
+def new_path(config: Config, what: str) -> Path:
+    """Where a new run folder goes: what ``run.dir`` names, else called after the table and what is
+    done with it.
+    """
+    if config.data.csv is None:
+        raise ValueError("config: has no table; with_demo gives it the demo set's")
+    return config.run.dir or default_path(config.data.csv.stem, what)
+
+
+@contextmanager
+def tidy_after_errors(folder: RunFolder, *, new: bool, module: str = "train") -> Iterator[None]:
+    """Remove the new folder if input errors or a full disk surface before the first checkpoint; say
+    how to go on after it.
+    """
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if not any(folder.path.rglob(CHECKPOINT)):
+            if new:
+                shutil.rmtree(folder.path)
+        elif isinstance(error, OSError):
+            raise UserError(f"{os_error_words(error)}; {folder.how_to_go_on(module)}") from error
+        raise
+
+
+def run_seeds(
+    config: Config, data: FusionData, folder: RunFolder, *, device: torch.device, say: Say
+) -> Summary:
+    """Train ``config.train.seeds`` times, going on where the folder's runs stopped, and write the
+    summary over all of them.
+
+    Raises:
+        AlreadyFinished: Where nothing is left to do.
+        Interrupted: With the folder, on Ctrl-C.
+    """
+    if config.train.seeds == 1:
+        return run_one(config, data, folder, device=device)
+    summaries: list[RunSummary] = []
+    trained = 0
+    for seed in range(config.train.seed, config.train.seed + config.train.seeds):
+        own = config.model_copy(
+            update={"train": config.train.model_copy(update={"seed": seed, "seeds": 1})}
+        )
+        own_folder = RunFolder(folder.seed(seed))
+        say(f"seed {seed}")
+        if not own_folder.path.exists():
+            RunFolder.create(own_folder.path, own)
+        try:
+            summaries.append(run_one(own, data, own_folder, device=device))
+            trained += 1
+        except AlreadyFinished:
+            summaries.append(own_folder.read_json(SUMMARY))
+        except Interrupted:
+            raise Interrupted(folder.path) from None
+    summary = over_seeds(summaries)
+    if not trained and folder.finished and folder.read_json(SUMMARY)["seeds"] == summary["seeds"]:
+        raise AlreadyFinished(
+            f": {folder.path} is finished: all of its {len(summaries)} seeds are", key="resume"
+        )
+    folder.remove_partial()
+    folder.write_config(config)
+    folder.write_json(SUMMARY, summary)
+    return summary
+
+
+def run_one(
+    config: Config, data: FusionData, folder: RunFolder, *, device: torch.device
+) -> RunSummary:
+    """Train one seed in ``folder``: from its checkpoint, or from the start where a run was killed
+    before it had one.
+
+    Raises:
+        AlreadyFinished: Where nothing is left to do.
+        Interrupted: With the folder, on Ctrl-C.
+    """
+    trainer = Trainer(folder.located(config), data, folder, device=device)
+    trainer.resume()
+    folder.remove_partial()
+    folder.write_config(config)
+    folder.write_environment({"device": str(device)})
+    folder.write_data(data)
+    try:
+        return trainer.fit()
+    except Interrupted:
+        raise Interrupted(folder.path) from None
+
+
+def is_uneven(class_counts: np.ndarray) -> bool:
+    """Whether some class has so many more rows than another that accuracy alone says little.
+
+    Args:
+        class_counts: int64 ``[Y]``, training rows of each class.
+    """
+    return bool(class_counts.max() >= UNEVEN * class_counts.min())

@@ -1,0 +1,69 @@
+"""Versions and hardware that a number depends on."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypedDict
+
+from gaal_fast import __version__
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "triton",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "pillow",
+    "skops",
+    "timm",
+)
+
+
+class Environment(TypedDict):
+    """What ``environment.json`` says of the machine; None where something is not there."""
+
+    gaal_fast: str
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    cpu: str
+    cpu_threads: int
+    gpu: str | None
+    cuda: str | None
+
+
+def environment() -> Environment:
+    """Versions and hardware of this process."""
+    import torch
+
+    return {
+        "gaal_fast": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": _cpu_name(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,54 @@
+"""Tables that a command writes: their kinds, by suffix."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from gaal_fast.errors import UserError
+from gaal_fast.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+
+
+def check_suffix(out: Path) -> str:
+    """The kind of file that ``out`` names. Raises ``UserError`` for one that cannot be written."""
+    for known in reversed(SUFFIXES):
+        if out.name.lower().endswith(known):
+            return known
+    raise UserError(f": {out} must end in one of {', '.join(SUFFIXES)}", key="out")
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    """Write a table as its name says, whole or not at all.
+
+    Args:
+        table: Its columns and rows; the index is not written.
+        out: A file with one of ``SUFFIXES``. The same table is the same bytes.
+
+    Raises:
+        UserError: Where Parquet cannot hold a column.
+        WriteError: Where the disk is full or cannot be written.
+    """
+    kind = check_suffix(out)
+    with replacing(out) as stream:
+        if kind == ".parquet":
+            _write_parquet(table, stream, out)
+            return
+        mark = "\t" if kind.startswith(".tsv") else ","
+        text = table.to_csv(index=False, sep=mark).encode("utf-8")
+        # Without a time of its own, the same predictions are the same bytes.
+        stream.write(gzip.compress(text, mtime=0) if kind.endswith(".gz") else text)
+
+
+def _write_parquet(table: pd.DataFrame, stream: BinaryIO, out: Path) -> None:
+    try:
+        table.to_parquet(stream, index=False)
+    except OSError:
+        raise
+    except (ValueError, TypeError) as error:  # a column of cells of several types
+        raise UserError(f": {out} cannot be Parquet: {error}; write .csv", key="out") from error
