@@ -146,24 +146,19 @@ PYBIND11_MODULE(_native_cpu, m) {
       },
       no_gil);
 
-  m.def("correction",
-        [](double dot, double guide_norm2, double grad_norm2, bool official, double epsilon,
-           bool relative, double margin, double ridge, double max_correction) {
-          return correction({dot, guide_norm2, grad_norm2},
-                            {official, epsilon, relative, margin, ridge, max_correction});
-        });
+  m.def("correction", [](double dot, double guide_norm2, double grad_norm2, const RuleTuple& rule) {
+    return correction({dot, guide_norm2, grad_norm2}, rule_of(rule));
+  });
 
   m.def(
       "project",
       [](const std::vector<int>& dtypes, const std::vector<Address>& grads,
-         const std::vector<Address>& guides, const std::vector<int64_t>& sizes, bool official,
-         double epsilon, bool relative, double margin, double ridge, double max_correction,
-         int threads, int isa) {
+         const std::vector<Address>& guides, const std::vector<int64_t>& sizes,
+         const RuleTuple& rule, int threads, int isa) {
         const Run run = make_run(threads, isa);
         const std::vector<Pair> pairs = make_pairs(dtypes, grads, guides, sizes);
         const InnerProducts p = inner_products(run, pairs);
-        const double v =
-            correction(p, {official, epsilon, relative, margin, ridge, max_correction});
+        const double v = correction(p, rule_of(rule));
         add_scaled(run, pairs, v);
         return std::make_tuple(v, p.dot, p.guide_norm2, p.grad_norm2);
       },

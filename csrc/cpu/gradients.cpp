@@ -1,4 +1,4 @@
-// Gradients as flat vectors, and the products that are too small for BLAS.
+// Gradients as flat vectors, and products too small for BLAS.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -11,7 +11,7 @@
 namespace gaal::cpu {
 namespace {
 
-// A fixed part of one of the pairs of a flat vector.
+// A part of one pair.
 struct Piece {
   size_t pair;
   int64_t first;

@@ -1,4 +1,4 @@
-// The table of kernels that every instruction set fills in, and the types that it speaks of.
+// The table of kernels that every instruction set fills in, and the types of its arguments.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,7 @@ struct float16 {
 // m are counted, not summed: the sum of the others then keeps its relative precision for a
 // confident row, where 1 + rest would swallow it in float32.
 //   sum_j e^{x_j - m} = ties + rest,   shifted = sum_j e^{x_j - m} (x_j - m)
-// A NaN or +inf entry leaves NaN in `rest` and `shifted`; nothing but -inf leaves max = -inf and
-// three zeros.
+// A NaN or +inf entry leaves NaN in `rest` and `shifted`; a row of -inf has max = -inf and zeros.
 struct RowStats {
   float max;
   double ties;
@@ -29,7 +28,7 @@ struct RowStats {
   double shifted;
 };
 
-// The statistics of two parts of a row together.
+// The statistics of a row from those of its two parts.
 RowStats merge_stats(const RowStats& a, const RowStats& b);
 
 // The vectorized kernels of one instruction set; the first index of an array is the DType of the
@@ -47,7 +46,7 @@ struct Kernels {
   void (*column_sums[kDTypes])(const void* a, int64_t stride, int64_t n_rows, int64_t n, void* out);
   // sums = {<g, h>, <h, h>, <g, g>}; every product and sum in double.
   void (*dot_norms[kDTypes])(const void* g, const void* h, int64_t n, double* sums);
-  // g += v h, in double where v is no normal number of float32.
+  // g += v h, in double where v is not a normal number of float32.
   void (*axpy[kDTypes])(void* g, const void* h, int64_t n, double v);
   // out[r, j] = sum_y a[r, y] w[y, j] for n_inner <= 8, float32.
   void (*small_matmul)(const float* a, int64_t a_stride, const float* w, int64_t w_stride,

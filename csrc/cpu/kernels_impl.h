@@ -19,7 +19,7 @@ namespace {
 // pass for the sums: the logits are read from memory once, and the sums need no rescaling inside a
 // block.
 constexpr int64_t kBlock = 4096;
-// Terms that a lane adds up in float32 before its sum goes on in double: a longer sum of like terms
+// Terms that a lane sums in float32 before the sum moves to double: a longer sum of like terms
 // loses a bit each time it doubles.
 constexpr int64_t kTerms = 32;
 
@@ -41,7 +41,7 @@ struct Sums {
   vi ties = {};
 };
 
-// Takes over what the float32 sums have come to, and leaves them at zero.
+// take() adds the float32 sums and resets them to zero.
 struct WideSums {
   vd rest = {};
   vd shifted = {};
@@ -105,7 +105,7 @@ inline RowStats block_stats(const T* x, const T* bias, int64_t n) {
   vf v[kTogether];
   for (j = 0;;) {
     const int64_t end = n - j > kTerms * kStep ? j + kTerms * kStep : n;
-    // Meanwhile the next block (or, rows being mostly contiguous, the next row) comes from memory.
+    // Prefetches the next block, or the next row: rows are mostly contiguous.
     for (; j + kStep <= end; j += kStep) {
       prefetch<kTogether>(x + n + j);
       for (int i = 0; i < kTogether; ++i) v[i] = load_logits<kBias>(x, bias, j + i * kLanes);
@@ -132,8 +132,8 @@ RowStats one_row_stats(const T* x, const T* bias, int64_t n) {
   return row;
 }
 
-// Up to this many classes a vector holds one class of many rows instead of many classes of one row:
-// nothing is left to sum over lanes.
+// Up to this many classes, a vector holds one class of many rows instead of many classes of one
+// row, which avoids sums over lanes.
 constexpr int64_t kFew = 8;
 
 template <class T>
@@ -307,7 +307,7 @@ void axpy_impl(T* g, const T* h, int64_t n, Factor v) {
 }
 template <class T>
 void axpy(void* g, const void* h, int64_t n, double v) {
-  // v h may be an ordinary number where v is none of float32.
+  // v h can be a normal number of float32 where v is not.
   if (v >= __FLT_MIN__ && v <= __FLT_MAX__)
     return axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, (float)v);
   axpy_impl(static_cast<T*>(g), static_cast<const T*>(h), n, v);

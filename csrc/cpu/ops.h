@@ -1,6 +1,6 @@
 // The operations on raw host pointers: strides and sizes in elements, the last dimension
 // contiguous, outputs disjoint from inputs unless said otherwise. Results do not depend on
-// `threads`. None of them throws but for lack of memory.
+// `threads`. The only exception is for lack of memory.
 #pragma once
 
 #include <cstdint>
@@ -61,8 +61,8 @@ void softmax_stats(const Run& run, const Logits& logits, const int64_t* target, 
 // index.
 void entropy_topk(const Run& run, const Logits& logits, int64_t k, float* entropy, int64_t* index);
 
-// Rows of `bytes` bytes, `stride` bytes apart, and where to copy the chosen ones to, one after the
-// other; null for no such copy.
+// Rows of `bytes` bytes, `stride` bytes apart. The chosen ones are copied to `chosen`, one after
+// the other, unless it is null.
 struct Features {
   const void* data;
   int64_t stride;
@@ -74,12 +74,12 @@ struct Features {
 //   out_i = c_i / sum(c) (softmax(logits_r) - onehot(target_r)),
 //   r = index[i] (i where index is null), c_i = weight of row r
 // out [n, n_classes] has the dtype of the logits or float32 and, without an index, may be
-// logits.data itself; column_sums [n_classes] has out's dtype. The features of the rows in `index`
-// are copied beside. Returns the loss sum(c nll) / sum(c), NaN for n = 0.
+// logits.data itself; column_sums [n_classes] has out's dtype. Copies the features of the rows in
+// `index`. Returns the loss sum(c nll) / sum(c), NaN for n = 0.
 double residual(const Run& run, const Logits& logits, const Labels& labels, const int64_t* index,
                 int64_t n, const Features& features, const Matrix& out, void* column_sums);
 
-// The guiding rows: what is known of them, and what becomes of the k of highest entropy.
+// The guiding rows, and the results for the k of highest entropy.
 struct Guide {
   Logits logits;
   Labels labels;
@@ -90,8 +90,8 @@ struct Guide {
   void* column_sums;  // [n_classes] of it
 };
 
-// All that the guided step does between its products: residual() of every row of `logits`, and of
-// the k rows of the guide of highest entropy. Both logits have one dtype, one bias and one
+// What the guided step does between its products: residual() of every row of `logits`, and of the k
+// rows of the guide of highest entropy. Both logits have one dtype, one bias and one
 // n_classes. Returns the loss of `logits`.
 double guided_residuals(const Run& run, const Logits& logits, const Labels& labels,
                         const Matrix& out, void* column_sums, const Guide& guide);
@@ -110,8 +110,8 @@ InnerProducts inner_products(const Run& run, const std::vector<Pair>& pairs);
 // g += v h, unless v is zero.
 void add_scaled(const Run& run, const std::vector<Pair>& pairs, double v);
 
-// out [n_rows, n] = a [n_rows, n_inner] w [n_inner, n], float32, n_inner <= kSmallInner: BLAS takes
-// ten times the time of the writes for two.
+// out [n_rows, n] = a [n_rows, n_inner] w [n_inner, n], float32, n_inner <= kSmallInner. For
+// n_inner = 2, BLAS takes ten times as long as the writes alone.
 constexpr int64_t kSmallInner = 8;
 void small_matmul(const Run& run, const float* a, int64_t a_stride, const float* w,
                   int64_t w_stride, int64_t n_rows, int64_t n_inner, int64_t n, float* out,

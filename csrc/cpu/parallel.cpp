@@ -60,7 +60,7 @@ void run_team(int threads, void (*body)(void*, int, int), void* context) {
   try {
     for (; started < threads; ++started) helpers.emplace_back(body, context, started, threads);
   } catch (const std::system_error&) {
-    // No more threads to be had: the ranks that did not start run here.
+    // No more threads are available: the remaining ranks run here.
   }
   body(context, 0, threads);
   for (int rank = started; rank < threads; ++rank) body(context, rank, threads);

@@ -10,11 +10,11 @@ namespace gaal::cpu {
 // are done. body must not throw.
 void run_team(int threads, void (*body)(void* context, int rank, int size), void* context);
 
-// body(i) for every i in [0, n). Whatever is summed is summed per i and joined in the order of i:
-// the result does not depend on the number of threads nor on which of them does what.
+// Both loops call body(i) for every i in [0, n). Callers sum per i and add these sums in the order
+// of i, so results depend neither on the number of threads nor on which thread takes which i.
 
-// Thread t takes the t-th of equal contiguous ranges, so that two loops over the same n find the
-// same data in the same cache.
+// Thread t takes the t-th of equal contiguous ranges: two loops over the same n find the same data
+// in the same cache.
 template <class Body>
 void parallel_for_static(int threads, int64_t n, Body&& body) {
   struct Context {
@@ -31,8 +31,8 @@ void parallel_for_static(int threads, int64_t n, Body&& body) {
       &context);
 }
 
-// Threads take the next i when they are done with one: for pieces of unequal length, and for cores
-// that others use too.
+// Each thread takes the next i as soon as it is free: for pieces of unequal length, and for cores
+// shared with other programs.
 template <class Body>
 void parallel_for(int threads, int64_t n, Body&& body) {
   struct Context {

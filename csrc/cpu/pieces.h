@@ -1,5 +1,5 @@
-// How work is cut into pieces for the team of threads. A piece depends on shapes alone, never on
-// the number of threads, so that results do not either.
+// How work is cut into pieces for the team of threads. Pieces depend on shapes alone, never on the
+// number of threads, so results do not depend on it either.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,14 @@
 
 namespace gaal::cpu {
 
-// A row longer than kSegment is shared out, so that a few huge rows use every core; short rows are
-// taken together until they make a piece worth handing to a thread.
+// A row longer than kSegment is cut, so that a few huge rows use every core. Short rows are grouped
+// into pieces of about kPiece elements.
 constexpr int64_t kSegment = 16384;
 constexpr int64_t kPiece = 4096;
 constexpr int64_t kRowsTogether = 64;
 // Fixed cost of a row, in elements.
 constexpr int64_t kRowCost = 16;
-// Elements below which waking the team costs more than it saves.
+// Break-even of waking the team, in elements.
 constexpr int64_t kSerial = 8192;
 constexpr int64_t kFlatPiece = 16384;
 constexpr int64_t kColumnPiece = 128;
@@ -25,8 +25,8 @@ inline int threads_for(const Run& run, int64_t elements) {
   return elements < kSerial ? 1 : run.threads;
 }
 
-// Work that can be done beside something else in one go over the team: body(i) for i < n, which
-// costs as much as so many elements altogether.
+// Work that can share one parallel region with other work: body(i) for i < n. All of it costs as
+// much as `elements` elements of a row.
 template <class Body>
 struct Tasks {
   int64_t n;

@@ -1,4 +1,4 @@
-// Residuals of the cross-entropy, and all that the guided step does between its products.
+// Residuals of the cross-entropy, and the work of the guided step between its products.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -57,7 +57,7 @@ class ResidualWriter {
       write(i, row, 0, logits_.n_classes);
   }
 
-  // After the last row: what is left to write, and the loss.
+  // After the last row: writes what is left and returns the loss.
   double finish() {
     if (in_segments()) {
       const int64_t n_segments = divide_up(logits_.n_classes, kSegment);
@@ -73,7 +73,7 @@ class ResidualWriter {
     return loss;
   }
 
-  // After finish().
+  // A task for after finish().
   auto column_sums(void* sums) const {
     return Tasks{divide_up(logits_.n_classes, kColumnPiece), n() * logits_.n_classes / 4,
                  [this, sums](int64_t piece) {
@@ -133,7 +133,7 @@ double residual(const Run& run, const Logits& logits, const Labels& labels, cons
 
 double guided_residuals(const Run& run, const Logits& logits, const Labels& labels,
                         const Matrix& out, void* column_sums, const Guide& guide) {
-  // Both sets of rows in one go over the team.
+  // Both sets of rows in one parallel region.
   ResidualWriter writer(run, logits, labels, nullptr, logits.n_rows, out);
   std::vector<float> entropy(static_cast<size_t>(guide.logits.n_rows));
   for_each_row(

@@ -36,7 +36,7 @@ inline float entropy_of(const RowStats& s, double log_s) {
 void select(const std::vector<float>& entropy, int64_t k, int64_t* index);
 
 // Calls use(i, stats) once for each of n rows of n_classes logits, from any thread; the i-th row is
-// at data(i). Does the other tasks too.
+// at data(i). Runs the other tasks in the same parallel region.
 template <class Data, class Use, class... Others>
 void for_each_row(const Run& run, DType dtype, int64_t n_classes, const void* bias, int64_t n,
                   Data&& data, Use&& use, const Others&... others) {

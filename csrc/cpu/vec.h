@@ -1,9 +1,9 @@
 // One vector type per instruction set on the GCC/Clang vector extension; intrinsics only where the
-// extension has no word for it (masked loads and stores, max, scaling by 2^n, half conversions).
-// Included inside the namespace of one instruction set, with GAAL_AVX512, GAAL_AVX2 or neither
-// defined. No inline function of the standard library may be used here or in kernels_impl.h: the
-// linker keeps one copy for the whole module, which could then be the AVX-512 one on a machine
-// without it.
+// extension has no operation for it (masked loads and stores, max, scaling by 2^n, half
+// conversions). Included inside the namespace of one instruction set, with GAAL_AVX512, GAAL_AVX2
+// or neither defined. No inline function of the standard library may be used here or in
+// kernels_impl.h: the linker keeps one copy for the whole module, which could then be the AVX-512
+// one on a machine without it.
 
 #if defined(GAAL_AVX512)
 constexpr int kBytes = 64;
@@ -13,8 +13,8 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 constexpr int kLanes = kBytes / 4;
-// Vectors that go through a long chain of operations side by side. Four spill, and take longer than
-// one by one.
+// Vectors that go through a long chain of operations side by side. With four the registers spill,
+// which takes longer than one vector at a time.
 constexpr int kTogether = 2;
 
 typedef float vf __attribute__((vector_size(kBytes)));
@@ -74,7 +74,7 @@ inline vf from_bits(vu16 bits, float16) {
 #else
   const vu u = __builtin_convertvector(bits, vu);
   const vu magnitude = (u & 0x7fffu) << 13;
-  // Shifting leaves the exponent 112 too small; the product repairs it, and normalises subnormals
+  // Shifting leaves the exponent 112 too small; the product repairs it, and normalizes subnormals
   // on the way.
   const vf finite = bit_cast<vf>(magnitude) * 0x1p112f;
   const vf special = bit_cast<vf>(magnitude | 0x7f800000u);
@@ -123,7 +123,7 @@ inline __m256i lane_mask(int count) {
 }
 #endif
 
-// Asks for the N vectors at p, which need not be readable.
+// Prefetches the N vectors at p, which need not be readable.
 template <int N, class T>
 inline void prefetch(const T* p) {
   constexpr size_t kLine = 64;
@@ -286,14 +286,14 @@ inline float max_lanes(vf v) {
 
 // --- exp ---
 
-// e^x for x <= 0 (NaN stays NaN), within 1 ulp over the whole range, subnormal results included. x
-// = n ln2 + r, |r| <= ln2 / 2. The caller has clamped x to >= kExpFloor, below which e^x rounds to
-// zero: the product x e^x then stays finite for x = -inf.
+// Below it e^x rounds to zero. With x clamped to it, x e^x stays finite for x = -inf.
 constexpr float kExpFloor = -104.0f;
 
+// e^x for kExpFloor <= x <= 0 (NaN stays NaN), within 1 ulp over the whole range, subnormal results
+// included, from x = n ln2 + r with |r| <= ln2 / 2.
 //
-// Of several vectors at once, each step for all of them before the next: in a chain as long as this
-// one most operations wait for the one before.
+// Takes several vectors at once, each step for all of them before the next step: in a chain as long
+// as this one, most operations wait for the one before.
 template <int N>
 inline void exp_nonpositive(const vf (&x)[N], vf (&e)[N]) {
   const float magic = 0x1.8p23f;  // adding it rounds to an integer, which then sits in the low bits

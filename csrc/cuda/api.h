@@ -2,10 +2,10 @@
 // elements, and a stream.
 //
 // Every function enqueues work on the stream of its Call and returns; none waits for the device or
-// allocates memory. Everything a call leaves between its kernels lies in a workspace of the caller,
-// which need not be cleared and may be reused as soon as the stream's order allows: no state
-// outlives a call, so calls on several streams and from several threads, and captured graphs,
-// cannot disturb each other. Errors of the CUDA runtime are thrown as std::runtime_error.
+// allocates memory. What a call's kernels pass on to each other lies in a workspace of the caller,
+// which need not be cleared and may be reused as soon as the stream's order allows. No state
+// outlives a call, so calls on several streams, from several threads and in captured graphs cannot
+// disturb each other. Errors of the CUDA runtime are thrown as std::runtime_error.
 #pragma once
 
 #include <cstddef>
@@ -56,9 +56,9 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
 
 // out[count, Y] = sigma w_i (p_i - onehot_i) of the rows index[0 .. count), with w_i = 1, or with
 // class weights c: w_i = c[y_i] / mean_j c[y_j]. `sigma` gets a power of two that brings the
-// largest of them near 1, or 1 where it is near enough: confident rows leave residuals whose
-// products float32 has no range for, or that float16 has none for themselves. It is positive and
-// finite whatever the logits. `loss`, if not null, gets the mean cross-entropy of those rows. `out`
+// largest of them near 1, or 1 where it is near enough: the residuals of confident rows are beyond
+// the range of float16, and their products beyond that of float32. It is positive and finite for
+// any logits. `loss`, if not null, gets the mean cross-entropy of those rows. `out`
 // may be the logits themselves where index is null. count >= 1.
 size_t ce_residual_workspace(int device, int64_t count, int64_t classes);
 void ce_residual(const Call& call, const Matrix& logits, const int64_t* target,
@@ -77,9 +77,9 @@ struct DeviceRule {
 };
 
 // grads[i] += v guides[i] for i < count, each contiguous with sizes[i] elements. scalars[4] = v,
-// <g, g_p>, |g_p|^2, |g|^2. Of an overflow only the scalars become infinite, not the step.
-// `sigmas`, if not null, are two powers of two that all gradients and all guides come multiplied
-// by; the results are not.
+// <g, g_p>, |g_p|^2, |g|^2. Where these overflow, they become infinite, but the step does not.
+// `sigmas`, if not null, are two powers of two: the gradients given are multiplied by the first,
+// the guides by the second, and the results by neither.
 size_t project_workspace(int device, DType dtype, int count, const int64_t* sizes);
 void project(const Call& call, int count, void* const* grads, const void* const* guides,
              const int64_t* sizes, const DeviceRule& rule, const double* sigmas, float* scalars,
@@ -87,9 +87,9 @@ void project(const Call& call, int count, void* const* grads, const void* const*
 
 // v from the Gram matrices of stacked rows, `rows` of the batch and then k of the guide:
 // residual_gram and feature_gram, both [rows + k, rows + k] float32 and contiguous. The inner
-// products are sums of residual_gram * (feature_gram + has_bias), each residual still to be divided
-// by its number of rows and by the sigma of its part, sigmas[0] or sigmas[1]. Then `residuals`
-// [rows + k, classes] are divided by these too, and the last k rows are multiplied by v rows / k.
+// products are sums of residual_gram * (feature_gram + has_bias), each residual divided by its
+// number of rows and by the sigma of its part, sigmas[0] or sigmas[1]. Then `residuals`
+// [rows + k, classes] are divided by the sigmas, and the last k rows are multiplied by v rows / k.
 // rows >= 1 and k >= 1.
 size_t gram_project_workspace(int device, int64_t rows, int64_t k);
 void gram_project(const Call& call, int64_t rows, int64_t k, const float* residual_gram,

@@ -1,5 +1,5 @@
-// What stands between the library's matrix products where a shape is large enough for them:
-// residuals from logits, and v from Gram matrices.
+// The kernels between the library's matrix products, for shapes large enough for those: residuals
+// from logits, and v from Gram matrices.
 #include <algorithm>
 
 #include "common/projection.h"
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
   if (*sigma != 1.0) multiply_all(data, count, Factor(1.0 / *sigma));
 }
 
-// The residuals of the batch, then those of the guide, as one product wants them.
+// Scales the residuals of the batch, then those of the guide, for one product over both.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     scale_residuals(T* residuals, int64_t of_batch, int64_t of_guide, double factor,
@@ -161,7 +161,7 @@ unsigned gram_blocks(int device, int64_t all) {
       std::min<int64_t>(all, 2 * static_cast<int64_t>(device_info(device).multiprocessors)));
 }
 
-// For a kernel that walks over so many elements.
+// The launch of a kernel that loops over `count` elements.
 Launch walk(const Call& call, int64_t count) {
   const int64_t wanted = std::max<int64_t>(1, ceil_div<int64_t>(count, 4 * kThreads));
   const int64_t most = 8 * static_cast<int64_t>(device_info(call.device).multiprocessors);
@@ -169,7 +169,7 @@ Launch walk(const Call& call, int64_t count) {
           static_cast<cudaStream_t>(call.stream)};
 }
 
-constexpr size_t kTotalAt = 8;  // in a workspace, behind the ticket
+constexpr size_t kTotalAt = 8;  // in a workspace, after the ticket
 
 }  // namespace
 

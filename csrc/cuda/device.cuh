@@ -23,9 +23,8 @@ namespace gaal::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Tells the compiler that a pointer leads to global memory. It cannot see that by itself in a
-// function that is called, or where a pointer may be null, and would then use slower accesses that
-// work everywhere.
+// Tells the compiler that a pointer leads to global memory. In a function that is not inlined, or
+// where a pointer may be null, it cannot see that and would use slower, generic accesses.
 template <typename T>
 __device__ __forceinline__ T* global(T* pointer) {
   __builtin_assume(__isGlobal(pointer));
@@ -110,8 +109,8 @@ __device__ void block_sum(double (&values)[count], double* scratch) {
   __syncthreads();
 }
 
-// The largest of the threads' numbers, NaN apart; every thread gets it. `scratch` holds one float a
-// warp. Begins and ends with a barrier.
+// The largest of the threads' numbers, NaN ignored; every thread gets it. `scratch` holds one float
+// a warp. Begins and ends with a barrier.
 __device__ inline float block_max(float value, float* scratch) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2)
@@ -124,13 +123,13 @@ __device__ inline float block_max(float value, float* scratch) {
   return value;
 }
 
-// True in the last of `blocks` blocks that come here, for all its threads. What any of them wrote
-// before is then visible to that block.
+// True for all threads of the last of `blocks` blocks to call this. That block then sees what all
+// of them wrote before.
 //
 // The barrier orders the block's writes before thread 0, whose fence releases them together with
 // the ticket; the second fence makes the reads that follow see what the tickets before this one
-// released. Without the second one a stale line of the L1 cache may be read. The counter wraps to 0
-// by itself, so that the same workspace may be used again.
+// released. Without the second one a stale line of the L1 cache may be read. The counter wraps to
+// 0, so the workspace can be used again.
 __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned blocks, int* flag) {
   __syncthreads();
   if (threadIdx.x == 0) {

@@ -12,8 +12,8 @@
 //             direct: an update of what is stored;
 //             sample space: one product over the stacked rows
 // In the cooperative launch the whole grid waits between stages. In three launches the last block
-// to finish a row tile goes on with the rows, the last of those with the selection; likewise for
-// the Gram matrices and for v. Both orders of work add in the same order.
+// to finish a row tile continues with the rows, and the last of these blocks with the selection;
+// likewise for the Gram matrices and for v. Both ways sum in the same order.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -32,7 +32,7 @@ enum class Stage : int { kWhole, kForward, kInner, kFinish };
 
 // --- The kernel ---
 
-// First of three launches, a block per item.
+// First of three launches: one block per item.
 template <typename T>
 __device__ void forward_stage(const GuidedArgs& a) {
   GAAL_DYNAMIC_SHARED(shared);
@@ -54,7 +54,7 @@ __device__ void forward_stage(const GuidedArgs& a) {
   select_item(a);
 }
 
-// Second launch: the gradient to the features, and everything that v needs.
+// Second launch: the gradient to the features, and v.
 template <typename T>
 __device__ void inner_stage(const GuidedArgs& a) {
   GAAL_DYNAMIC_SHARED(shared);
@@ -91,8 +91,8 @@ __device__ void whole_step(const GuidedArgs& a) {
        row += blocks * warps)
     row_item<T>(a, row);
   grid.sync();
-  // One block sorts while the others, which need no selection for it, make the gradient to the
-  // features.
+  // One block sorts while the others compute the gradient to the features, which does not depend on
+  // the selection.
   if (block == 0) select_item(a);
   if (blocks == 1 || block > 0) {
     const int workers = blocks == 1 ? 1 : blocks - 1;
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 2 ? kTileBlocks - 1
 
 // --- Host ---
 
-// Places arrays in the workspace, one after the other, each on its own 256 bytes.
+// Places arrays in the workspace, one after the other, each aligned to 256 bytes.
 class Arena {
  public:
   explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
@@ -149,8 +149,8 @@ class Arena {
   size_t used_ = 0;
 };
 
-// `splits` parts of `depth` each, a multiple of the step, for about `wanted` parts of at least four
-// steps.
+// Splits `depth` into about `wanted` parts of at least four steps each: their number and their
+// depth, a multiple of the step.
 void split_depth(int64_t depth, int64_t wanted, int step, int* splits, int* split_depth_out) {
   const int64_t steps = std::max<int64_t>(1, ceil_div<int64_t>(depth, step));
   const int64_t parts = std::max<int64_t>(1, std::min(wanted, steps / 4));
@@ -178,7 +178,7 @@ size_t lay_out(int device, DType dtype, const GuidedShape& shape, void* workspac
   a.k = static_cast<int>(shape.k);
   a.sample_space = shape.sample_space;
 
-  // Parts for about two blocks on every multiprocessor, few enough that adding the parts up stays
+  // Enough parts for about two blocks on every multiprocessor, few enough that summing them stays
   // cheap.
   const int64_t logit_tiles =
       std::max<int64_t>(1, static_cast<int64_t>(tiles(a.rows + a.guide_rows)) * tiles(a.classes));
@@ -219,7 +219,7 @@ bool packs(const Matrix& m) {
   return is_aligned16(m.data) && m.stride % Pack<T>::kSize == 0;
 }
 
-// Blocks of the kernel that fit on the device at once; asked once per device and element type.
+// Blocks of the kernel that are resident on the device at once; queried once per device and type.
 template <typename T>
 unsigned resident_blocks(int device) {
   static std::array<unsigned, kMaxDevices> known{};

@@ -5,7 +5,7 @@
 
 namespace gaal::cuda {
 
-// The sum of the rows' weights, the same in every block that asks. Begins and ends with a barrier.
+// The sum of the rows' weights, equal in all blocks. Begins and ends with a barrier.
 __device__ inline double sum_weights(const float* weights, int rows, double* scratch) {
   double total[1] = {0.0};
   for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x))
@@ -14,8 +14,7 @@ __device__ inline double sum_weights(const float* weights, int rows, double* scr
   return total[0];
 }
 
-// What a sum over weighted rows is multiplied by to become their mean; the mean of no rows is 0
-// here.
+// The factor that turns a sum over weighted rows into their mean; 0 for no rows.
 __device__ __forceinline__ float inverse_total(double total, int rows) {
   return rows > 0 ? static_cast<float>(1.0 / total) : 0.0f;
 }

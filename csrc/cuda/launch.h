@@ -1,4 +1,4 @@
-// Host side: errors, the device of a call, what is known about a device, and launches.
+// Host side: errors, the device of a call, properties of a device, and launches.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,7 +17,7 @@ inline void check(cudaError_t status, const char* what) {
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-// Makes `device` current, and the device before it again at the end of the scope.
+// Makes `device` current until the end of the scope.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) : device_(device) {
@@ -42,7 +42,7 @@ struct DeviceInfo {
 
 constexpr int kMaxDevices = 64;
 
-// Asked from the driver once per device.
+// Queried once per device.
 inline const DeviceInfo& device_info(int device) {
   static std::array<DeviceInfo, kMaxDevices> known;
   static std::array<std::once_flag, kMaxDevices> asked;

@@ -1,5 +1,5 @@
-// linear_ce_grad: statistics of the chosen rows, then one product A^T U whose left operand is made
-// from the logits as it is read.
+// linear_ce_grad: statistics of the chosen rows, then one product A^T U whose left operand is
+// computed from the logits as they are read.
 #include <algorithm>
 
 #include "cuda/head_gradient.cuh"
@@ -25,8 +25,8 @@ struct GradArgs {
   bool logits_packs;
   void* grad_weight;
   void* grad_bias;
-  // The rows cut into `splits` of `split_rows`, one block each; the last block of a tile adds them
-  // up in order.
+  // The rows are cut into `splits` of `split_rows`, one block each. The last block of a tile sums
+  // them in order.
   int splits;
   int split_rows;
   float* partial;     // [tiles, splits, 64 * 64 + 64]
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
 
   const int begin = split * a.split_rows;
   const int end = begin + a.split_rows < a.count ? begin + a.split_rows : a.count;
-  // Half precision has no room for the residuals of confident rows, at least not in float16.
+  // The residuals of confident rows are beyond the range of float16.
   float sigma = 1.0f;
   if constexpr (sizeof(T) == 2) {
     float largest = 0.0f;
@@ -130,7 +130,7 @@ int step_of(DType dtype) {
 
 GradPlan plan(int device, DType dtype, int64_t count, int64_t classes, int64_t width) {
   GradPlan p{};
-  // One tile even for a width of 0: the bias is still to be made.
+  // One tile even for a width of 0: the bias still has a gradient.
   const int64_t tiles =
       ceil_div<int64_t>(classes, kTile) * std::max<int64_t>(1, ceil_div<int64_t>(width, kTile));
   const int64_t steps = ceil_div<int64_t>(count, step_of(dtype));

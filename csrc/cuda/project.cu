@@ -1,5 +1,5 @@
 // project_: inner products of two lists of tensors seen as flat vectors, then g += v g_p. Two
-// launches; v never leaves the device.
+// launches; v stays on the device.
 #include <algorithm>
 
 #include "common/projection.h"
@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kChunk = 8192;  // elements; a multiple of every pack
-constexpr int kMaxTensors =
-    96;  // pairs in one launch: the table must fit the 4 KB of kernel arguments
+// Pairs in one launch: the table must fit the 4 KB of kernel arguments.
+constexpr int kMaxTensors = 96;
 constexpr int kBlocksPerMultiprocessor = 4;
 
 struct TensorTable {
@@ -52,9 +52,9 @@ __device__ __forceinline__ Chunk chunk_at(const TensorTable& table, int chunk) {
   return found;
 }
 
-// The loads of a group come before its arithmetic and its stores, so that they are all in flight at
-// once: the compiler cannot move a load over a store that might touch the same memory. Tensors that
-// are not aligned are read element by element, in the same order, so that the sums do not depend on
+// The loads of a group come before its arithmetic and its stores, so that all are in flight at
+// once: the compiler cannot move a load across a store that might alias it. Tensors that are not
+// aligned are read element by element, in the same order, so that the sums do not depend on
 // addresses.
 template <typename T, int packs>
 __device__ __forceinline__ void load_group(Pack<T> (&group)[packs], const T* from, int64_t first,
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) {
     for (int i = 0; i < 3; ++i) a.partial[i * a.all_blocks + a.first_block + blockIdx.x] = sums[i];
   }
-  // Launches before this one are done: the stream keeps their order.
+  // Earlier launches are done: the stream keeps their order.
   if (!a.last_launch || !is_last_block(a.ticket, gridDim.x, flag)) return;
   for (int i = 0; i < 3; ++i) {
     sums[i] = 0.0;
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads)
   const Update update{static_cast<float>(1.0 / of_grad), Factor(*v / of_guide)};
   const int chunks = table.first_chunk[table.count];
   for (int c = static_cast<int>(blockIdx.x); c < chunks; c += static_cast<int>(gridDim.x)) {
-    // From the end: what the inner products read last may still be in the cache.
+    // From the end, which may still be in the cache: the inner products read it last.
     const Chunk chunk = chunk_at(table, chunks - 1 - c);
     T* const grad = static_cast<T*>(table.grad[chunk.tensor]);
     const T* const guide = static_cast<const T*>(table.guide[chunk.tensor]);

@@ -1,4 +1,4 @@
-// What stands around v (common/projection.h) on the device: how <g, g_p>, |g_p|^2 and |g|^2 are
+// Before and after v (common/projection.h) on the device: how <g, g_p>, |g_p|^2 and |g|^2 are
 // summed, and how v is applied.
 //
 // All of it is in float64, or in float32 after exact scaling: the square of a small gradient, and
@@ -28,8 +28,8 @@ __device__ inline void store_scalars(float* scalars, double v, const InnerProduc
 
 // --- Sums of products ---
 
-// A power of two that brings a number near 1, and its inverse. 0 is taken for the smallest number,
-// inf and NaN for the largest.
+// A power of two that brings a number near 1, and its inverse. 0 counts as the smallest number, inf
+// and NaN as the largest.
 struct NearOne {
   float factor;
   float inverse;
@@ -42,7 +42,7 @@ struct NearOne {
   }
 };
 
-// Products of a few elements are summed in float32, everything beyond in float64.
+// Products of a few elements are summed in float32, these sums in float64.
 struct ProductSums {
   double dot = 0.0;
   double guide_norm2 = 0.0;
@@ -80,9 +80,9 @@ struct ProductSums {
 
 // --- The step ---
 
-// A number of float64 as a product of float32 numbers, the first two of them powers of two and in
-// the usual range 1. Whatever overflows or vanishes on the way from p to p a b c does so in the end
-// too. Beyond 2^379 nothing but p = 0 is left, which stays 0.
+// A float64 number as a product of float32 numbers. The first two are powers of two, and 1 for v in
+// the usual range. p a b c overflows or vanishes on the way only where the result does. Beyond
+// 2^379 it is infinite for every p but 0, which stays 0.
 struct Factor {
   float a;
   float b;

@@ -6,8 +6,8 @@
 namespace gaal::cuda {
 
 // Packs of a row that may begin at any element. Which thread adds which elements, and in which
-// order, depends on their columns alone and not on where the row lies: equal rows have equal
-// entropies, to the bit, or ties between them would be broken by their addresses.
+// order, depends on their columns alone and not on the row's address. Equal rows so have equal
+// entropies to the bit; otherwise addresses would decide between them.
 template <typename T>
 struct RowPacks {
   static constexpr int kSize = Pack<T>::kSize;
@@ -80,7 +80,7 @@ __device__ __forceinline__ void accumulate_packs(RowStats& stats, const RowPacks
 template <typename T>
 __device__ RowStats scan_row(const T* x, int64_t n, int lane, int lanes) {
   constexpr int size = Pack<T>::kSize;
-  constexpr int packs = 16 / size;  // 16 values in flight for every element type
+  constexpr int packs = 16 / size;  // 16 values in flight
   const RowPacks<T> row(x, n);
   const int64_t count = n / size;
   RowStats stats;

@@ -31,18 +31,18 @@ struct RowsArgs {
   int k;
   float* top_entropy;
   int64_t* top_index;
-  // What the last block makes of all rows, if `total` is not null: the sum of the weights, their
-  // mean loss (may be null), and what the residuals w_i a_i rows / total are to be multiplied by.
+  // What the last block computes from all rows, if `total` is not null: the sum of the weights, the
+  // mean loss (may be null), and the factor of the residuals w_i a_i rows / total.
   // Needs meta, weights and nll.
   double* total;
   float* loss;
   double* sigma;
-  // Counters that a later kernel wants to find at 0.
+  // Counters to clear for a later kernel.
   unsigned* clear;
   int clear_count;
 };
 
-// How rows are dealt to threads.
+// How rows are assigned to threads.
 struct RowsPlan {
   int lanes;  // lanes of a warp per row; 0: whole blocks per row
   int parts;

@@ -8,8 +8,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kSelectThreads = 512;  // the last block sorts alone, so it gets more threads
 constexpr size_t kFlagBytes = 16;
-constexpr size_t kStatsBytes =
-    256;  // the flag, then one RowStats a warp; the keys to sort come after
+// The flag, then one RowStats per warp. The keys to sort follow.
+constexpr size_t kStatsBytes = 256;
 static_assert(kFlagBytes + kSelectThreads / kWarp * sizeof(RowStats) <= kStatsBytes,
               "the warps' statistics must fit");
 
@@ -38,7 +38,7 @@ __device__ void write_row(const RowsArgs& a, int64_t position, RowStats stats) {
   a.meta[position] = meta_of(stats, target, a.columns, logit, weight);
 }
 
-// One block: what residuals need to know of all rows.
+// One block: the total weight, the factor of the residuals and the loss.
 __device__ inline void summarize(const RowsArgs& a, double* scratch) {
   double sums[2] = {0.0, 0.0};
   float largest = 0.0f;
@@ -51,7 +51,7 @@ __device__ inline void summarize(const RowsArgs& a, double* scratch) {
   block_sum(sums, scratch);
   largest = block_max(largest, reinterpret_cast<float*>(scratch));
   if (threadIdx.x != 0) return;
-  // Without class weights an illegal label spoils its own row only.
+  // Without class weights an illegal label makes only its own row NaN.
   const double rows = static_cast<double>(a.rows);
   const double total = a.class_weights != nullptr ? sums[0] : rows;
   *a.total = total;
@@ -59,7 +59,7 @@ __device__ inline void summarize(const RowsArgs& a, double* scratch) {
   if (a.loss != nullptr) *a.loss = static_cast<float>(sums[1] / total);
 }
 
-// Work that needs every row: what the last block to arrive does.
+// The work of the last block to arrive, which needs every row.
 template <typename T>
 __device__ void finish(const RowsArgs& a, unsigned char* shared) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.clear_count;
@@ -157,7 +157,7 @@ void enqueue(const RowsPlan& plan, const RowsArgs& args, cudaStream_t stream) {
   }
 }
 
-// The workspace: a ticket, the entropies if nobody asked for them, the parts' statistics.
+// The workspace: a ticket, the entropies if they are no output, the statistics of the parts.
 struct RowsWorkspace {
   size_t entropy;
   size_t partial;
@@ -175,9 +175,9 @@ RowsWorkspace lay_out(const RowsPlan& plan, int64_t rows, bool select) {
 
 }  // namespace
 
-// A lane for every two to four 16-byte packs of a float32 row; a block for rows that a warp would
-// read for too long; several blocks for a row where there are fewer rows than multiprocessors, each
-// part still long enough to pay for the merge.
+// A lane for every two to four 16-byte packs of a float32 row; a block for a longer row; several
+// blocks per row where there are fewer rows than multiprocessors, each part long enough to pay for
+// the merge.
 RowsPlan plan_rows(int device, int64_t rows, int64_t columns) {
   if (columns <= 1024) {
     int lanes = 1;
@@ -237,9 +237,9 @@ size_t entropy_topk_workspace(int device, int64_t rows, int64_t columns) {
   return lay_out(plan_rows(device, rows, columns), rows, true).bytes;
 }
 
-// The ticket lies in the call's own workspace and is cleared in the stream's order. A counter kept
-// per device or stream would save that memset, but a graph replayed on another stream than it was
-// captured on would share it with whatever runs there.
+// The ticket lies in the call's own workspace and is cleared in the stream's order. A counter per
+// device or stream would save that memset, but a graph replayed on another stream than the one it
+// was captured on would share it with other work there.
 void entropy_topk(const Call& call, const Matrix& logits, int k, float* entropy, int64_t* index,
                   void* workspace) {
   if (logits.rows > kMaxSelection) throw std::runtime_error("entropy_topk: too many rows");
@@ -270,8 +270,8 @@ std::string obstacle(int device) {
     check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(rows_by_blocks<float>)),
           "loading the kernels");
   } catch (const std::runtime_error& error) {
-    static_cast<void>(
-        cudaGetLastError());  // the failure is reported here and must not surface in a later call
+    // The failure is reported here and must not surface in a later call.
+    static_cast<void>(cudaGetLastError());
     return error.what();
   }
   return {};

@@ -1,10 +1,10 @@
 // The arithmetic of a softmax row read once, and the order of rows by entropy.
 //
-// The largest logit m is kept apart from the rest, or a confident row would lose what is small
-// beside it: with r = sum e^(x-m) over all classes but one copy of the largest, and t = sum e^(x-m)
-// (x-m) <= 0, the entropy is H = log1p(r) - t/(1+r), both terms >= 0. When the maximum moves from m
-// to m' and delta = m - m', the old maximum joins the rest: r' = e^delta (1+r), t' = e^delta (t +
-// delta (1+r)).
+// The largest logit m is kept apart from the rest, because in the sum of a confident row the rest
+// would be lost: with r = sum e^(x-m) over all classes but one copy of the largest, and t = sum
+// e^(x-m) (x-m) <= 0, the entropy is H = log1p(r) - t/(1+r), both terms >= 0. When the maximum
+// moves from m to m' and delta = m - m', the old maximum joins the rest: r' = e^delta (1+r), t' =
+// e^delta (t + delta (1+r)).
 #pragma once
 
 #include "cuda/device.cuh"
@@ -16,8 +16,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 // classes it stays finite.
 constexpr float kFloor = -1e30f;
 
-// A maximum of -inf stands for nothing at all: its rest counts for nothing, but NaN once a NaN was
-// seen.
+// A maximum of -inf means that there are no terms yet. `rest` is then ignored, or NaN after a NaN.
 struct RowStats {
   float max = -INFINITY;
   float rest = 0.0f;
@@ -36,7 +35,7 @@ struct alignas(16) RowMeta {
 
 __device__ __forceinline__ float exponential_of(float shifted) { return exp2f(shifted * kLog2E); }
 
-// Everything in `a` as seen from a larger maximum. Nothing at all has a factor of 0.
+// The sums of `a` relative to a larger maximum. Without terms the factor is 0.
 __device__ __forceinline__ RowStats seen_from(const RowStats& a, float max) {
   const float delta = a.max - max;
   const float factor = exponential_of(delta);
@@ -75,7 +74,7 @@ __device__ __forceinline__ RowStats merge(const RowStats& a, const RowStats& b) 
   const bool first = a.max >= b.max;
   RowStats high = first ? a : b;
   RowStats low = first ? b : a;
-  // Two empty parts have no difference of maxima.
+  // The maxima of two empty parts have no difference.
   if (high.max > -INFINITY) low = seen_from(low, high.max);
   high.rest += low.rest;
   high.moment += low.moment;
@@ -103,7 +102,7 @@ __device__ __forceinline__ float log_sum(const RowStats& a) {
   return is_distribution(a) ? log1pf(a.rest) : NAN;
 }
 
-// Every NaN is the same one, or the selection would tell them apart.
+// Always the same NaN: the selection must not tell one from another.
 __device__ __forceinline__ float entropy_of(const RowStats& a) {
   return is_distribution(a) ? log1pf(a.rest) - a.moment / (1.0f + a.rest) : NAN;
 }
@@ -138,12 +137,12 @@ __device__ __forceinline__ float residual_of(float logit, const RowMeta& meta, i
 
 // --- Small residuals ---
 //
-// Residuals of confident rows are as small as e^-gap. Their products leave the range of float32,
-// and float16 has no room for the residuals themselves. So they are multiplied by a power of two,
-// the same one for all rows of a sum, which is undone at the end. No residual of a row is larger
-// than the target's.
+// Residuals of confident rows are as small as e^-gap, which is beyond the range of float16; their
+// products are beyond that of float32. So they are multiplied by a power of two, the same one for
+// all rows of a sum, and the result is divided by it. The target's residual is the largest of a
+// row.
 
-// 1 for what is of an ordinary size, so that ordinary gradients keep their bits.
+// 1 for ordinary sizes, so that ordinary gradients keep their bits.
 __device__ __forceinline__ float sigma_of(float largest) {
   const int exponent = static_cast<int>(__float_as_uint(largest) >> 23 & 255u) - 127;
   if (largest == 0.0f || (exponent >= -8 && exponent <= 8)) return 1.0f;

@@ -1,5 +1,5 @@
-// A 64 x 64 tile of a matrix product by one block of 128 threads, with operands that a loader makes
-// on the fly.
+// A 64 x 64 tile of a matrix product by one block of 128 threads, with operands that loaders read
+// or compute.
 //
 // float32 goes through the ordinary multiply-add units, in IEEE arithmetic; bfloat16 and float16
 // through the tensor cores. Both sum in float32 and in an order that depends on the shape alone.
@@ -40,9 +40,9 @@ __device__ __forceinline__ void multiply(Product<T>& product, LoaderA& a, Loader
     }
   };
   __syncthreads();  // whoever used this memory before is done with it
-  // Step k is staged, then k + 1 is fetched while k is multiplied. The turn before the first only
-  // fetches: written this way the loaders are compiled once. What a turn stages was last read two
-  // turns ago, before the barrier of the turn between.
+  // Step k is staged, then k + 1 is fetched while k is multiplied. One extra turn before the first
+  // only fetches, so that the loaders are compiled once. The memory that a turn stages into was
+  // last read two turns ago, before the barrier of the turn between.
   int which = 0;
 #pragma unroll 1
   for (int k = begin - Shape::kStep; k < end; k += Shape::kStep) {
@@ -64,8 +64,8 @@ __device__ __forceinline__ void multiply(Product<T>& product, LoaderA& a, Loader
 // --- Results ---
 
 // Visits the tile's elements in groups of four columns: visit(row in the matrix, first column in
-// the matrix, how many lie inside, offset of the group in a dump). Neighbouring threads visit
-// neighbouring columns.
+// the matrix, how many lie inside, offset of the group in a dump). Neighboring threads visit
+// neighboring columns.
 template <typename Visit>
 __device__ __forceinline__ void for_each_group(int tile_m, int tile_n, int rows, int columns,
                                                Visit&& visit) {

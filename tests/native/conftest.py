@@ -207,7 +207,7 @@ class Kernels:
         self, grads: list[Tensor], guides: list[Tensor], *rule: float
     ) -> tuple[float, float, float, float]:
         """``rule``: official, epsilon, relative, margin, ridge, max_correction (-1 for none)."""
-        return self.module.project(*self._pairs(grads, guides), *rule, *self.run)
+        return self.module.project(*self._pairs(grads, guides), rule, *self.run)
 
     def small_matmul(self, a: Tensor, w: Tensor, out: Tensor) -> None:
         self.module.small_matmul(

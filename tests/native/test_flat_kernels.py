@@ -181,7 +181,7 @@ def test_rules(module: ModuleType, rule: oracle.Rule, sign: float) -> None:
 def test_a_broken_product_stays_visible(
     module: ModuleType, products: tuple[float, ...], v: float, official: bool, limit: float
 ) -> None:
-    assert module.correction(*products, official, 0.0, False, 0.75, 1e-3, limit) == pytest.approx(
+    assert module.correction(*products, (official, 0.0, False, 0.75, 1e-3, limit)) == pytest.approx(
         v, nan_ok=True
     )
 

@@ -1,4 +1,4 @@
-// What the stages of guided_linear_ce are given, and how many items of work each has.
+// Arguments of the stages of guided_linear_ce, and the number of items of work of each.
 #pragma once
 
 #include "cuda/api.h"
@@ -10,7 +10,7 @@ constexpr int kStrips = 4;  // a tile of the Gram matrices is combined in strips
 constexpr int kScalarLoss = 0;
 constexpr int kScalarV = 1;
 
-// What a launch leaves for the next in float64.
+// What a launch passes to the next, in float64.
 struct Totals {
   double weights;        // of the batch
   double guide_weights;  // of the selected rows
@@ -60,7 +60,7 @@ struct GuidedArgs {
   float* entropy;   // [guide_rows]
   Totals* totals;
   double* partial;      // [items, 3]
-  float* guide_weight;  // [classes, width], direct only: the products as they come, not yet a mean
+  float* guide_weight;  // [classes, width], direct only: sums, not yet a mean
   float* guide_bias;    // [classes]
   float* gram;          // [pairs, gram_splits, 64 * 64], sample space only
   int residual_splits;
@@ -91,7 +91,7 @@ __host__ __device__ inline int gram_splits(const GuidedArgs& a) {
   return a.residual_splits + a.feature_splits;
 }
 
-// How many partial inner products there are.
+// The number of partial inner products.
 __host__ __device__ inline int partial_items(const GuidedArgs& a) {
   return a.sample_space ? pairs_of(a.rows + a.k) * kStrips : head_items(a);
 }

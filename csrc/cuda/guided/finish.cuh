@@ -7,7 +7,7 @@
 
 namespace gaal::cuda::guided {
 
-// v, for every thread of the block; any block gets the same. Begins and ends with a barrier.
+// v, for every thread of the block, equal in all blocks. Begins and ends with a barrier.
 __device__ inline double coefficient(const GuidedArgs& a, bool write) {
   GAAL_DYNAMIC_SHARED(shared);
   double sums[3] = {0.0, 0.0, 0.0};
@@ -20,7 +20,7 @@ __device__ inline double coefficient(const GuidedArgs& a, bool write) {
   // Rounding may leave the norm of a gradient of 0 slightly below it in sample space. NaN stays.
   if (sums[1] < 0.0) sums[1] = 0.0;
   if (sums[2] < 0.0) sums[2] = 0.0;
-  // No guide at all differs from a guide of zeros: whether g is finite is then not looked at.
+  // Without a guide (as opposed to a guide of zeros), v = 0 even where g is not finite.
   const InnerProducts products =
       a.k == 0 ? InnerProducts{0.0, 0.0, sums[2]} : InnerProducts{sums[0], sums[1], sums[2]};
   const double v = a.k == 0 ? 0.0 : correction(products, read_rule(a.rule));

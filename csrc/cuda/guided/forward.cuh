@@ -7,7 +7,7 @@ namespace gaal::cuda::guided {
 
 // --- forward ---
 
-// Items of one row tile are neighbours: item = (tile_m * tiles_n + tile_n) * splits + split.
+// Items of one row tile are neighbors: item = (tile_m * tiles_n + tile_n) * splits + split.
 template <typename T>
 __device__ __noinline__ void forward_item(const GuidedArgs& a, int item) {
   GAAL_DYNAMIC_SHARED(shared);
@@ -64,7 +64,7 @@ __device__ __noinline__ void row_item(const GuidedArgs& a, int row) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int column = begin + i;
-      // What pads the row was never written.
+      // The padding of the row was never written.
       if (column >= a.classes) {
         sum.v[i] = -INFINITY;
         continue;

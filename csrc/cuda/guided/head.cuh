@@ -32,7 +32,7 @@ __device__ __noinline__ void head_products(const GuidedArgs& a, int tile_m, int 
   }
 }
 
-// What the products are multiplied by to become gradients.
+// Factors that turn the products into gradients.
 struct HeadScales {
   double grad;
   double guide;

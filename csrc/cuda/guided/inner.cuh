@@ -9,8 +9,8 @@ namespace gaal::cuda::guided {
 
 // --- features ---
 
-// Half precision has no room for the residuals of confident rows; here each row can have a factor
-// of its own.
+// The residuals of confident rows are beyond the range of half precision. Here each row can have
+// its own factor.
 template <typename T>
 __device__ __forceinline__ float row_sigma(const RowMeta& meta) {
   return sizeof(T) == 2 ? sigma_of(fabsf(meta.at_target)) : 1.0f;
@@ -32,8 +32,8 @@ __device__ __noinline__ void feature_item(const GuidedArgs& a, int item) {
   multiply<T>(product, left, right, 0, a.classes, shared);
   float* const dump = reinterpret_cast<float*>(shared + kFirstDump);
   product.dump(dump);
-  // Not the total of the selection, which another block may be making right now. The order of the
-  // sum is the same.
+  // Another block may still be computing the total of the selection. This one has the same order of
+  // summation.
   double total = a.rows;
   if (a.class_weights != nullptr)
     total = sum_weights(a.weights, a.rows, reinterpret_cast<double*>(shared + kScratch));
@@ -51,7 +51,7 @@ __device__ __noinline__ void feature_item(const GuidedArgs& a, int item) {
 
 // --- inner ---
 
-// Sums of products of parts of the gradients, as the partial inner products they are.
+// Stores sums of products of parts of the gradients as partial inner products.
 __device__ __forceinline__ void store_partial(const GuidedArgs& a, int item, double (&sums)[3]) {
   GAAL_DYNAMIC_SHARED(shared);
   const HeadScales scale = head_scales(a);
@@ -83,7 +83,7 @@ __device__ void direct_item(const GuidedArgs& a, int item) {
   for_each_group(tile_m, tile_n, a.classes, a.width, [&](int row, int column, int inside, int at) {
     const Pack<float> grad = load_pack(grad_dump + at);
     const Pack<float> guide = load_pack(guide_dump + at);
-    // Past the last column both are 0: features there are read as 0.
+    // Both are 0 past the last column: features there are read as 0.
     products.add(grad.v, guide.v);
     const float value[4] = {grad.v[0] * scale, grad.v[1] * scale, grad.v[2] * scale,
                             grad.v[3] * scale};
@@ -152,8 +152,8 @@ __device__ __noinline__ void gram_item(const GuidedArgs& a, int item) {
     out[i] = dump[i / kTile * kDumpStride + i % kTile];
 }
 
-// Sums of (residual Gram) * (feature Gram + 1 for a bias) over a strip of a pair's tile. A pair i <
-// j of rows stands for (j, i) too.
+// Sums of (residual Gram) * (feature Gram + 1 for a bias) over a strip of a pair's tile. A pair of
+// rows i < j stands for (j, i) too.
 __device__ __noinline__ inline void gram_strip(const GuidedArgs& a, int strip_of_pair) {
   GAAL_DYNAMIC_SHARED(shared);
   const int pair = strip_of_pair / kStrips;

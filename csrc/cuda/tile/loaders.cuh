@@ -1,4 +1,4 @@
-// Loaders: the elements of one operand of a product, read from memory or made on the fly.
+// Loaders: the elements of one operand of a product, read from memory or computed on the way.
 //
 // A loader says which of its two indices is contiguous in memory (kAlongK: the summed one), and
 // each thread fetches two packs of that direction per step. What lies outside of the matrix must
@@ -10,8 +10,8 @@
 
 namespace gaal::cuda {
 
-// Rows of one or two matrices stacked: row r is first[r] below `split`, then second[index ? index[r
-// - split] : r - split].
+// Rows of one or two matrices stacked: row r is first[r] for r < split, and second[s] for
+// s = r - split, or second[index[s]] with an index.
 template <typename T>
 struct StackedRows {
   const T* first;
@@ -167,8 +167,8 @@ struct ResidualsAlongK {
 };
 
 // element(m, k) = weight_k (p_km - onehot_km): the transposed residuals, of rows index[k] (of rows
-// k without an index), whose meta is stored by k, times sigma. Keeps the sums over k of what this
-// thread made, before rounding: the gradient of the bias.
+// k without an index), whose meta is stored by k, times sigma. Keeps this thread's sums over k,
+// before rounding, for the gradient of the bias.
 template <typename T, typename Z>
 struct ResidualsAcross {
   static constexpr bool kAlongK = false;

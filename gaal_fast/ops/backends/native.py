@@ -190,7 +190,7 @@ def project_(
     flat, others = map(list, zip(*map(_flat_pair, grads, guides), strict=True))
     scalars = _cpu().project(
         *_pairs(*zip(flat, others, strict=True)),
-        *_rule(rule, epsilon, relative, margin, ridge, max_correction),
+        _rule(rule, epsilon, relative, margin, ridge, max_correction),
         *_run(),
     )
     if scalars[0] != 0.0:
@@ -273,7 +273,7 @@ def guided_linear_ce(
     if scalars is None:
         guide_grad_weight = torch.mm(guide_residual.t(), selected)
         scalars = _cpu().project(
-            *_pairs((grad_weight, guide_grad_weight), *biases), *options, *_run()
+            *_pairs((grad_weight, guide_grad_weight), *biases), options, *_run()
         )
     if work is not dtype:
         grad_features, grad_weight, grad_bias = (
@@ -451,7 +451,7 @@ def _project_in_sample_space(
         or math.prod(cross_norms2) > _MOST_CANCELLATION**2 * guide_norm2 * grad_norm2
     ):
         return None
-    v = _cpu().correction(dot, guide_norm2, grad_norm2, *options)
+    v = _cpu().correction(dot, guide_norm2, grad_norm2, options)
     if 0.0 < v < _SMALLEST or v > _LARGEST:
         return None
     if v != 0.0:
