@@ -28,8 +28,8 @@ LAYERS = {
         "gaal_fast.config",
         "gaal_fast.errors",
     },
-    "gaal_fast/_gradients.py": {"gaal_fast.ops"},
-    "gaal_fast/surgery.py": {"gaal_fast._gradients", "gaal_fast.ops"},
+    "gaal_fast/_surgery": {"gaal_fast._surgery", "gaal_fast.ops"},
+    "gaal_fast/surgery.py": {"gaal_fast._surgery", "gaal_fast.ops"},
     "gaal_fast/config.py": {"gaal_fast.errors"},
 }
 KERNEL_DEPENDENCIES = {"triton", "torch"}

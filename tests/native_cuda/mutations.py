@@ -27,8 +27,9 @@ import numpy as np
 import pytest
 import torch
 
-from gaal_fast.ops.backends import _native_cuda as glue
-from tests import oracle
+from gaal_fast.ops.backends.native import cuda as glue
+from gaal_fast.ops.backends.native import cuda_composed as composed
+from gaal_fast.ops.backends.native import cuda_host as host
 from tests.native_cuda import build
 from tests.native_cuda import test_confident as confident
 from tests.native_cuda.test_checked import run_checked
@@ -36,7 +37,8 @@ from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference import oracle
+from tests.reference.oracle import Rule
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,7 +183,7 @@ def illegal_labels() -> None:
 def projections() -> None:
     def project(grad: list[float], guide: list[float], rule: Rule) -> tuple[torch.Tensor, ...]:
         grads = [torch.tensor(grad)]
-        return (*glue.project_(grads, [torch.tensor(guide)], *vars(rule).values()), grads[0])
+        return (*glue.project_(grads, [torch.tensor(guide)], helpers.rule_of(rule)), grads[0])
 
     assert project([1.0, math.nan], [0.0, 0.0], Rule())[0].isnan()
     assert project([1.0, 2.0], [math.inf, 0.0], Rule())[0].isnan()
@@ -458,9 +460,9 @@ def poisoned(
 def fails(check: Callable[[], None], kernels: str, folder: str) -> bool:
     """Whether a check notices what was done to the kernels; only once in a process, since it keeps the first module of a name."""
     broken = build.emulated_module(Path(folder), Path(kernels), "-O0")
-    glue._load = lambda: broken.module
-    glue._stream = lambda device: 0
-    glue._gram = lambda x: x.float() @ x.float().t()
+    host.load = lambda: broken.module
+    host.stream = lambda device: 0
+    composed.gram = lambda x: x.float() @ x.float().t()
     torch_empty, glue.torch.empty = glue.torch.empty, poisoned
     try:
         check()
