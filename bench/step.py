@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from bench import machine, pictures, report
-from bench.released import ReleasedStep
 from bench.report import Row
 from bench.timing import Timing, in_one_line, undisturbed, wait_for_other_threads
 from gaal_fast import ops
 from gaal_fast.methods import AlternatingLearning
 from gaal_fast.methods.alternating import SurgeryOptions
 from gaal_fast.models import SharedHeadModel, TableEncoder, build_image_encoder
+from tests.reference.released import ReleasedStep
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = ("image", "table")

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from bench import plain
 from bench.problems import RULE, Inputs, Problem
-from bench.released import project_by_quadratic_program
 from gaal_fast import ops
+from tests.reference.released import project_by_quadratic_program
 
 Kind = Literal["ours", "baseline", "part", "floor"]
 

@@ -10,29 +10,27 @@ guide, the whole of each seen as one vector, g becomes g + v g_p.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gaal_fast._gradients import (
+from gaal_fast._surgery.gradients import (
     averaged,
     check_dense,
-    check_gradient,
-    kept_copy,
+    check_rule,
     loss_scale,
-    other_shape,
     ranks,
-    scaled_options,
-    total,
+    scaled_rule,
     true_projection,
     unscaled,
     widened,
 )
+from gaal_fast._surgery.guides import Guide, accumulated, kept, loaded, matching, saved
+from gaal_fast._surgery.parameters import SharedParameters
 from gaal_fast.ops import Projection, project_, selected_backend
-from gaal_fast.ops import _validation as check
-from gaal_fast.ops._registration import sharded
+from gaal_fast.ops._rule import DEFAULT, Rule
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -45,12 +43,12 @@ def align_(
     grads: Tensor | Sequence[Tensor | None],
     guides: Tensor | Sequence[Tensor | None],
     *,
-    rule: str = "paper",
-    epsilon: float | Tensor = 0.0,
-    relative: bool = False,
-    margin: float | Tensor = 0.75,
-    ridge: float = 1e-3,
-    max_correction: float | None = None,
+    rule: str = DEFAULT.rule,
+    epsilon: float | Tensor = DEFAULT.epsilon,
+    relative: bool = DEFAULT.relative,
+    margin: float | Tensor = DEFAULT.margin,
+    ridge: float = DEFAULT.ridge,
+    max_correction: float | None = DEFAULT.max_correction,
 ) -> Projection:
     """Repair one gradient in place against another: ``gaal_fast.ops.project_`` that also takes
     single tensors and missing gradients.
@@ -89,16 +87,18 @@ def align_(
         raise ValueError(
             f"guides must hold as many gradients as grads: got {len(guides)} and {len(grads)}"
         )
-    moving = [i for i, grad in enumerate(grads) if grad is not None]
+    moving, along = [], []
+    for i, (grad, guide) in enumerate(zip(grads, guides, strict=True)):
+        if grad is not None:
+            check_dense(f"grads[{i}]", grad)
+            check_dense(f"guides[{i}]", guide)
+            moving.append(grad)
+            along.append(torch.zeros_like(grad) if guide is None else guide)
     if not moving:
         raise ValueError("grads must hold at least one gradient: all are None")
-    for i in moving:
-        for name, tensor in ((f"grads[{i}]", grads[i]), (f"guides[{i}]", guides[i])):
-            if tensor is not None:
-                check_dense(name, tensor)
     return project_(
-        [grads[i] for i in moving],
-        [torch.zeros_like(grads[i]) if guides[i] is None else guides[i] for i in moving],
+        moving,
+        along,
         rule=rule,
         epsilon=epsilon,
         relative=relative,
@@ -140,7 +140,7 @@ class GradientSurgery:
     meets all constraints.
 
     **Missing gradients.** A shared parameter whose ``.grad`` is ``None`` takes no part in the step:
-    it is left out of every inner product and stays ``None``, so that an optimiser's momentum and
+    it is left out of every inner product and stays ``None``, so that an optimizer's momentum and
     weight decay do not move it. Where a guide has no gradient it counts as zero.
 
     **Automatic mixed precision.** Pass the ``GradScaler`` to both methods, and repair before
@@ -194,43 +194,21 @@ class GradientSurgery:
         self,
         shared: torch.nn.Module | Tensor | Iterable[torch.nn.Module | Tensor],
         *,
-        rule: str = "paper",
-        epsilon: float | Tensor = 0.0,
-        relative: bool = False,
-        margin: float | Tensor = 0.75,
-        ridge: float = 1e-3,
-        max_correction: float | None = None,
+        rule: str = DEFAULT.rule,
+        epsilon: float | Tensor = DEFAULT.epsilon,
+        relative: bool = DEFAULT.relative,
+        margin: float | Tensor = DEFAULT.margin,
+        ridge: float = DEFAULT.ridge,
+        max_correction: float | None = DEFAULT.max_correction,
     ) -> None:
-        single = isinstance(shared, (torch.nn.Module, Tensor))
-        if not single and not isinstance(shared, Iterable):
-            raise TypeError(f"shared must be a module or tensors, got {type(shared).__name__}")
-        self._shared = {"": shared} if single else {f"[{i}]": part for i, part in enumerate(shared)}
-        for name, part in self._shared.items():
-            if not isinstance(part, (torch.nn.Module, Tensor)):
-                raise TypeError(
-                    f"shared must be a module or tensors, {name} is a {type(part).__name__}"
-                )
-            if isinstance(part, Tensor) and not part.is_leaf:
-                raise TypeError(
-                    f"shared must hold parameters, {name or 'it'} is the result of an operation and"
-                    " gets no gradient"
-                )
-        if not self._named():
-            raise ValueError("shared has no parameter that requires a gradient")
-        self._options = {
-            "rule": rule,
-            "epsilon": epsilon,
-            "relative": relative,
-            "margin": margin,
-            "ridge": ridge,
-            "max_correction": max_correction,
-        }
-        self._check_options()  # refuses a bad option now rather than in the first step
-        self._guides: dict[str, dict[str, Tensor]] = {}
+        self._shared = SharedParameters(shared)
+        self._rule = Rule(rule, epsilon, relative, margin, ridge, max_correction)
+        check_rule(self._rule)  # refuses a bad option now rather than in the first step
+        self._guides: dict[str, Guide] = {}
         self._warned = False
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
+        options = ", ".join(f"{name}={value!r}" for name, value in self._rule._asdict().items())
         return (
             f"GradientSurgery({len(self.parameters)} parameters, {options},"
             f" captured={self.captured})"
@@ -241,7 +219,7 @@ class GradientSurgery:
         """The shared parameters that need a gradient now, in the order that ``capture(grads=...)``
         takes.
         """
-        return tuple(self._named().values())
+        return tuple(self._shared.named().values())
 
     @property
     def captured(self) -> tuple[str, ...]:
@@ -290,27 +268,19 @@ class GradientSurgery:
                 " average=False if they are equal on all ranks.",
                 stacklevel=2,
             )
-        current = self._current(grads, empty=several and bool(average))
+        current = self._shared.gradients(grads, may_be_empty=several and bool(average))
         # A guide made in inference mode could not be replaced outside it.
         with torch.inference_mode(False), torch.no_grad():
             parts = unscaled(current, loss_scale(current, scaler))
             if several and average:
+                parameters = self._shared.named()
                 parts = averaged(
-                    {name: (parts.get(name), p) for name, p in self._named().items()}, process_group
+                    {name: (parts.get(name), p) for name, p in parameters.items()}, process_group
                 )
-            kept = self._guides.get(modality, {})
+            former = self._guides.get(modality, {})
             if accumulate:
-                for name in kept.keys() & parts.keys():
-                    if kept[name].shape != parts[name].shape:
-                        raise ValueError(other_shape(modality, name, kept[name], parts[name]))
-                parts = kept | {
-                    name: total(kept[name], part) if name in kept else part
-                    for name, part in parts.items()
-                }
-            self._guides[modality] = {
-                name: kept_copy(part, current.get(name), kept.get(name))
-                for name, part in parts.items()
-            }
+                parts = accumulated(modality, former, parts)
+            self._guides[modality] = kept(parts, current, former)
 
     @torch.no_grad()
     def repair(
@@ -342,12 +312,13 @@ class GradientSurgery:
             RuntimeError: the backend that was asked for cannot take the gradients.
             Whatever is raised, the gradients stay as they were.
         """
-        grads = self._current(None)
+        grads = self._shared.gradients()
         names = self._against(modality, against)
         if not names:
             return {}
-        self._check_options()
-        guides = {name: self._matching(name, grads) for name in names}
+        check_rule(self._rule)
+        known = self._shared.named(frozen=True)
+        guides = {name: matching(name, self._guides[name], grads, known) for name in names}
         # A gradient takes part in the precision of the finest of its guides.
         work = {
             key: widened(grad, [guide[key] for guide in guides.values()])
@@ -360,7 +331,7 @@ class GradientSurgery:
         for guide in pairs.values():
             selected_backend("project_", *work.values(), *guide)
         scale = loss_scale(grads, scaler)
-        options = scaled_options(self._options, scale)
+        options = scaled_rule(self._rule, scale)._asdict()
         report = {
             name: true_projection(project_(list(work.values()), guide, **options), scale)
             for name, guide in pairs.items()
@@ -385,12 +356,7 @@ class GradientSurgery:
         """The captured gradients, as copies by modality and name of the parameter, for
         ``torch.save``. The options are no part.
         """
-        return {
-            "guides": {
-                m: {name: part.clone() for name, part in guide.items()}
-                for m, guide in self._guides.items()
-            }
-        }
+        return saved(self._guides)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace all captured gradients by those of :meth:`state_dict`, moved to the parameters'
@@ -401,82 +367,7 @@ class GradientSurgery:
             ValueError: a parameter that is not shared here, or of another shape. Then the guides
                 stay as they were.
         """
-        if (
-            not isinstance(state, Mapping)
-            or set(state) != {"guides"}
-            or not isinstance(state["guides"], Mapping)
-        ):
-            raise TypeError(
-                "state must be what state_dict() returns: a dictionary with the key 'guides'"
-            )
-        known = self._named(frozen=True)
-        loaded: dict[str, dict[str, Tensor]] = {}
-        for modality, guide in state["guides"].items():
-            if not isinstance(guide, Mapping):
-                raise TypeError(
-                    f"state: the guide {modality!r} must be a dictionary of tensors, got"
-                    f" {type(guide).__name__}"
-                )
-            for name, part in guide.items():
-                if name not in known:
-                    raise ValueError(
-                        f"state: the guide {modality!r} has a gradient of {name!r}, which is no"
-                        " shared parameter"
-                    )
-                check_gradient(
-                    f"state: the guide {modality!r} of parameter {name}", part, known[name]
-                )
-            with torch.inference_mode(False):
-                loaded[modality] = {
-                    name: part.detach().to(known[name].device, copy=True)
-                    for name, part in guide.items()
-                }
-        self._guides = loaded
-
-    def _named(self, frozen: bool = False) -> dict[str, Tensor]:
-        """The shared parameters by name, each once; also the frozen ones if asked for.
-
-        Raises:
-            TypeError: a sharded parameter.
-        """
-        found: dict[int, tuple[str, Tensor]] = {}
-        for name, parameter in self._all():
-            if frozen or parameter.requires_grad:
-                if sharded(parameter):
-                    raise TypeError(
-                        f"shared: parameter {name} is a {type(parameter).__name__}: sharded"
-                        " gradients are not supported"
-                    )
-                if getattr(parameter, "_fsdp_flattened", False) or getattr(
-                    parameter, "_is_flat_param", False
-                ):
-                    raise TypeError(
-                        f"shared: parameter {name} belongs to FullyShardedDataParallel: sharded"
-                        " gradients are not supported"
-                    )
-                found.setdefault(id(parameter), (name, parameter))
-        return dict(found.values())
-
-    def _all(self) -> Iterator[tuple[str, Tensor]]:
-        for prefix, part in self._shared.items():
-            if isinstance(part, Tensor):
-                yield prefix or "shared", part
-            else:
-                yield from (
-                    (f"{prefix}.{name}" if prefix else name, parameter)
-                    for name, parameter in part.named_parameters()
-                )
-
-    def _check_options(self) -> None:
-        """Raise ValueError or TypeError where an option is bad, without running an op."""
-        tensors = [value for value in self._options.values() if isinstance(value, Tensor)]
-        device = next(
-            (tensor.device for tensor in tensors if not tensor.is_cpu), torch.device("cpu")
-        )
-        check.in_memory(**self._options)
-        check.projection_arguments(
-            **self._options, device=device, values=not any(tensor.is_meta for tensor in tensors)
-        )
+        self._guides = loaded(state, self._shared.named(frozen=True))
 
     def _against(self, modality: str, against: str | Sequence[str] | None) -> list[str]:
         """The guides to project on."""
@@ -492,46 +383,3 @@ class GradientSurgery:
                     f"against: no gradient of {name!r} was captured (captured: {known})"
                 )
         return names
-
-    def _matching(self, modality: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The guide's part for each gradient, zeros where it has none."""
-        guide = self._guides[modality]
-        for name in guide.keys() - self._named(frozen=True).keys():
-            raise ValueError(
-                f"the captured gradient of {modality!r} is of parameter {name}, which is shared no"
-                " more: forget() it"
-            )
-        for name, grad in grads.items():
-            if name in guide and guide[name].shape != grad.shape:
-                raise ValueError(other_shape(modality, name, guide[name], grad))
-        return {
-            name: guide[name] if name in guide else torch.zeros_like(grad)
-            for name, grad in grads.items()
-        }
-
-    def _current(
-        self, grads: Sequence[Tensor | None] | None, empty: bool = False
-    ) -> dict[str, Tensor]:
-        """The gradients by name, given or from the parameters, checked one by one; missing ones are
-        left out.
-
-        None at all is an error unless ``empty`` allows it.
-        """
-        named = self._named()
-        if grads is None:
-            given, source = [parameter.grad for parameter in named.values()], ".grad"
-        else:
-            given, source = list(grads), "grads"
-            if len(given) != len(named):
-                raise ValueError(
-                    f"grads must hold one gradient per shared parameter: got {len(given)} for"
-                    f" {len(named)}"
-                )
-        found = {name: grad for name, grad in zip(named, given, strict=True) if grad is not None}
-        for name, grad in found.items():
-            check_gradient(f"{source} of parameter {name}", grad, named[name])
-        if not found and not empty:
-            raise ValueError(
-                f"{source}: no shared parameter has a gradient; call backward() before"
-            )
-        return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gaal_fast import ops, surgery
 from gaal_fast.surgery import GradientSurgery, align_
-from tests import oracle
+from tests.reference import oracle
 
 
 def test_the_examples_in_the_docstrings_run() -> None:

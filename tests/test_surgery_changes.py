@@ -135,7 +135,7 @@ def bad_backend(surgery: GradientSurgery, module: nn.Linear) -> None:
 
 
 def bad_option(surgery: GradientSurgery, module: nn.Linear) -> None:
-    surgery._options["epsilon"].fill_(math.nan)
+    surgery._rule.epsilon.fill_(math.nan)
     surgery.repair("b", scaler=scaler_of(16.0))
 
 

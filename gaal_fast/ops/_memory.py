@@ -43,12 +43,7 @@ def disjoint(tensors: Sequence[Tensor]) -> bool:
     Cheap, and all that is needed for nearly every call.
     """
     end = 0
-    for start, stop in sorted(
-        [
-            (t.data_ptr(), t.data_ptr() + t.nbytes) if t.is_contiguous() else _stretch(t)
-            for t in tensors
-        ]
-    ):
+    for start, stop in sorted(map(_stretch, tensors)):
         if start < end:
             return False
         end = stop
@@ -79,7 +74,7 @@ def _reach(tensor: Tensor) -> int:
 
 def _stretch(tensor: Tensor) -> tuple[int, int]:
     """The addresses of the first byte and of the one behind the last."""
-    start = tensor.data_ptr()
+    start: int = tensor.data_ptr()
     if tensor.is_contiguous():
         return start, start + tensor.nbytes
     return start, start + (_reach(tensor) + 1) * tensor.element_size() * bool(tensor.numel())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,12 @@ from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from gaal_fast.ops._memory import missing
+
+if TYPE_CHECKING:
+    from gaal_fast.ops._rule import Rule
 
 NAMESPACE = "gaal_fast"
 
@@ -77,30 +80,30 @@ def traced(*arguments: object) -> bool:
         return True
     for argument in arguments:
         kind = type(argument)
+        # A float and None are the usual ones of the others.
         if kind is Tensor or kind is Parameter:
-            if _special(argument):
+            if not in_plain_memory(argument):
                 return True
-        elif isinstance(argument, Tensor):
+        elif kind is not float and argument is not None and isinstance(argument, Tensor):
             return True
     return False
 
 
-def _special(tensor: Tensor) -> bool:
-    """Whether the memory of a tensor, which is no subclass, is not its value.
+def in_plain_memory(tensor: Any) -> bool:
+    """Whether the values of a tensor, which is no subclass, are what lies in its memory.
 
-    Half a microsecond for an ordinary tensor. The wrappers of functionalization, zero, meta and
-    freed tensors have no address; other wrappers, sparse tensors and the layout of MKL-DNN raise
-    where they are asked for it.
+    The wrappers of functionalization, zero, meta and freed tensors have no address; other wrappers,
+    sparse tensors and the layout of MKL-DNN raise where they are asked for it.
     """
     try:
         if not tensor.data_ptr() or tensor.is_neg() or tensor.is_nested:
-            return True
+            return False
         # Most tensors fill their storage; only the others need a closer look.
-        return (
-            tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.storage_offset() != 0
-        ) and missing(tensor)
+        if tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous():
+            return not tensor.storage_offset()
+        return not missing(tensor)
     except (RuntimeError, NotImplementedError):
-        return True
+        return False
 
 
 def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
@@ -166,9 +169,9 @@ def _named_tensors(
 
 
 def overload(
-    plain: torch._ops.OpOverload, scheduled: torch._ops.OpOverload, options: tuple[Any, ...]
-) -> tuple[torch._ops.OpOverload, tuple[Any, ...]]:
-    """The overload for the arguments of a projection, and these as it takes them.
+    plain: torch._ops.OpOverload, scheduled: torch._ops.OpOverload, rule: Rule
+) -> tuple[torch._ops.OpOverload, tuple[object, ...]]:
+    """The overload for the rule of a projection, and its options as that takes them.
 
     That is as floats, or as 0-d tensors. A float that changes from call to call is a symbol to
     ``torch.compile``. As a float argument of an op it would have to become a constant again, with a
@@ -176,11 +179,11 @@ def overload(
     an input of the graph. Adding it to 0 is what Inductor takes such a symbol in; ``torch.full``
     would make a constant of it.
     """
-    rule, epsilon, relative, margin, ridge, max_correction = options
+    kind, epsilon, relative, margin, ridge, max_correction = rule
     if all(map(_constant, (epsilon, margin, ridge, max_correction))):
-        return plain, options
+        return plain, rule
     return scheduled, (
-        rule,
+        kind,
         _as_tensor(epsilon),
         relative,
         _as_tensor(margin),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaal_fast.ops import _validation as check
+from gaal_fast.ops import _checks as check
 from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, register, traced
 
@@ -34,8 +34,10 @@ def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _eager(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    check.logits_matrix(logits)
-    return run("entropy_topk", (logits,), logits, check.count("k", k, logits.shape[0], "logits"))
+    rows, _ = check.logits_matrix(logits)
+    k = check.count("k", k, rows, "logits")
+    top: tuple[Tensor, Tensor] = run("entropy_topk", (logits,), logits, k)
+    return top
 
 
 def _kernel(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -4,15 +4,19 @@ surgery.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gaal_fast.ops import _validation as check
+from gaal_fast.ops import _checks as check
 from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, overload, register, traced
+from gaal_fast.ops._rule import DEFAULT, Rule, schema
 from gaal_fast.ops.project import Projection
+
+if TYPE_CHECKING:
+    from gaal_fast.ops.backends.protocol import HeadStep
 
 
 class GuidedStep(NamedTuple):
@@ -34,7 +38,7 @@ class GuidedStep(NamedTuple):
     grad_weight: Tensor
     grad_bias: Tensor | None
     projection: Projection
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 def guided_linear_ce(
@@ -46,12 +50,12 @@ def guided_linear_ce(
     bias: Tensor | None,
     *,
     top_k: int,
-    rule: str = "paper",
-    epsilon: float | Tensor = 0.0,
-    relative: bool = False,
-    margin: float | Tensor = 0.75,
-    ridge: float = 1e-3,
-    max_correction: float | None = None,
+    rule: str = DEFAULT.rule,
+    epsilon: float | Tensor = DEFAULT.epsilon,
+    relative: bool = DEFAULT.relative,
+    margin: float | Tensor = DEFAULT.margin,
+    ridge: float = DEFAULT.ridge,
+    max_correction: float | None = DEFAULT.max_correction,
     class_weights: Tensor | None = None,
 ) -> GuidedStep:
     """Lines 8 to 15 of Algorithm 1 for a linear head that two modalities share, encoders aside.
@@ -87,23 +91,18 @@ def guided_linear_ce(
         ValueError: a wrong shape or device, a bad option, or, on the CPU, a label out of range
             (elsewhere it makes the results NaN).
     """
-    options = (rule, epsilon, relative, margin, ridge, max_correction)
+    options = Rule(rule, epsilon, relative, margin, ridge, max_correction)
     tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
     if traced(*tensors, epsilon, margin, ridge, max_correction):
-        op, options = overload(_op, _op_scheduled, options)
-        loss, grad_features, grad_weight, grad_bias, *scalars, index = call(
-            op, *tensors, top_k, *options
-        )
-        return GuidedStep(
-            loss,
-            grad_features,
-            grad_weight,
-            None if bias is None else grad_bias,
-            Projection(*scalars),
-            index,
-        )
-    loss, grad_features, grad_weight, grad_bias, *scalars, index = _eager(*tensors, top_k, *options)
-    return GuidedStep(loss, grad_features, grad_weight, grad_bias, Projection(*scalars), index)
+        op, arguments = overload(_op, _op_scheduled, options)
+        results = call(op, *tensors, top_k, *arguments)
+    else:
+        results = _eager(*tensors, top_k, options)
+    loss, grad_features, grad_weight, grad_bias, v, dot, guide_norm2, grad_norm2, index = results
+    if bias is None:
+        grad_bias = None
+    projection = Projection(v, dot, guide_norm2, grad_norm2)
+    return GuidedStep(loss, grad_features, grad_weight, grad_bias, projection, index)
 
 
 def _check(
@@ -116,23 +115,20 @@ def _check(
     class_weights: Tensor | None,
     values: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    check.matrix("features", features)
-    rows, width = features.shape
-    check.matrix("guide_features", guide_features, width)
+    rows, width = check.matrix("features", features)
+    guide_rows, _ = check.matrix("guide_features", guide_features, width)
     check.like("guide_features", guide_features, "features", features)
-    check.matrix("weight", weight, width)
+    classes, _ = check.matrix("weight", weight, width)
     check.like("weight", weight, "features", features)
-    classes = weight.shape[0]
     if classes < 1:
         raise ValueError(f"weight must have at least one row, got shape {tuple(weight.shape)}")
-    target = check.integers("target", target, rows, classes, features.device, values)
-    guide_target = check.integers(
-        "guide_target", guide_target, guide_features.shape[0], classes, features.device, values
-    )
+    device = features.device
+    target = check.integers("target", target, rows, classes, device, values)
+    guide_target = check.integers("guide_target", guide_target, guide_rows, classes, device, values)
     if bias is not None:
         check.floating("bias", bias)
         check.like("bias", bias, "features", features)
-        check.vector("bias", bias, classes, features.device)
+        check.vector("bias", bias, classes, device)
         bias = bias.contiguous()
     return target, guide_target, bias, check.class_weight_vector(class_weights, classes, features)
 
@@ -146,48 +142,44 @@ def _eager(
     bias: Tensor | None,
     class_weights: Tensor | None,
     top_k: int,
-    *options: object,
-) -> tuple[Tensor | None, ...]:
+    rule: Rule,
+) -> HeadStep:
     target, guide_target, bias, class_weights = _check(
         features, target, guide_features, guide_target, weight, bias, class_weights, values=True
     )
     top_k = check.count("top_k", top_k, guide_features.shape[0], "guide_features")
-    arguments = check.projection_arguments(*options, device=features.device)
-    return run(
+    rule = rule.checked(features.device)
+    step: HeadStep = run(
         "guided_linear_ce",
         (features, guide_features, weight),
-        *(
-            features,
-            target,
-            guide_features,
-            guide_target,
-            weight,
-            bias,
-            class_weights,
-            top_k,
-            *arguments,
-        ),
+        *(features, target, guide_features, guide_target, weight, bias, class_weights),
+        *(top_k, rule),
     )
+    return step
 
 
 _NAMES = ("features", "target", "guide_features", "guide_target", "weight", "bias", "class_weights")
-_NUMBERS = ("epsilon", "margin", "ridge", "max_correction")
 
 
-def _kernel(*args: object) -> tuple[Tensor, ...]:
-    _, epsilon, _, *numbers = args[8:]
-    check.in_memory(
-        **dict(zip(_NAMES, args, strict=False)),
-        **dict(zip(_NUMBERS, (epsilon, *numbers), strict=True)),
-    )
-    loss, grad_features, grad_weight, grad_bias, *others = _eager(*args)
-    return (
-        loss,
-        grad_features,
-        grad_weight,
-        grad_weight.new_empty(0) if grad_bias is None else grad_bias,
-        *others,
-    )
+def _kernel(
+    features: Tensor,
+    target: Tensor,
+    guide_features: Tensor,
+    guide_target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    class_weights: Tensor | None,
+    top_k: int,
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
+    rule = Rule(*options)
+    check.in_memory(**dict(zip(_NAMES, tensors, strict=True)), **rule.numbers)
+    loss, grad_features, grad_weight, grad_bias, *others = _eager(*tensors, top_k, rule)
+    # A schema has no optional results: the missing bias gradient is an empty tensor here.
+    if grad_bias is None:
+        grad_bias = grad_weight.new_empty(0)
+    return loss, grad_features, grad_weight, grad_bias, *others
 
 
 def _fake(
@@ -199,12 +191,12 @@ def _fake(
     bias: Tensor | None,
     class_weights: Tensor | None,
     top_k: int,
-    *options: object,
+    *options: Any,
 ) -> tuple[Tensor, ...]:
     tensors = (features, target, guide_features, guide_target, weight, bias, class_weights)
     check.dense(**dict(zip(_NAMES, tensors, strict=True)))
     _check(*tensors, values=False)
-    check.projection_arguments(*options, device=features.device, values=False)
+    Rule(*options).checked(features.device, values=False)
     classes, dtype = weight.shape[0], check.accumulator(features.dtype)
     loss, *scalars = (features.new_empty((), dtype=dtype) for _ in range(5))
     return (
@@ -217,18 +209,15 @@ def _fake(
     )
 
 
-def _schema(name: str, number: str) -> str:
+def _schema(name: str, rule: str) -> str:
     return (
         f"{name}(Tensor features, Tensor target, Tensor guide_features, Tensor guide_target, Tensor"
-        f" weight, Tensor? bias, Tensor? class_weights, SymInt top_k, str rule, {number} epsilon,"
-        f" bool relative, {number} margin, {number} ridge, {number}? max_correction) -> (Tensor,"
-        " Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+        f" weight, Tensor? bias, Tensor? class_weights, SymInt top_k, {rule}) -> (Tensor, Tensor,"
+        " Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
 
 
-# A schema has no optional results: the missing bias gradient is an empty tensor here and None in
-# the public function.
-_op: torch._ops.OpOverload = register(_schema("guided_linear_ce", "float"), _kernel, _fake)
+_op: torch._ops.OpOverload = register(_schema("guided_linear_ce", schema("float")), _kernel, _fake)
 _op_scheduled: torch._ops.OpOverload = register(
-    _schema("guided_linear_ce.scheduled", "Tensor"), _kernel, _fake
+    _schema("guided_linear_ce.scheduled", schema("Tensor")), _kernel, _fake
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaal_fast.ops import _validation as check
+from gaal_fast.ops import _checks as check
 from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, register, traced
 
@@ -57,17 +57,15 @@ def _check(
     class_weights: Tensor | None,
     values: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    check.matrix("features", features)
-    check.logits_matrix(logits)
+    known, _ = check.matrix("features", features)
+    rows, classes = check.logits_matrix(logits)
     check.like("logits", logits, "features", features)
-    rows, classes = logits.shape
-    if features.shape[0] != rows:
-        raise ValueError(
-            f"logits must have as many rows as features: got {rows} and {features.shape[0]}"
-        )
-    target = check.integers("target", target, rows, classes, features.device, values)
+    if known != rows:
+        raise ValueError(f"logits must have as many rows as features: got {rows} and {known}")
+    device = features.device
+    target = check.integers("target", target, rows, classes, device, values)
     if index is not None:
-        index = check.integers("index", index, None, rows, features.device, values)
+        index = check.integers("index", index, None, rows, device, values)
     return target, index, check.class_weight_vector(class_weights, classes, features)
 
 
@@ -81,7 +79,10 @@ def _eager(
     target, index, class_weights = _check(
         features, logits, target, index, class_weights, values=True
     )
-    return run("linear_ce_grad", (features, logits), features, logits, target, index, class_weights)
+    gradients: tuple[Tensor, Tensor] = run(
+        "linear_ce_grad", (features, logits), *(features, logits, target, index, class_weights)
+    )
+    return gradients
 
 
 def _kernel(

@@ -5,14 +5,18 @@ quadratic program.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gaal_fast.ops import _validation as check
+from gaal_fast.ops import _checks as check
 from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, overload, register, traced
+from gaal_fast.ops._rule import DEFAULT, Rule, schema
+
+if TYPE_CHECKING:
+    from gaal_fast.ops.backends.protocol import Scalars
 
 
 class Projection(NamedTuple):
@@ -43,12 +47,12 @@ def project_(
     grads: Sequence[Tensor],
     guides: Sequence[Tensor],
     *,
-    rule: str = "paper",
-    epsilon: float | Tensor = 0.0,
-    relative: bool = False,
-    margin: float | Tensor = 0.75,
-    ridge: float = 1e-3,
-    max_correction: float | None = None,
+    rule: str = DEFAULT.rule,
+    epsilon: float | Tensor = DEFAULT.epsilon,
+    relative: bool = DEFAULT.relative,
+    margin: float | Tensor = DEFAULT.margin,
+    ridge: float = DEFAULT.ridge,
+    max_correction: float | None = DEFAULT.max_correction,
 ) -> Projection:
     """Add v g_p to g in place, g and g_p being ``grads`` and ``guides`` seen as one flat vector
     each (equation 5).
@@ -90,29 +94,25 @@ def project_(
             or a bad option. An option in a tensor on a GPU is not looked at, as that would wait for
             the GPU.
     """
-    grads, guides = check.sequence("grads", grads), check.sequence("guides", guides)
-    options = (rule, epsilon, relative, margin, ridge, max_correction)
-    if traced(*grads, *guides, epsilon, margin, ridge, max_correction):
-        return Projection(*_registered(grads, guides, options))
-    return Projection(*_eager(grads, guides, *options))
+    changed, given = check.sequence("grads", grads), check.sequence("guides", guides)
+    options = Rule(rule, epsilon, relative, margin, ridge, max_correction)
+    if traced(*changed, *given, epsilon, margin, ridge, max_correction):
+        return Projection(*_registered(changed, given, options))
+    return Projection(*_eager(changed, given, options))
 
 
-def _eager(
-    grads: list[Tensor], guides: list[Tensor], *options: object
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _eager(grads: list[Tensor], guides: list[Tensor], rule: Rule) -> Scalars:
     grads, guides = check.gradient_lists(grads, guides, values=True)
-    arguments = check.projection_arguments(*options, device=grads[0].device)
-    scalars = run("project_", (*grads, *guides), grads, guides, *arguments)
+    rule = rule.checked(grads[0].device)
+    scalars: Scalars = run("project_", (*grads, *guides), grads, guides, rule)
     # A kernel that writes through a pointer is unseen by autograd, which may have saved one of
     # these tensors.
     torch.autograd.graph.increment_version(grads)
     return scalars
 
 
-def _registered(
-    grads: list[Tensor], guides: list[Tensor], options: tuple[object, ...]
-) -> tuple[Tensor, ...]:
-    op, options = overload(_op, _op_scheduled, options)
+def _registered(grads: list[Tensor], guides: list[Tensor], rule: Rule) -> tuple[Tensor, ...]:
+    op, options = overload(_op, _op_scheduled, rule)
     if torch.compiler.is_compiling():
         return op(grads, guides, *options)
     written = [_materialized(f"grads[{i}]", grad) for i, grad in enumerate(grads)]
@@ -139,57 +139,30 @@ def _materialized(name: str, grad: Tensor) -> Tensor:
     return grad.resolve_neg() if grad.is_neg() else grad
 
 
-def _kernel(
-    grads: list[Tensor],
-    guides: list[Tensor],
-    rule: str = "paper",
-    epsilon: float | Tensor = 0.0,
-    relative: bool = False,
-    margin: float | Tensor = 0.75,
-    ridge: float | Tensor = 1e-3,
-    max_correction: float | Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check.in_memory(
-        **check.numbered(grads=grads, guides=guides),
-        epsilon=epsilon,
-        margin=margin,
-        ridge=ridge,
-        max_correction=max_correction,
-    )
-    return _eager(grads, guides, rule, epsilon, relative, margin, ridge, max_correction)
+def _kernel(grads: list[Tensor], guides: list[Tensor], *options: Any) -> Scalars:
+    rule = Rule(*options)
+    check.in_memory(**check.numbered(grads=grads, guides=guides), **rule.numbers)
+    return _eager(grads, guides, rule)
 
 
-def _fake(
-    grads: list[Tensor],
-    guides: list[Tensor],
-    rule: str = "paper",
-    epsilon: float | Tensor = 0.0,
-    relative: bool = False,
-    margin: float | Tensor = 0.75,
-    ridge: float | Tensor = 1e-3,
-    max_correction: float | Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(grads: list[Tensor], guides: list[Tensor], *options: Any) -> Scalars:
     check.dense(**check.numbered(grads=grads, guides=guides))
     grads, guides = check.gradient_lists(grads, guides, values=False)
-    check.projection_arguments(
-        rule, epsilon, relative, margin, ridge, max_correction, device=grads[0].device, values=False
-    )
+    Rule(*options).checked(grads[0].device, values=False)
     dtype = torch.float64 if any(grad.dtype is torch.float64 for grad in grads) else torch.float32
     v, dot, guide_norm2, grad_norm2 = (grads[0].new_empty((), dtype=dtype) for _ in range(4))
     return v, dot, guide_norm2, grad_norm2
 
 
-_RESULTS = "(Tensor, Tensor, Tensor, Tensor)"
+def _schema(name: str, rule: str) -> str:
+    return (
+        f"{name}(Tensor(a!)[] grads, Tensor[] guides, {rule}) -> (Tensor, Tensor, Tensor, Tensor)"
+    )
+
+
 _op: torch._ops.OpOverload = register(
-    'project_(Tensor(a!)[] grads, Tensor[] guides, str rule="paper", float epsilon=0.0, bool'
-    " relative=False, float margin=0.75, float ridge=0.001, float? max_correction=None) ->"
-    f" {_RESULTS}",
-    _kernel,
-    _fake,
+    _schema("project_", schema("float", defaults=True)), _kernel, _fake
 )
 _op_scheduled: torch._ops.OpOverload = register(
-    "project_.scheduled(Tensor(a!)[] grads, Tensor[] guides, str rule, Tensor epsilon, bool"
-    f" relative, Tensor margin, Tensor ridge, Tensor? max_correction) -> {_RESULTS}",
-    _kernel,
-    _fake,
+    _schema("project_.scheduled", schema("Tensor")), _kernel, _fake
 )

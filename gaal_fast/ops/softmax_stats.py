@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaal_fast.ops import _validation as check
+from gaal_fast.ops import _checks as check
 from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, register, traced
 
@@ -40,16 +40,16 @@ def softmax_stats(
 
 
 def _check(logits: Tensor, target: Tensor | None, values: bool) -> Tensor | None:
-    check.logits_matrix(logits)
+    rows, classes = check.logits_matrix(logits)
     if target is None:
         return None
-    rows, classes = logits.shape
     return check.integers("target", target, rows, classes, logits.device, values)
 
 
 def _eager(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     target = _check(logits, target, values=True)
-    return run("softmax_stats", (logits,), logits, target)
+    stats: tuple[Tensor, Tensor, Tensor | None] = run("softmax_stats", (logits,), logits, target)
+    return stats
 
 
 def _kernel(logits: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

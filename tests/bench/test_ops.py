@@ -22,7 +22,7 @@ from bench.gate import Gate, errors
 from bench.problems import OPS, RULE, Problem, Shape, Truth
 from bench.timing import Pool, Timing
 from gaal_fast import ops
-from tests import oracle
+from tests.reference import oracle
 
 CPU = torch.device("cpu")
 SHAPE = Shape(9, 5, 8)

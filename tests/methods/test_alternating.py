@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.released import ReleasedStep
 from gaal_fast.methods import AlternatingLearning, JointLearning
 from gaal_fast.methods.alternating import SurgeryOptions
 from gaal_fast.models import ConcatModel, SharedHeadModel, TableEncoder
+from tests.reference.released import ReleasedStep
 
 CLASSES, WIDTH, ROWS = 7, 12, 20
 SIZES = {"image": 9, "table": 5, "sound": 4}

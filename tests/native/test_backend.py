@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from gaal_fast import ops
-from gaal_fast.ops.backends import native
-from tests import oracle
+from gaal_fast.ops import _dispatch
+from gaal_fast.ops.backends.native import cpu as native
 from tests.native.conftest import ISAS, Kernels, wide
+from tests.reference import oracle
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
@@ -60,7 +61,7 @@ def step(arguments: dict[str, Tensor], k: int, **options: object) -> list[Tensor
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Takes the one way whatever the shapes, and fails if the other was taken."""
     monkeypatch.setattr(
-        native, "_sample_space_is_cheaper", lambda *shape: request.param == "sample space"
+        native, "sample_space_is_cheaper", lambda *shape: request.param == "sample space"
     )
     taken = []
     inner = native._project_in_sample_space
@@ -143,7 +144,7 @@ def test_cancellation_is_noticed_and_goes_the_direct_way(monkeypatch: pytest.Mon
     arguments["target"] = arguments["target"] % 2
     arguments["guide_target"] = torch.tensor([0] * 20 + [1] * 20)
     want = step(arguments, 40, epsilon=1e-6)
-    monkeypatch.setattr(native, "_sample_space_is_cheaper", lambda *shape: True)
+    monkeypatch.setattr(native, "sample_space_is_cheaper", lambda *shape: True)
     seen = []
     inner = native._project_in_sample_space
     monkeypatch.setattr(native, "_project_in_sample_space", lambda *args: seen.append(inner(*args)))
@@ -169,7 +170,7 @@ def test_what_leaves_float32_goes_the_direct_way(
     arguments["weight"] = torch.eye(40, 30) * gap
     arguments["guide_features"], arguments["guide_target"] = torch.eye(8, 30), torch.arange(8)
     want = step(arguments, 6, **options)
-    monkeypatch.setattr(native, "_sample_space_is_cheaper", lambda *shape: True)
+    monkeypatch.setattr(native, "sample_space_is_cheaper", lambda *shape: True)
     seen = []
     inner = native._project_in_sample_space
     monkeypatch.setattr(native, "_project_in_sample_space", lambda *args: seen.append(inner(*args)))
@@ -180,11 +181,11 @@ def test_what_leaves_float32_goes_the_direct_way(
 
 
 def test_which_way_is_decided_from_shapes() -> None:
-    assert native._sample_space_is_cheaper(64, 32, 10_000, 2048)
-    assert native._sample_space_is_cheaper(256, 128, 10_000, 2048)
-    assert not native._sample_space_is_cheaper(256, 128, 286, 2048)
-    assert not native._sample_space_is_cheaper(256, 128, 2, 2048)
-    assert not native._sample_space_is_cheaper(4096, 2048, 10_000, 2048)
+    assert native.sample_space_is_cheaper(64, 32, 10_000, 2048)
+    assert native.sample_space_is_cheaper(256, 128, 10_000, 2048)
+    assert not native.sample_space_is_cheaper(256, 128, 286, 2048)
+    assert not native.sample_space_is_cheaper(256, 128, 2, 2048)
+    assert not native.sample_space_is_cheaper(4096, 2048, 10_000, 2048)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 8, 9])
@@ -271,15 +272,17 @@ def run(code: str, **variables: str) -> str:
 
 
 REASON = (
-    "import torch; from gaal_fast.ops.backends import native;"
-    " print(native.availability(torch.device('cpu')))"
+    "import torch; from gaal_fast.ops.backends.native import cpu;"
+    " print(cpu.availability(torch.device('cpu')))"
 )
 
 
 def test_the_reason_why_it_cannot_be_used() -> None:
     assert (
-        native.availability(torch.device("meta")) == "there are no kernels for device type 'meta'"
+        _dispatch.load("native", torch.device("meta"))
+        == "there are no kernels for device type 'meta'"
     )
+    assert "CPU tensors only" in str(native.availability(torch.device("meta")))
     hidden = "import sys; sys.modules['gaal_fast._native_cpu'] = None; "
     assert run(hidden + REASON).startswith("the C++ kernels were not built: ")
     use = (

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import oracle
 from tests.native.conftest import DTYPES, Kernels, guarded, wide
 from tests.native.test_row_kernels import EPS, SEGMENT, labels_of, logits_of
+from tests.reference import oracle
 
 PAPER = (False, 0.0, False, 0.75, 1e-3, -1.0)
 PIECE = 16384  # elements of a flat vector that are summed as one

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import oracle
 from tests.native.conftest import DTYPES, Kernels, guarded, wide
+from tests.reference import oracle
 
 EPS = float(np.finfo(np.float32).eps)
 SEGMENT = 16384  # columns after which a row is shared out over the threads

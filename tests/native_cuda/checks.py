@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from gaal_fast.ops.backends import _native_cuda as glue
-from tests import oracle
+from gaal_fast.ops.backends.native import cuda as glue
 from tests.native_cuda import test_confident as confident
 from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference import oracle
+from tests.reference.oracle import Rule
 
 EDGES = torch.tensor([
     [0.0, 1.0, 2.0, 3.0, 4.0],
@@ -166,7 +166,7 @@ def illegal_labels() -> None:
 def projections() -> None:
     def project(grad: list[float], guide: list[float], rule: Rule) -> tuple[torch.Tensor, ...]:
         grads = [torch.tensor(grad)]
-        return (*glue.project_(grads, [torch.tensor(guide)], *vars(rule).values()), grads[0])
+        return (*glue.project_(grads, [torch.tensor(guide)], helpers.rule_of(rule)), grads[0])
 
     assert project([1.0, math.nan], [0.0, 0.0], Rule())[0].isnan()
     assert project([1.0, 2.0], [math.inf, 0.0], Rule())[0].isnan()

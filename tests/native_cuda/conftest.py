@@ -12,8 +12,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from gaal_fast.ops import _dispatch
-from gaal_fast.ops.backends import _native_cuda as glue
-from gaal_fast.ops.backends import native
+from gaal_fast.ops.backends.native import cpu as native
+from gaal_fast.ops.backends.native import cuda as glue
+from gaal_fast.ops.backends.native import cuda_composed as composed
+from gaal_fast.ops.backends.native import cuda_host as host
 from tests.native_cuda import build
 from tests.ops.helpers import Backend
 
@@ -48,10 +50,10 @@ def emulated(build_folder: Path) -> build.Emulated:
 @pytest.fixture
 def device(emulated: build.Emulated, monkeypatch: pytest.MonkeyPatch) -> build.Emulated:
     """The emulated device behind the glue, which then takes CPU tensors."""
-    monkeypatch.setattr(glue, "_load", lambda: emulated.module)
-    monkeypatch.setattr(glue, "_stream", lambda device: 0)
+    monkeypatch.setattr(host, "load", lambda: emulated.module)
+    monkeypatch.setattr(host, "stream", lambda device: 0)
     # A product of half precision with float32 results exists on GPUs only.
-    monkeypatch.setattr(glue, "_gram", lambda x: x.float() @ x.float().t())
+    monkeypatch.setattr(composed, "gram", lambda x: x.float() @ x.float().t())
     emulated.seed(0)
     emulated.counts()
     return emulated

@@ -26,7 +26,9 @@ from pathlib import Path
 
 import torch
 
-from gaal_fast.ops.backends import _native_cuda as glue
+from gaal_fast.ops.backends.native import cuda as glue
+from gaal_fast.ops.backends.native import cuda_composed as composed
+from gaal_fast.ops.backends.native import cuda_host as host
 from tests.native_cuda import build
 from tests.native_cuda.changes import MUTATIONS
 from tests.native_cuda.test_checked import run_checked
@@ -48,9 +50,9 @@ def fails(check: Callable[[], None], csrc: str, folder: str) -> bool:
     the first module of a name.
     """
     broken = build.emulated_module(Path(folder), Path(csrc), "-O0")
-    glue._load = lambda: broken.module
-    glue._stream = lambda device: 0
-    glue._gram = lambda x: x.float() @ x.float().t()
+    host.load = lambda: broken.module
+    host.stream = lambda device: 0
+    composed.gram = lambda x: x.float() @ x.float().t()
     torch_empty, glue.torch.empty = glue.torch.empty, poisoned
     try:
         check()

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gaal_fast.ops.backends import _native_cuda as glue
+from gaal_fast.ops.backends.native import cuda as glue
 from tests.native_cuda.test_paths import PATHS, arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference.oracle import Rule
 
 GAPS = [0, 5, 12, 15, 17, 20, 40, 60, 80]
 HALF = [torch.float16, torch.bfloat16]
@@ -436,7 +436,7 @@ def project(
     grads = [torch.tensor(grad, dtype=dtype, device=device)]
     return (
         *glue.project_(
-            grads, [torch.tensor(guide, dtype=dtype, device=device)], *vars(rule).values()
+            grads, [torch.tensor(guide, dtype=dtype, device=device)], helpers.rule_of(rule)
         ),
         grads[0],
     )

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gaal_fast import ops
-from gaal_fast.ops.backends import _native_cuda as glue
+from gaal_fast.ops.backends.native import cuda as glue
 from tests.native_cuda import test_confident as confident
 from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference.oracle import Rule
 
 pytestmark = pytest.mark.gpu
 
@@ -144,7 +144,7 @@ def _project_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
 
     def call() -> Any:
         copies = [g.clone() for g in grads]
-        return (*glue.project_(copies, guides, "paper", 0.0, False, 0.75, 1e-3, None), *copies)
+        return (*glue.project_(copies, guides, helpers.rule_of(Rule())), *copies)
 
     return [*grads, *guides], call
 
@@ -180,7 +180,7 @@ def test_the_head_step_at_the_sizes_of_the_paper(
     size: tuple, dtype: torch.dtype, way: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(glue, "guided_path", lambda *sizes: way[0])
-    monkeypatch.setattr(glue, "takes_sample_space", lambda *sizes: way[1])
+    monkeypatch.setattr(glue, "sample_space_is_cheaper", lambda *sizes: way[1])
     guided.check(step(size, dtype))
 
 

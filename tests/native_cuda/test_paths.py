@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from gaal_fast import ops
-from gaal_fast.ops.backends import _native_cuda as glue
-from tests import oracle
+from gaal_fast.ops._rule import Rule as PlainRule
+from gaal_fast.ops.backends.native import cuda as glue
+from gaal_fast.ops.backends.native import cuda_host as host
 from tests.native_cuda.build import Emulated
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference import oracle
+from tests.reference.oracle import Rule
 
 PATHS = ["cooperative", "launches", "composed"]
 HALF = [torch.float16, torch.bfloat16]
@@ -45,7 +47,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture(params=[False, True], ids=["direct", "sample-space"])
 def sample_space(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(glue, "takes_sample_space", lambda *sizes: request.param)
+    monkeypatch.setattr(glue, "sample_space_is_cheaper", lambda *sizes: request.param)
     return request.param
 
 
@@ -59,7 +61,7 @@ def arguments(case: guided.Case) -> tuple:
         case.bias,
         case.class_weights,
     )
-    return (*tensors, case.top_k, *vars(case.rule).values())
+    return (*tensors, case.top_k, helpers.rule_of(case.rule))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -300,7 +302,7 @@ def test_nothing_is_written_outside(
     )
     results += glue.linear_ce_grad(case.features, logits, case.target, None, None)
     grads = [results[2].clone(), results[3].clone()]
-    results += glue.project_(grads, [results[2], results[3]], "paper", 1.0, True, 0.75, 1e-3, None)
+    results += glue.project_(grads, [results[2], results[3]], PlainRule(epsilon=1.0, relative=True))
     assert helpers.bits(inputs) == before and helpers.bits(logits) == kept, "an input was changed"
     assert len(borders) > 10
     for wide, count in borders:
@@ -358,7 +360,7 @@ def test_counts_of_launches(
     number = torch.tensor(0.5, dtype=torch.float64, device=place.device)
     assert (
         launches(
-            device, lambda: glue.project_(grads, guides, "paper", number, False, number, 1e-3, None)
+            device, lambda: glue.project_(grads, guides, PlainRule(epsilon=number, margin=number))
         )[0]
         == 2
     )
@@ -370,12 +372,7 @@ def test_counts_of_launches(
     assert (
         launches(device, lambda: glue.guided_linear_ce(*arguments(case), path="launches"))[0] == 3
     )
-    assert (
-        launches(
-            device, lambda: glue.project_(grads, guides, "paper", 0.0, False, 0.75, 1e-3, None)
-        )[0]
-        == 2
-    )
+    assert launches(device, lambda: glue.project_(grads, guides, PlainRule()))[0] == 2
 
 
 def test_where_a_step_is_taken() -> None:
@@ -397,23 +394,23 @@ def test_where_a_step_is_taken() -> None:
         (5, 5000, 5, 2, 4),
     ]:
         assert glue.guided_path(*size) == "composed"
-    assert glue.takes_sample_space(64, 32, 286, 512, torch.float32)
-    assert glue.takes_sample_space(64, 32, 10_000, 2048, torch.float32)
-    assert not glue.takes_sample_space(256, 128, 286, 2048, torch.float32)
-    assert glue.takes_sample_space(256, 128, 717, 2048, torch.bfloat16)
-    assert not glue.takes_sample_space(64, 32, 2, 2048, torch.float32)
-    assert not glue.takes_sample_space(0, 0, 286, 512, torch.float32)
+    assert glue.sample_space_is_cheaper(64, 32, 286, 512, torch.float32)
+    assert glue.sample_space_is_cheaper(64, 32, 10_000, 2048, torch.float32)
+    assert not glue.sample_space_is_cheaper(256, 128, 286, 2048, torch.float32)
+    assert glue.sample_space_is_cheaper(256, 128, 717, 2048, torch.bfloat16)
+    assert not glue.sample_space_is_cheaper(64, 32, 2, 2048, torch.float32)
+    assert not glue.sample_space_is_cheaper(0, 0, 286, 512, torch.float32)
 
 
 def test_availability_names_the_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     glue.availability.cache_clear()
     assert "CUDA devices only" in glue.availability(torch.device("cpu"))
     with monkeypatch.context() as patch:
-        patch.setattr(glue, "_load", lambda: "No module named 'gaal_fast._native_cuda'")
+        patch.setattr(host, "load", lambda: "No module named 'gaal_fast._native_cuda'")
         glue.availability.cache_clear()
         assert "were not built" in glue.availability(torch.device("cuda", 0))
         with pytest.raises(RuntimeError, match="cannot be used"):
-            glue._module()
+            host.module()
     glue.availability.cache_clear()
 
 

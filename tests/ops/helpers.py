@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaal_fast import ops
-from gaal_fast.ops.backends import native
+from gaal_fast.ops._rule import Rule
+from gaal_fast.ops.backends.native import cpu as native
 
 # Has to be set before triton is imported, and then no kernel of that process is compiled. Every
 # operation takes a thousand times as long, so that tests make fewer repetitions of the same.
@@ -54,7 +55,7 @@ class Backend:
             pytest.skip(f"backend {self.name!r} cannot be used on {self.device}: {missing}")
         with ops.backend(self.name), pytest.MonkeyPatch.context() as patch:
             if self.isa is not None:
-                if self.isa not in native._cpu().isas():
+                if self.isa not in native._kernels.isas():
                     pytest.skip(f"no {self.isa} kernels on this machine")
                 patch.setattr(native, "_isa", lambda: native._ISAS.index(self.isa))
             yield
@@ -233,6 +234,11 @@ def naive_project(
 def options(rule: Any) -> dict[str, Any]:
     """An ``oracle.Rule`` as the keyword arguments of the ops."""
     return dict(vars(rule))
+
+
+def rule_of(rule: Any) -> Rule:
+    """An ``oracle.Rule`` as a backend takes it."""
+    return Rule(**options(rule))
 
 
 def random_logits(

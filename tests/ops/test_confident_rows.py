@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from gaal_fast import ops
-from tests import oracle
 from tests.ops import helpers
 from tests.ops.conftest import CASES_OF_EVERY_SET
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference import oracle
+from tests.reference.oracle import Rule
 
 # Between the largest logit of a row and the next one.
 GAPS = (0.0, 0.125, 1.0, 5.0, 10.0, 15.0, 16.0, 17.0, 20.0, 25.0, 30.0, 40.0, 60.0, 80.0)

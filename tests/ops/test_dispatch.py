@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gaal_fast import ops
 from gaal_fast.ops import _dispatch
+from gaal_fast.ops._rule import Rule
 from gaal_fast.ops.backends import torch as torch_backend
 
 LOGITS = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
@@ -58,7 +59,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     monkeypatch.setattr(_dispatch, "_default", "auto")
 
     def put(name: str, module: ModuleType | None) -> ModuleType | None:
-        monkeypatch.setitem(sys.modules, f"gaal_fast.ops.backends.{name}", module)
+        place = _dispatch.module_name(name, torch.device("cpu"))
+        monkeypatch.setitem(sys.modules, place, module)
         _dispatch._plans.clear()
         return module
 
@@ -243,8 +245,8 @@ def test_backend_torch_takes_epsilon_and_margin_as_tensors() -> None:
         results = []
         for convert in (float, lambda value: torch.tensor(value, dtype=torch.float64)):
             g = torch.tensor([1.0, -1.0])
-            options = (rule, convert(0.5), relative, convert(0.75), 1e-3, None)
-            results.append((*torch_backend.project_([g], [torch.tensor([0.0, 2.0])], *options), g))
+            options = Rule(rule, convert(0.5), relative, convert(0.75))
+            results.append((*torch_backend.project_([g], [torch.tensor([0.0, 2.0])], options), g))
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaal_fast import ops
-from tests import oracle
 from tests.ops import helpers
 from tests.ops.helpers import Backend
+from tests.reference import oracle
 
 
 def check(logits: torch.Tensor, k: int) -> torch.Tensor:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaal_fast import ops
-from gaal_fast.ops.backends import native
 from gaal_fast.ops.backends import torch as torch_backend
-from tests import oracle
+from gaal_fast.ops.backends.native import cpu as native
 from tests.ops import helpers
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference import oracle
+from tests.reference.oracle import Rule
 
 RULES = [
     Rule(),
@@ -312,7 +312,7 @@ def test_every_dtype(
 def test_both_paths_of_the_torch_backend(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, ...], dtype: torch.dtype, path: str
 ) -> None:
-    monkeypatch.setattr(torch_backend, "_gram_is_cheaper", lambda *sizes: path == "gram")
+    monkeypatch.setattr(torch_backend, "sample_space_is_cheaper", lambda *sizes: path == "gram")
     case = make(*size, dtype, "cpu", Rule(epsilon=0.3, relative=True))
     with ops.backend("torch"):
         check(case)
@@ -335,8 +335,8 @@ def test_features_whose_products_float32_does_not_have(
     """In the sample space: inner products of 1e-50 and 1e44, and a v of 1e-42 and 1e35, though both
     gradients are ordinary numbers.
     """
-    monkeypatch.setattr(torch_backend, "_gram_is_cheaper", lambda *sizes: True)
-    monkeypatch.setattr(native, "_sample_space_is_cheaper", lambda *sizes: True)
+    monkeypatch.setattr(torch_backend, "sample_space_is_cheaper", lambda *sizes: True)
+    monkeypatch.setattr(native, "sample_space_is_cheaper", lambda *sizes: True)
     case = make(4, 4, 20, 16, 4, torch.float32, "cpu", Rule(epsilon=1.5, relative=True))
     case = replace(
         case,
@@ -366,7 +366,9 @@ def test_sample_space_equals_gradient_space(monkeypatch: pytest.MonkeyPatch, rul
             case.features *= 1e3  # converged rows and large features
         results = []
         for gram in (True, False):
-            monkeypatch.setattr(torch_backend, "_gram_is_cheaper", lambda *sizes, gram=gram: gram)
+            monkeypatch.setattr(
+                torch_backend, "sample_space_is_cheaper", lambda *sizes, gram=gram: gram
+            )
             with ops.backend("torch"):
                 results.append(case.run())
         for a, b in zip(*(helpers.flatten(result) for result in results), strict=True):
@@ -389,7 +391,7 @@ def test_the_switch_looks_at_shapes_only(monkeypatch: pytest.MonkeyPatch) -> Non
         make(4, 4, 50, 50, 2, torch.float32, "cpu", Rule()).run()
         make(40, 40, 3, 3, 20, torch.float32, "cpu", Rule()).run()
     assert taken == ["_head_gradient_gram", "_head_gradient_direct"]
-    cheaper = torch_backend._gram_is_cheaper
+    cheaper = torch_backend.sample_space_is_cheaper
     assert cheaper(64, 32, 286, 2048) and cheaper(32, 16, 10_000, 512)
     assert (
         not cheaper(256, 128, 286, 2048)

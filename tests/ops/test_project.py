@@ -14,10 +14,10 @@ from torch import Tensor
 
 from gaal_fast import ops
 from gaal_fast.ops.backends import torch as torch_backend
-from tests import oracle
 from tests.ops import helpers
 from tests.ops.helpers import Backend
-from tests.oracle import Rule
+from tests.reference import oracle
+from tests.reference.oracle import Rule
 
 RULES = [
     Rule(),
@@ -208,19 +208,15 @@ def test_v_out_of_range_in_every_layout(name: str, layout: str) -> None:
 )
 def test_the_torch_backend_takes_epsilon_and_margin_as_tensors(rule: Rule) -> None:
     """0-d, float64, as they come from a schedule on the device."""
-    options = tuple(vars(rule).values())
-    name, epsilon, relative, margin, *others = options
-    as_tensors = (
-        name,
-        torch.tensor(epsilon, dtype=torch.float64),
-        relative,
-        torch.tensor(margin, dtype=torch.float64),
-        *others,
+    plain = helpers.rule_of(rule)
+    as_tensors = plain._replace(
+        epsilon=torch.tensor(plain.epsilon, dtype=torch.float64),
+        margin=torch.tensor(plain.margin, dtype=torch.float64),
     )
     results = []
-    for arguments in (options, as_tensors):
+    for given in (plain, as_tensors):
         grads, guides = make(SHAPES, torch.float32, "cpu", cosine=-0.5)
-        results.append(helpers.bits((torch_backend.project_(grads, guides, *arguments), grads)))
+        results.append(helpers.bits((torch_backend.project_(grads, guides, given), grads)))
     assert results[0] == results[1]
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaal_fast import ops
-from tests import oracle
 from tests.ops import helpers
 from tests.ops.helpers import Backend
+from tests.reference import oracle
 
 
 def check(logits: Tensor, target: Tensor | None) -> None:

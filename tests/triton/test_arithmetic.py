@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from gaal_fast.kernels import _common, entropy_topk, linear_ce_grad, project, softmax_stats
 
-from tests import oracle
 from tests.ops.helpers import assert_no_worse
+from tests.reference import oracle
 from tests.triton import helpers
 
 

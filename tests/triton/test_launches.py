@@ -19,8 +19,8 @@ from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
 from gaal_fast.kernels.project import BLOCK, CHUNK, SLOTS, project_
 from torch import Tensor
 
-from tests import oracle
 from tests.ops.helpers import assert_no_worse, naive_head_gradient, naive_project, naive_stats
+from tests.reference import oracle
 from tests.triton import helpers
 
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float16, id="float16")]

@@ -13,7 +13,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gaal_fast.ops._validation import accumulator
+from gaal_fast.ops._checks import accumulator
+from gaal_fast.ops._rule import Rule
+from gaal_fast.ops.backends import sample_space
+from gaal_fast.ops.backends.protocol import HeadStep, Scalars
 
 # Elements of a gradient that are widened to float64 at a time: the temporaries stay in a core's
 # cache on a CPU, and on a GPU large gradients still take few launches.
@@ -31,7 +34,7 @@ _MOST_POWER = 126
 # The sample-space path is taken where its extra multiply-adds number less than this for every
 # element of the head's gradient: about what one pass of the direct path's inner products and update
 # over an element costs, in multiply-adds of a float32 matrix product.
-_GRAM_BREAK_EVEN = 100
+_BREAK_EVEN = 100
 
 
 def availability(device: torch.device) -> str | None:
@@ -80,23 +83,12 @@ def linear_ce_grad(
     return _product(residual.t(), features, features.dtype), residual.sum(dim=0).to(features.dtype)
 
 
-def project_(
-    grads: Sequence[Tensor],
-    guides: Sequence[Tensor],
-    rule: str,
-    epsilon: float | Tensor,
-    relative: bool,
-    margin: float | Tensor,
-    ridge: float,
-    max_correction: float | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def project_(grads: Sequence[Tensor], guides: Sequence[Tensor], rule: Rule) -> Scalars:
     dot, guide_norm2, grad_norm2 = _inner_products(grads, guides)
-    v = _correction(
-        dot, guide_norm2, grad_norm2, rule, epsilon, relative, margin, ridge, max_correction
-    )
+    v = _correction(dot, guide_norm2, grad_norm2, rule)
     _add_scaled(grads, guides, v)
     dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
-    return tuple(scalar.to(dtype) for scalar in (v, dot, guide_norm2, grad_norm2))
+    return v.to(dtype), dot.to(dtype), guide_norm2.to(dtype), grad_norm2.to(dtype)
 
 
 def guided_linear_ce(
@@ -108,8 +100,8 @@ def guided_linear_ce(
     bias: Tensor | None,
     class_weights: Tensor | None,
     top_k: int,
-    *options: object,
-) -> tuple[Tensor | None, ...]:
+    rule: Rule,
+) -> HeadStep:
     logits = torch.nn.functional.linear(features, weight, bias)
     loss, residual = _loss_and_residual(logits, target, class_weights)
     grad_features = _product(residual, weight, weight.dtype)
@@ -123,20 +115,16 @@ def guided_linear_ce(
 
     path = (
         _head_gradient_gram
-        if _gram_is_cheaper(len(features), top_k, *weight.shape)
+        if sample_space_is_cheaper(len(features), top_k, *weight.shape)
         else _head_gradient_direct
     )
     grad_weight, grad_bias, *scalars = path(
-        residual, features, guide_residual, guide_features, bias is not None, options
+        residual, features, guide_residual, guide_features, bias is not None, rule
     )
-    return (
-        loss,
-        grad_features,
-        grad_weight.to(weight.dtype),
-        None if grad_bias is None else grad_bias.to(weight.dtype),
-        *(scalar.to(residual.dtype) for scalar in scalars),
-        index,
-    )
+    v, dot, guide_norm2, grad_norm2 = (scalar.to(residual.dtype) for scalar in scalars)
+    grad_weight = grad_weight.to(weight.dtype)
+    grad_bias = None if grad_bias is None else grad_bias.to(weight.dtype)
+    return loss, grad_features, grad_weight, grad_bias, v, dot, guide_norm2, grad_norm2, index
 
 
 def _at_target(rows: Tensor, target: Tensor) -> Tensor:
@@ -207,15 +195,14 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def _gram_is_cheaper(rows: int, k: int, classes: int, width: int) -> bool:
-    """Whether to take the inner products of the head's gradients in sample space. Decided from
-    shapes alone, on the host.
+def sample_space_is_cheaper(rows: int, k: int, classes: int, width: int) -> bool:
+    """Whether to take the inner products of the head's gradients in sample space.
 
-    With B rows, k guide rows, Y classes and d features, the Gram matrices take (B² + Bk + k²)(Y +
-    d) multiply-adds that the direct path does not. The direct path takes a handful of passes over
-    the Y·d elements of both gradients that the Gram path does not.
+    With B rows and k guide rows the Gram matrices hold B² + Bk + k² pairs. The direct path takes a
+    handful of passes over the elements of both gradients that the Gram path does not.
     """
-    return (rows * rows + rows * k + k * k) * (classes + width) < _GRAM_BREAK_EVEN * classes * width
+    pairs = rows * rows + rows * k + k * k
+    return sample_space.is_cheaper(pairs, classes, width, _BREAK_EVEN)
 
 
 def _head_gradient_direct(
@@ -224,8 +211,8 @@ def _head_gradient_direct(
     guide_residual: Tensor,
     guide_features: Tensor,
     has_bias: bool,
-    options: tuple,
-) -> tuple[Tensor | None, ...]:
+    rule: Rule,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
     """Both gradients formed, then projected: (grad_weight, grad_bias | None, v, <g, g_p>, ‖g_p‖²,
     ‖g‖²).
     """
@@ -234,12 +221,12 @@ def _head_gradient_direct(
         for a, u in ((residual, features), (guide_residual, guide_features))
     )
     if len(guide_residual):
-        scalars = project_(grads, guides, *options)
+        v, dot, guide_norm2, grad_norm2 = project_(grads, guides, rule)
     # no guide at all differs from a guide of zeros: it does not even look whether g is finite
     else:
         grad_norm2 = _inner_products(grads, grads)[0]
-        scalars = (*grad_norm2.new_zeros(3).unbind(), grad_norm2)
-    return grads[0], grads[1] if has_bias else None, *scalars
+        v, dot, guide_norm2 = grad_norm2.new_zeros(3).unbind()
+    return grads[0], grads[1] if has_bias else None, v, dot, guide_norm2, grad_norm2
 
 
 def _head_gradient_gram(
@@ -248,13 +235,12 @@ def _head_gradient_gram(
     guide_residual: Tensor,
     guide_features: Tensor,
     has_bias: bool,
-    options: tuple,
-) -> tuple[Tensor | None, ...]:
-    """The same from inner products of samples, with g_p never formed.
+    rule: Rule,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """The same from inner products of samples, with g_p never formed, see
+    :mod:`gaal_fast.ops.backends.sample_space`.
 
-    For G = Aᵀ U and G_p = A_pᵀ U_p, <G, G_p> = Σ_ij (A A_pᵀ)_ij (U U_pᵀ)_ij. The bias is a feature
-    that is always 1, so it adds 1 to every element of the second matrix. The result is Aᵀ U + (v
-    A_p)ᵀ U_p, one sum over the stacked rows.
+    The bias is a feature that is always 1, so it adds 1 to every element of the second matrix.
     """
     (a, scale_a), (a_p, scale_a_p) = _near_one(residual), _near_one(guide_residual)
     (u, scale_u), (u_p, scale_u_p) = (
@@ -273,7 +259,7 @@ def _head_gradient_gram(
     dot = inner(a, u, a_p, u_p, one * one_p) / scale / scale_p
     guide_norm2 = inner(a_p, u_p, a_p, u_p, one_p * one_p) / scale_p / scale_p
     grad_norm2 = inner(a, u, a, u, one * one) / scale / scale
-    v = _correction(dot, guide_norm2, grad_norm2, *options)
+    v = _correction(dot, guide_norm2, grad_norm2, rule)
     added = a_p * (v / scale_p).to(a_p.dtype)
     grad_weight = _product(residual.t(), features, residual.dtype).addmm_(added.t(), u_p)
     grad_bias = residual.sum(dim=0) + (added * one_p).sum(dim=0) if has_bias else None
@@ -314,7 +300,9 @@ def _blocks(g: Tensor, p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
             yield from _blocks(part, other)
 
 
-def _inner_products(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _inner_products(
+    grads: Sequence[Tensor], guides: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """<g, g_p>, ‖g_p‖² and ‖g‖² in float64, block by block, so that no copy of a gradient is ever
     made.
     """
@@ -324,30 +312,22 @@ def _inner_products(grads: Sequence[Tensor], guides: Sequence[Tensor]) -> tuple[
         for g, p in _blocks(grad, guide):
             g, p = g.reshape(-1).to(dtype), p.reshape(-1).to(dtype)
             total += torch.stack((torch.dot(g, p), torch.dot(p, p), torch.dot(g, g)))
-    return total.unbind()
+    dot, guide_norm2, grad_norm2 = total.unbind()
+    return dot, guide_norm2, grad_norm2
 
 
-def _correction(
-    dot: Tensor,
-    guide_norm2: Tensor,
-    grad_norm2: Tensor,
-    rule: str,
-    epsilon: float | Tensor,
-    relative: bool,
-    margin: float | Tensor,
-    ridge: float,
-    max_correction: float | None,
-) -> Tensor:
+def _correction(dot: Tensor, guide_norm2: Tensor, grad_norm2: Tensor, rule: Rule) -> Tensor:
     """v of equation 5, or of the released code, from 0-d tensors. ``clamp`` and ``minimum`` keep
     NaN, unlike a comparison.
     """
-    if rule == "paper":
+    kind, epsilon, relative, margin, ridge, bound = rule
+    if kind == "paper":
         target = epsilon * grad_norm2.sqrt() * guide_norm2.sqrt() if relative else epsilon
         v = ((target - dot) / guide_norm2).clamp(min=0.0)
     else:
         v = torch.where(dot < 0, (-dot / (guide_norm2 + ridge)).clamp(min=margin), 0.0)
-    if max_correction is not None:
-        v = torch.minimum(v, max_correction * (grad_norm2 / guide_norm2).sqrt())
+    if bound is not None:
+        v = torch.minimum(v, bound * (grad_norm2 / guide_norm2).sqrt())
     v = torch.where(guide_norm2 == 0, 0.0, v)
     return torch.where(dot.isfinite() & guide_norm2.isfinite(), v, torch.nan)
 

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gaal_fast.ops._rule import Rule
+from gaal_fast.ops.backends.protocol import HeadStep, Scalars
+
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -102,19 +105,10 @@ def linear_ce_grad(
     return kernels.linear_ce_grad(features, logits, target, index, class_weights)
 
 
-def project_(
-    grads: Sequence[Tensor],
-    guides: Sequence[Tensor],
-    rule: str,
-    epsilon: float | Tensor,
-    relative: bool,
-    margin: float | Tensor,
-    ridge: float,
-    max_correction: float | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def project_(grads: Sequence[Tensor], guides: Sequence[Tensor], rule: Rule) -> Scalars:
     from gaal_fast.kernels import project as kernels
 
-    return kernels.project_(grads, guides, rule, epsilon, relative, margin, ridge, max_correction)
+    return kernels.project_(grads, guides, *rule)
 
 
 def guided_linear_ce(
@@ -126,16 +120,10 @@ def guided_linear_ce(
     bias: Tensor | None,
     class_weights: Tensor | None,
     top_k: int,
-    rule: str,
-    epsilon: float | Tensor,
-    relative: bool,
-    margin: float | Tensor,
-    ridge: float,
-    max_correction: float | None,
-) -> tuple[Tensor | None, ...]:
+    rule: Rule,
+) -> HeadStep:
     from gaal_fast.kernels import guided_linear_ce as kernels
 
     return kernels.guided_linear_ce(
-        features, target, guide_features, guide_target, weight, bias, class_weights,
-        top_k, rule, epsilon, relative, margin, ridge, max_correction,
-    )  # fmt: skip
+        features, target, guide_features, guide_target, weight, bias, class_weights, top_k, *rule
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from tests import oracle
+from tests.reference import oracle
 
 
 @pytest.mark.parametrize("seed", range(8))

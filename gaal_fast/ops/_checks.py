@@ -1,16 +1,16 @@
 """Checks of the ops' arguments. Every message begins with the name of the argument at fault.
 
 They read shapes and dtypes only, except that labels and indices on the CPU are also checked for
-their range; on another device that would cost a synchronisation, so there an illegal label turns
+their range; on another device that would cost a synchronization, so there an illegal label turns
 the results into NaN instead. With ``values=False`` (fake tensors) nothing is read at all.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +20,15 @@ from gaal_fast.ops._registration import check_dense
 
 FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
-RULES = ("paper", "official")
-
-_HOST = torch.device("cpu")
-
-Scalar = float | Tensor
-ProjectionArguments = tuple[str, Scalar, bool, Scalar, float, float | None]
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums of ``dtype`` are kept: float64 for float64, float32 for the others."""
+    """The dtype in which sums of ``dtype`` are kept: float64 for float64, else float32."""
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def _tensor(name: str, value: object) -> None:
+    """``value`` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
@@ -57,7 +52,7 @@ def in_memory(**arguments: object) -> None:
             )
 
 
-def numbered(**sequences: object) -> dict[str, object]:
+def numbered(**sequences: Sequence[object]) -> dict[str, object]:
     """The elements of sequences by name, for ``dense`` and ``in_memory``: ``grads[0]``,
     ``grads[1]``, ...
     """
@@ -87,27 +82,37 @@ def like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
         )
 
 
-def matrix(name: str, tensor: Tensor, columns: int | None = None) -> None:
-    """``tensor`` is a floating matrix, with that many columns if given."""
-    floating(name, tensor)
-    if tensor.dim() != 2:
-        raise ValueError(f"{name} must have two dimensions, got shape {tuple(tensor.shape)}")
-    if columns is not None and tensor.shape[1] != columns:
-        raise ValueError(f"{name} must have {columns} columns, got shape {tuple(tensor.shape)}")
+def matrix(name: str, tensor: Tensor, columns: int | None = None) -> tuple[int, int]:
+    """The numbers of rows and columns of ``tensor``, checked to be a floating matrix, with that
+    many columns if given.
+    """
+    if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
+        floating(name, tensor)
+    shape = tensor.shape
+    if len(shape) != 2:
+        raise ValueError(f"{name} must have two dimensions, got shape {tuple(shape)}")
+    rows, width = shape
+    if columns is not None and width != columns:
+        raise ValueError(f"{name} must have {columns} columns, got shape {tuple(shape)}")
+    return rows, width
 
 
-def logits_matrix(tensor: Tensor) -> None:
-    """``logits`` is a floating matrix with at least one class."""
-    matrix("logits", tensor)
-    if tensor.shape[1] < 1:
+def logits_matrix(tensor: Tensor) -> tuple[int, int]:
+    """The numbers of rows and classes of ``logits``, checked to be a floating matrix with at least
+    one class.
+    """
+    rows, classes = matrix("logits", tensor)
+    if classes < 1:
         raise ValueError(f"logits must have at least one column, got shape {tuple(tensor.shape)}")
+    return rows, classes
 
 
 def vector(name: str, tensor: Tensor, size: int | None, device: torch.device) -> None:
     """``tensor`` is a vector on ``device``, of that size if given."""
-    if tensor.dim() != 1 or (size is not None and tensor.shape[0] != size):
+    shape = tensor.shape
+    if len(shape) != 1 or (size is not None and shape[0] != size):
         raise ValueError(
-            f"{name} must have shape ({'k' if size is None else size},), got {tuple(tensor.shape)}"
+            f"{name} must have shape ({'k' if size is None else size},), got {tuple(shape)}"
         )
     if tensor.device != device:
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
@@ -126,7 +131,7 @@ def _extent() -> Callable[[Tensor], tuple[int, int]]:
 
         def by_torch(tensor: Tensor) -> tuple[int, int]:
             low, high = torch.aminmax(tensor)
-            return low.item(), high.item()
+            return int(low), int(high)
 
         return by_torch
     return lambda tensor: native.extent(tensor.data_ptr(), tensor.numel())
@@ -139,12 +144,12 @@ def integers(
     [0, bound).
     """
     _tensor(name, tensor)
-    if tensor.dtype is not torch.int64 and tensor.dtype not in INTEGERS:
-        raise TypeError(f"{name} must hold integers, got {tensor.dtype}")
+    dtype = tensor.dtype
+    if dtype is not torch.int64 and dtype not in INTEGERS:
+        raise TypeError(f"{name} must hold integers, got {dtype}")
     vector(name, tensor, size, device)
-    if (
-        tensor.dtype is not torch.int64
-    ):  # both calls cost a microsecond where there is nothing to do
+    # Both calls cost a microsecond where there is nothing to do.
+    if dtype is not torch.int64:
         tensor = tensor.to(torch.int64)
     if not tensor.is_contiguous():
         tensor = tensor.contiguous()
@@ -177,88 +182,6 @@ def count(name: str, value: int, most: int, of: str) -> int:
     return value
 
 
-def _number(name: str, value: Scalar, device: torch.device, values: bool) -> Scalar:
-    """``value`` as a float, or, where it is on another device than the CPU, as a 0-d float64 tensor
-    on ``device``.
-    """
-    if type(value) is float:
-        return value
-    if isinstance(value, Tensor):
-        return _scalar(name, value, device, values)
-    try:
-        if isinstance(value, (str, bytes)):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(
-            f"{name} must be a number or a 0-d tensor, got {type(value).__name__}"
-        ) from None
-
-
-def _scalar(name: str, tensor: Tensor, device: torch.device, values: bool) -> Scalar:
-    if tensor.dim() != 0:
-        raise ValueError(
-            f"{name} must be a number or a 0-d tensor, got shape {tuple(tensor.shape)}"
-        )
-    if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
-        raise TypeError(
-            f"{name} must be a number or a 0-d tensor of real numbers, got {tensor.dtype}"
-        )
-    if not tensor.is_cpu and tensor.device.type != device.type:
-        places = "the CPU" if device.type == "cpu" else f"the CPU or {device}"
-        raise ValueError(f"{name} must be on {places}, got {tensor.device}")
-    if not values:
-        return tensor
-    if tensor.is_cpu:
-        return float(tensor.item())
-    # Apple's GPUs have no float64.
-    return tensor.detach().to(device, torch.float32 if device.type == "mps" else torch.float64)
-
-
-def _host_number(name: str, value: Scalar, values: bool) -> Scalar:
-    """``value`` as a float; without ``values`` a 0-d tensor on the CPU stays one."""
-    if isinstance(value, Tensor) and not value.is_cpu:
-        raise TypeError(f"{name} must be a number, got a tensor on {value.device}")
-    return _number(name, value, _HOST, values)
-
-
-def projection_arguments(
-    rule: str,
-    epsilon: Scalar,
-    relative: bool,
-    margin: Scalar,
-    ridge: Scalar,
-    max_correction: Scalar | None,
-    device: torch.device = _HOST,
-    values: bool = True,
-) -> ProjectionArguments:
-    """The arguments of the projection, as a backend takes them for gradients on ``device``.
-
-    Values on the host are checked. One on another device is not looked at, which would wait for the
-    device.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule must be 'paper' or 'official', got {rule!r}")
-    epsilon, margin = (
-        _number("epsilon", epsilon, device, values),
-        _number("margin", margin, device, values),
-    )
-    ridge = _host_number("ridge", ridge, values)
-    if type(epsilon) is float and not math.isfinite(epsilon):
-        raise ValueError(f"epsilon must be finite, got {epsilon}")
-    if type(margin) is float and not 0.0 <= margin < math.inf:
-        raise ValueError(f"margin must be finite and not negative, got {margin}")
-    if type(ridge) is float and not 0.0 <= ridge < math.inf:
-        raise ValueError(f"ridge must be finite and not negative, got {ridge}")
-    if max_correction is not None:
-        max_correction = _host_number("max_correction", max_correction, values)
-        if type(max_correction) is float and not 0.0 <= max_correction < math.inf:
-            raise ValueError(
-                f"max_correction must be finite and not negative, or None, got {max_correction}"
-            )
-    return rule, epsilon, bool(relative), margin, ridge, max_correction
-
-
 def _in_place(name: str, grad: Tensor, values: bool) -> None:
     """The elements of ``grad``, which is not contiguous, have places of their own."""
     if any(
@@ -272,7 +195,7 @@ def _in_place(name: str, grad: Tensor, values: bool) -> None:
         raise ValueError(f"{name} has elements that share memory: it cannot be changed in place")
 
 
-def sequence(name: str, value: object) -> list[object]:
+def sequence(name: str, value: Any) -> list[Any]:
     """``value`` as a list."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} must be a sequence of tensors, got one tensor; put it in a list")
@@ -300,7 +223,8 @@ def gradient_lists(
     for i, (grad, guide) in enumerate(zip(grads, guides, strict=True)):
         if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
             floating(f"grads[{i}]", grad)
-        _tensor(f"guides[{i}]", guide)
+        if not isinstance(guide, Tensor):
+            _tensor(f"guides[{i}]", guide)
         if device is None:
             device = grad.device
         if grad.shape != guide.shape:

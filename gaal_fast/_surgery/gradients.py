@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gaal_fast.ops import Projection
-from gaal_fast.ops import _validation as check
+from gaal_fast.ops import _checks as check
 from gaal_fast.ops._registration import sharded
+from gaal_fast.ops._rule import Rule
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def check_dense(name: str, tensor: object) -> None:
+    """Raise TypeError where ``tensor`` is sparse."""
     if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
         raise TypeError(f"{name} is sparse: only dense gradients can be projected")
 
 
 def check_gradient(name: str, grad: object, parameter: Tensor) -> None:
-    """Raise where ``grad`` cannot be a gradient of ``parameter`` in memory."""
+    """Raise TypeError or ValueError where ``grad`` cannot be a gradient of ``parameter`` in memory."""
     if not isinstance(grad, Tensor):
         raise TypeError(f"{name} must be a tensor or None, got {type(grad).__name__}")
     if sharded(grad):
@@ -38,11 +40,12 @@ def check_gradient(name: str, grad: object, parameter: Tensor) -> None:
         check.in_memory(**{name: grad})
 
 
-def other_shape(modality: str, name: str, guide: Tensor, grad: Tensor) -> str:
-    return (
-        f"the captured gradient of {modality!r} for parameter {name} has shape"
-        f" {tuple(guide.shape)}, the current one {tuple(grad.shape)}: forget() it"
-    )
+def check_rule(rule: Rule) -> None:
+    """Raise ValueError or TypeError where an option is bad, without running an op."""
+    tensors = [value for value in rule if isinstance(value, Tensor)]
+    device = next((tensor.device for tensor in tensors if not tensor.is_cpu), torch.device("cpu"))
+    check.in_memory(**rule.numbers)
+    rule.checked(device, values=not any(tensor.is_meta for tensor in tensors))
 
 
 def loss_scale(grads: Mapping[str, Tensor], scaler: GradScaler | None) -> Tensor | None:
@@ -74,6 +77,7 @@ def unscaled(grads: Mapping[str, Tensor], scale: Tensor | None) -> dict[str, Ten
 
 
 def total(kept: Tensor, part: Tensor) -> Tensor:
+    """The sum, in float32 at least, on the device of ``part``."""
     dtype = _wide(torch.promote_types(kept.dtype, part.dtype))
     return kept.to(part.device, dtype) + part.to(dtype)
 
@@ -96,21 +100,20 @@ def kept_copy(part: Tensor, grad: Tensor | None, kept: Tensor | None) -> Tensor:
 
 
 def widened(grad: Tensor, guides: Sequence[Tensor]) -> Tensor:
+    """``grad``, or a copy in the precision of the finest of its guides where that is finer."""
     dtype = grad.dtype
     for guide in guides:
         dtype = torch.promote_types(dtype, guide.dtype)
     return grad if dtype is grad.dtype else grad.to(_wide(dtype))
 
 
-def scaled_options(options: Mapping[str, Any], scale: Tensor | None) -> dict[str, Any]:
-    """The options for S g in the place of g: then S v takes the place of v."""
+def scaled_rule(rule: Rule, scale: Tensor | None) -> Rule:
+    """The rule for S g in the place of g: then S v takes the place of v."""
     if scale is None:
-        return dict(options)
+        return rule
     scale = scale if scale.device.type == "mps" else scale.double()
-    scaled = {"margin": options["margin"] * scale}
-    if not options["relative"]:
-        scaled["epsilon"] = options["epsilon"] * scale
-    return {**options, **scaled}
+    epsilon = rule.epsilon if rule.relative else rule.epsilon * scale
+    return rule._replace(epsilon=epsilon, margin=rule.margin * scale)
 
 
 def true_projection(projection: Projection, scale: Tensor | None) -> Projection:
@@ -123,6 +126,7 @@ def true_projection(projection: Projection, scale: Tensor | None) -> Projection:
 
 
 def ranks(group: ProcessGroup | None) -> int:
+    """How many ranks the group has, 1 without ``torch.distributed``."""
     distributed = torch.distributed
     return (
         distributed.get_world_size(group)
