@@ -15,6 +15,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -224,23 +225,23 @@ class _Calls:
             *((1024, 10_000), (64, 100_000)),
         ):
             logits, target = self.floats(B, Y), self.rows(B)
-            self.add("softmax_stats", f"{B}x{Y}", lambda z=logits, y=target: softmax_stats(z, y))
+            self.add("softmax_stats", f"{B}x{Y}", partial(softmax_stats, logits, target))
         for B, Y in ((256, 286), (MAX_ROWS, 717), (64, 100_000)):
             logits = self.floats(B, Y)
-            self.add("entropy_topk", f"{B}x{Y}", lambda z=logits, k=B // 2: entropy_topk(z, k))
+            self.add("entropy_topk", f"{B}x{Y}", partial(entropy_topk, logits, B // 2))
 
     def projections(self) -> None:
         """Both rules, and an option on the GPU."""
         grads, guides = ([self.floats(717, 2048), self.floats(717)] for _ in range(2))
         held = _Rule(epsilon=torch.empty((), dtype=torch.float64, device="meta"))
         sizes = "717x2048"
-        self.add("project_", sizes, lambda: project_(grads, guides, _Rule("official")))
-        self.add("project_", f"{sizes}, epsilon on the GPU", lambda: project_(grads, guides, held))
+        self.add("project_", sizes, partial(project_, grads, guides, _Rule("official")))
+        self.add("project_", f"{sizes}, epsilon on the GPU", partial(project_, grads, guides, held))
 
     def products(self) -> None:
         """The head's gradient, and every form of the whole step."""
         head = self.floats(256, 2048), self.floats(256, 717), self.rows(256), self.rows(128)
-        self.add("linear_ce_grad", "256x717x2048", lambda: linear_ce_grad(*head))
+        self.add("linear_ce_grad", "256x717x2048", partial(linear_ce_grad, *head))
         # Every option that changes the code: class weights, a relative bound, a correction bound.
         weights = torch.empty(286, dtype=torch.float32, device="meta")
         options = _Rule(relative=True, max_correction=1.0)
@@ -253,11 +254,9 @@ class _Calls:
     ) -> None:
         """A whole step of ``B`` rows of both batches."""
         batch, guide = ((self.floats(B, d), self.rows(B)) for _ in range(2))
-        head = self.floats(Y, d), self.floats(Y) if bias else None, class_weights
-        sizes = f"{B}x{Y}x{d}"
-        self.add(
-            "guided_linear_ce", sizes, lambda: guided_linear_ce(*batch, *guide, *head, k, rule)
-        )
+        weight, shift = self.floats(Y, d), self.floats(Y) if bias else None
+        call = partial(guided_linear_ce, *batch, *guide, weight, shift, class_weights, k, rule)
+        self.add("guided_linear_ce", f"{B}x{Y}x{d}", call)
 
 
 def cases() -> dict[str, list[Launch]]:
