@@ -248,7 +248,11 @@ class OptionalBuildExt(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["gaal_fast", "gaal_fast.*"]), "gaal_fast.kernels"],
+    packages=[
+        *find_packages(include=["gaal_fast", "gaal_fast.*"]),
+        "gaal_fast.kernels",
+        *(f"gaal_fast.kernels.{name}" for name in find_packages("kernels")),
+    ],
     package_dir={"gaal_fast.kernels": "kernels"},
     ext_modules=extensions(),
     cmdclass={"build_ext": OptionalBuildExt},

@@ -1,8 +1,9 @@
 """Compile the kernels for GPUs that are not here, and report what each one needs.
 
-``python -m gaal_fast.kernels.aot --out kernels.csv`` compiles every kernel in the configurations the host functions pick (recorded
-with ``_common.trace``, so that nothing is listed twice) for sm_80, sm_90 and sm_100. Needs Triton's NVIDIA back end and its bundled
-``ptxas``, but no GPU and no driver. No kernel spills registers with the compilers in `MEASURED`; another one may.
+``python -m gaal_fast.kernels.aot --out kernels.csv`` compiles every kernel in the configurations
+the host functions pick (recorded with ``_launch.trace``, so that nothing is listed twice) for
+sm_80, sm_90 and sm_100. Needs Triton's NVIDIA back end and its bundled ``ptxas``, but no GPU and no
+driver. No kernel spills registers with the compilers in ``MEASURED``; another one may.
 """
 
 from __future__ import annotations
@@ -14,24 +15,30 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import _common
+from . import _launch
+from ._launch import Launch
 from .entropy_topk import MAX_ROWS, entropy_topk
-from .guided_linear_ce import guided_linear_ce
+from .guided import guided_linear_ce
 from .linear_ce_grad import linear_ce_grad
 from .project import project_
 from .softmax_stats import softmax_stats
 
 ARCHITECTURES = (80, 90, 100)
-# Shared memory that one program may use after opting in, bytes (CUDA C++ programming guide, technical specifications).
+# Shared memory that one program may use after opting in, bytes (CUDA C++ programming guide,
+# technical specifications).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
-# (Triton, ptxas) versions with which the whole table was made, and nothing spilled. The second ptxas is the one for sm_100.
+# (Triton, ptxas) versions with which the whole table was made, and nothing spilled. The second
+# ptxas is the one for sm_100.
 MEASURED = frozenset({("3.6.0", "12.8"), ("3.6.0", "12.9"), ("3.8.0", "12.9"), ("3.8.0", "13.3")})
 
 _TYPES = {
@@ -46,7 +53,10 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel needs on one architecture. Registers are per thread; shared memory, stack and spills are bytes."""
+    """What one kernel needs on one architecture.
+
+    Registers are per thread; shared memory, stack and spills are bytes.
+    """
 
     case: str
     kernel: str
@@ -61,21 +71,26 @@ class Resources:
     spill_loads: int
 
 
-def source(launch: _common.Launch) -> ASTSource:
-    """The specialisation that Triton's launcher would compile: an integer 1 is a constant, a multiple of 16 is known to be one, unless
-    the kernel asks not to know."""
+def source(launch: Launch) -> ASTSource:
+    """The specialization that Triton's launcher would compile.
+
+    An integer 1 is a constant, a multiple of 16 is known to be one, unless the kernel asks not to
+    know.
+    """
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], object] = {}
-    attributes: dict[tuple[int, ...], list] = {}
-    values = launch.arguments | launch.constants
-    for position, (name, parameter) in enumerate(zip(launch.kernel.arg_names, launch.kernel.params, strict=True)):
+    attributes: dict[tuple[int, ...], list[list[object]]] = {}
+    values = {**launch.arguments, **launch.constants}
+    parameters = zip(launch.kernel.arg_names, launch.kernel.params, strict=True)
+    for position, (name, parameter) in enumerate(parameters):
         value = values[name]
         known = not parameter.do_not_specialize
-        if name in launch.constants or value is None or (known and type(value) is int and value == 1):
+        one = known and type(value) is int and value == 1
+        if name in launch.constants or value is None or one:
             signature[name] = "constexpr"
             constants[(position,)] = value
             continue
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             signature[name] = "*" + _TYPES[value.dtype]
             divisible = value.data_ptr() % 16 == 0
         elif isinstance(value, int):
@@ -89,9 +104,25 @@ def source(launch: _common.Launch) -> ASTSource:
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def compile_launch(case: str, launch: _common.Launch, architecture: int) -> tuple[Resources, str]:
-    """Compile one recorded launch. Returns its resources, as ptxas reported them for this very object, and its PTX."""
-    if _common.interpreted():
+def _numbers(pattern: str, launch: Launch, report: str) -> list[int]:
+    """The groups of ``pattern`` in what ptxas said of a launch."""
+    found = re.search(pattern, report)
+    if found is None:
+        name = launch.kernel.__name__
+        raise RuntimeError(f"ptxas gave no resource report for {name}: {report!r}")
+    return [int(number) for number in found.groups()]
+
+
+def compile_launch(case: str, launch: Launch, architecture: int) -> tuple[Resources, str]:
+    """Compile one recorded launch for a compute capability such as 90.
+
+    Returns:
+        Its resources, as ptxas reported them for this very object, and its PTX.
+
+    Raises:
+        RuntimeError: the kernels are interpreted, or ptxas reported nothing.
+    """
+    if _launch.interpreted():
         raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled")
     src = source(launch)
     log = io.StringIO()
@@ -100,26 +131,24 @@ def compile_launch(case: str, launch: _common.Launch, architecture: int) -> tupl
         # A cached object comes without the report of ptxas.
         knobs.compilation.always_compile = True
         knobs.nvidia.dump_ptxas_log = True
-        compiled = triton.compile(
-            src,
-            target=GPUTarget("cuda", architecture, 32),
-            options=launch.options,
-        )
+        target = GPUTarget("cuda", architecture, 32)
+        compiled = triton.compile(src, target=target, options=launch.options)
     report = log.getvalue()
-    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
-    registers = re.search(r"Used (\d+) registers", report)
-    if frame is None or registers is None:
-        raise RuntimeError(f"ptxas gave no resource report for {launch.kernel.__name__}: {report!r}")
-    stack, stores, loads = map(int, frame.groups())
+    frame = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+    stack, stores, loads = _numbers(frame, launch, report)
+    (registers,) = _numbers(r"Used (\d+) registers", launch, report)
     types = {kind for kind in src.signature.values() if kind in ("*fp32", "*fp16", "*bf16")}
+    constants = (
+        f"{name}={getattr(value, 'name', value)}" for name, value in launch.constants.items()
+    )
     resources = Resources(
         case=case,
         kernel=launch.kernel.__name__,
         architecture=architecture,
         types=" ".join(sorted(kind[1:] for kind in types)),
-        constants=" ".join(f"{name}={getattr(value, 'name', value)}" for name, value in launch.constants.items()),
-        num_warps=launch.options["num_warps"],
-        registers=int(registers[1]),
+        constants=" ".join(constants),
+        num_warps=launch.num_warps,
+        registers=registers,
         shared=compiled.metadata.shared,
         stack=stack,
         spill_stores=stores,
@@ -129,7 +158,10 @@ def compile_launch(case: str, launch: _common.Launch, architecture: int) -> tupl
 
 
 def compiler(architecture: int) -> tuple[str, str]:
-    """Versions of Triton and of the ptxas it takes for ``architecture``; "unknown" where this Triton does not say."""
+    """Versions of Triton and of the ptxas it takes for ``architecture``.
+
+    "unknown" in place of the second where this Triton does not say.
+    """
     try:
         from triton.backends.nvidia.compiler import get_ptxas
 
@@ -138,16 +170,20 @@ def compiler(architecture: int) -> tuple[str, str]:
         return triton.__version__, "unknown"
 
 
-def record(call: Callable[[], object]) -> list[_common.Launch]:
+def record(call: Callable[[], object]) -> list[Launch]:
     """The launches of ``call``, which is not executed."""
-    with _common.trace(execute=False) as launches:
+    with _launch.trace(execute=False) as launches:
         call()
     return launches
 
 
 @contextlib.contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """PyTorch's precision of float32 products, which the kernels follow: ``"ieee"`` or ``"tf32"``."""
+    """PyTorch's precision of float32 products, which the kernels follow.
+
+    Args:
+        precision: ``"ieee"`` or ``"tf32"``.
+    """
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = precision
     try:
@@ -156,58 +192,98 @@ def matmul_precision(precision: str) -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = before
 
 
-def cases() -> dict[str, list[_common.Launch]]:
-    """The launches at the sizes of the benchmarks: every kernel, form, tile shape and type that the host functions choose there."""
+class _Rule(NamedTuple):
+    rule: str = "paper"
+    epsilon: float | Tensor = 0.0
+    relative: bool = False
+    margin: float | Tensor = 0.75
+    ridge: float = 1e-3
+    max_correction: float | None = None
 
-    def floats(*size: int) -> torch.Tensor:
-        return torch.empty(*size, dtype=dtype, device="meta")
 
-    def rows(count: int) -> torch.Tensor:
+class _Calls:
+    """Calls at the sizes of the benchmarks, on tensors of one dtype without memory."""
+
+    def __init__(self, label: str, dtype: torch.dtype) -> None:
+        self.label = label
+        self.dtype = dtype
+        self.recorded: dict[str, list[Launch]] = {}
+
+    def floats(self, *size: int) -> Tensor:
+        return torch.empty(*size, dtype=self.dtype, device="meta")
+
+    def rows(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.int64, device="meta")
 
-    def step(active: int, guides: int, classes: int, width: int, k: int, **options: object) -> None:
-        head = floats(classes, width), floats(classes)
-        guided_linear_ce(floats(active, width), rows(active), floats(guides, width), rows(guides), *head, None, k, **options)
+    def add(self, op: str, sizes: str, call: Callable[[], object]) -> None:
+        self.recorded[f"{op} {self.label} {sizes}"] = record(call)
 
-    def classes_step() -> None:
-        """Every option that changes the code: class weights, a relative bound, a correction bound."""
+    def row_ops(self) -> None:
+        """Statistics and selection: every shape of work."""
+        for B, Y in (
+            *((256, 2), (256, 20), (256, 100), (256, 286), (256, 717), (256, 2000)),
+            *((1024, 10_000), (64, 100_000)),
+        ):
+            logits, target = self.floats(B, Y), self.rows(B)
+            self.add("softmax_stats", f"{B}x{Y}", partial(softmax_stats, logits, target))
+        for B, Y in ((256, 286), (MAX_ROWS, 717), (64, 100_000)):
+            logits = self.floats(B, Y)
+            self.add("entropy_topk", f"{B}x{Y}", partial(entropy_topk, logits, B // 2))
+
+    def projections(self) -> None:
+        """Both rules, and an option on the GPU."""
+        grads, guides = ([self.floats(717, 2048), self.floats(717)] for _ in range(2))
+        held = _Rule(epsilon=torch.empty((), dtype=torch.float64, device="meta"))
+        sizes = "717x2048"
+        self.add("project_", sizes, partial(project_, grads, guides, _Rule("official")))
+        self.add("project_", f"{sizes}, epsilon on the GPU", partial(project_, grads, guides, held))
+
+    def products(self) -> None:
+        """The head's gradient, and every form of the whole step."""
+        head = self.floats(256, 2048), self.floats(256, 717), self.rows(256), self.rows(128)
+        self.add("linear_ce_grad", "256x717x2048", partial(linear_ce_grad, *head))
+        # Every option that changes the code: class weights, a relative bound, a correction bound.
         weights = torch.empty(286, dtype=torch.float32, device="meta")
-        inputs = floats(64, 512), rows(64), floats(64, 512), rows(64), floats(286, 512), None
-        guided_linear_ce(*inputs, weights, 32, relative=True, max_correction=1.0)
+        options = _Rule(relative=True, max_correction=1.0)
+        self.step(256, 717, 2048, True, None, 128, _Rule())
+        self.step(64, 286, 512, False, weights, 32, options)
+        self.step(4096, 10_000, 2048, True, None, 2048, _Rule("official"))
 
-    recorded: dict[str, list[_common.Launch]] = {}
-    for label, dtype, precision in (  # noqa: B007 - the calls are recorded within the same turn of the loop
+    def step(
+        self, B: int, Y: int, d: int, bias: bool, class_weights: Tensor | None, k: int, rule: _Rule
+    ) -> None:
+        """A whole step of ``B`` rows of both batches."""
+        batch, guide = ((self.floats(B, d), self.rows(B)) for _ in range(2))
+        weight, shift = self.floats(Y, d), self.floats(Y) if bias else None
+        call = partial(guided_linear_ce, *batch, *guide, weight, shift, class_weights, k, rule)
+        self.add("guided_linear_ce", f"{B}x{Y}x{d}", call)
+
+
+def cases() -> dict[str, list[Launch]]:
+    """The launches at the sizes of the benchmarks.
+
+    Every kernel, form, tile shape and type that the host functions choose there.
+    """
+    recorded: dict[str, list[Launch]] = {}
+    for label, dtype, precision in (
         ("float32", torch.float32, "ieee"),
         ("tf32", torch.float32, "tf32"),
         ("bfloat16", torch.bfloat16, "ieee"),
         ("float16", torch.float16, "ieee"),
     ):
+        calls = _Calls(label, dtype)
         with matmul_precision(precision):
             if label != "tf32":
-                for batch, classes in ((256, 2), (256, 20), (256, 100), (256, 286), (256, 717), (256, 2000), (1024, 10_000), (64, 100_000)):
-                    recorded[f"softmax_stats {label} {batch}x{classes}"] = record(
-                        lambda b=batch, c=classes: softmax_stats(floats(b, c), rows(b))
-                    )
-                for batch, classes in ((256, 286), (MAX_ROWS, 717), (64, 100_000)):
-                    recorded[f"entropy_topk {label} {batch}x{classes}"] = record(
-                        lambda b=batch, c=classes: entropy_topk(floats(b, c), b // 2)
-                    )
-                pairs = [floats(717, 2048), floats(717)], [floats(717, 2048), floats(717)]
-                held = torch.empty((), dtype=torch.float64, device="meta")
-                recorded[f"project_ {label} 717x2048"] = record(lambda p=pairs: project_(*p, "official"))
-                recorded[f"project_ {label} 717x2048, epsilon on the GPU"] = record(lambda p=pairs, e=held: project_(*p, epsilon=e))
-            recorded[f"linear_ce_grad {label} 256x717x2048"] = record(
-                lambda: linear_ce_grad(floats(256, 2048), floats(256, 717), rows(256), rows(128))
-            )
-            recorded[f"guided_linear_ce {label} 256x717x2048"] = record(lambda: step(256, 256, 717, 2048, 128))
-            recorded[f"guided_linear_ce {label} 64x286x512"] = record(classes_step)
-            recorded[f"guided_linear_ce {label} 4096x10000x2048"] = record(lambda: step(4096, 4096, 10_000, 2048, 2048, rule="official"))
+                calls.row_ops()
+                calls.projections()
+            calls.products()
+        recorded |= calls.recorded
     return recorded
 
 
-def distinct(recorded: dict[str, list[_common.Launch]]) -> list[tuple[str, _common.Launch]]:
+def distinct(recorded: dict[str, list[Launch]]) -> list[tuple[str, Launch]]:
     """The launches that compile to different code, each with the first case that needs it."""
-    seen: dict[str, tuple[str, _common.Launch]] = {}
+    seen: dict[str, tuple[str, Launch]] = {}
     for case, launches in recorded.items():
         for launch in launches:
             key = f"{source(launch).hash()} {launch.options}"
@@ -223,23 +299,41 @@ def write_csv(path: str, rows: Iterable[Resources]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
+def _line(row: Resources, case: str) -> str:
+    spilled = f"{row.spill_stores} + {row.spill_loads} bytes spilled"
+    spills = spilled if row.spill_stores or row.spill_loads else "no spills"
+    needs = f"{row.registers:>4} registers {row.shared:>7} bytes shared  {spills}"
+    return f"sm_{row.architecture:<4}{row.kernel:<26}{needs}  {case}"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Compile everything, print a line per kernel, write the table. Returns 1 if a kernel spills registers, whatever the compiler."""
-    parser = argparse.ArgumentParser(prog="python -m gaal_fast.kernels.aot", description=__doc__.partition("\n")[0])
+    """Compile everything, print a line per kernel, write the table.
+
+    Returns:
+        1 if a kernel spills registers, whatever the compiler, else 0.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m gaal_fast.kernels.aot", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--out", help="CSV file for the table")
-    parser.add_argument("--arch", type=int, nargs="*", default=list(ARCHITECTURES), help="compute capabilities, for example 80 90 100")
+    parser.add_argument(
+        "--arch",
+        type=int,
+        nargs="*",
+        default=list(ARCHITECTURES),
+        help="compute capabilities, for example 80 90 100",
+    )
     options = parser.parse_args(arguments)
     for architecture in options.arch:
         versions = compiler(architecture)
-        print(f"sm_{architecture}: Triton {versions[0]}, ptxas {versions[1]}{'' if versions in MEASURED else ', not measured before'}")
+        unknown = "" if versions in MEASURED else ", not measured before"
+        print(f"sm_{architecture}: Triton {versions[0]}, ptxas {versions[1]}{unknown}")
     table = []
     for case, launch in distinct(cases()):
         for architecture in options.arch:
             row, _ = compile_launch(case, launch, architecture)
             table.append(row)
-            spills = f"{row.spill_stores} + {row.spill_loads} bytes spilled" if row.spill_stores or row.spill_loads else "no spills"
-            needs = f"{row.registers:>4} registers {row.shared:>7} bytes shared  {spills}"
-            print(f"sm_{architecture:<4}{row.kernel:<26}{needs}  {case}", flush=True)
+            print(_line(row, case), flush=True)
     if options.out:
         write_csv(options.out, table)
     return int(any(row.spill_stores or row.spill_loads for row in table))

@@ -1,83 +1,133 @@
-"""Gradient of the mean cross-entropy of selected rows with respect to a linear head (equation (8) of the paper).
+"""Gradient of the mean cross-entropy of selected rows with respect to a linear head (equation (8)).
 
-With logits z_i = W u_i + b, softmax p_i, label y_i and row weights c_i (class weights, 1 without), the mean loss over the selected rows
-S is sum_S c_i nll_i / sum_S c_i, and
+With logits z_i = W u_i + b, softmax p_i, label y_i and row weights c_i (class weights, 1 without),
+the mean loss over the selected rows S is sum_S c_i nll_i / sum_S c_i, and
 
-    dL/dW = (1 / sum_S c_i) sum_S a_i u_i^T        dL/db = (1 / sum_S c_i) sum_S a_i        a_i = c_i (p_i - onehot(y_i))
+    dL/dW = (1 / sum_S c_i) sum_S a_i u_i^T
+    dL/db = (1 / sum_S c_i) sum_S a_i                a_i = c_i (p_i - onehot(y_i))
 
-Two launches: the softmax statistics of the selected rows only, then a matrix product that forms a_i on the fly from logits and
-statistics and gathers rows of features by index, so that no one-hot, no probability of an unselected row and no copy of the features
-exists. The statistics are (m, 1/s), not the log-sum-exp: e^(x - lse) loses as many bits as lse has integer digits. With them comes the
-target's p_y - 1, which the first launch took from the rest of the row (``_common``): here it could only be subtracted, and lost.
+Two launches: the softmax statistics of the selected rows only, then a matrix product that forms a_i
+on the fly from logits and statistics and gathers rows of features by index, so that no one-hot, no
+probability of an unselected row and no copy of the features exists. The statistics are (m, 1/s),
+not the log-sum-exp: e^(x - lse) loses as many bits as lse has integer digits. With them comes the
+target's p_y - 1, which the first launch took from the rest of the row (``_device``): here it could
+only be subtracted, and lost.
 
-a_i is formed in float32, before it is rounded to the operand type of the matrix product. The division by sum_S c_i comes last, on the
-float32 accumulator: 1/B folded into a_i first would push float16 into subnormals. So would a batch of confident rows: for float16 the
-first launch also leaves the largest |c_i (p_y - 1)| of every program, and a_i is formed times the power of two that brings the
-largest of all near 1 (``_common.lift``), which the accumulator is divided by.
+a_i is formed in float32, before it is rounded to the operand type of the matrix product. The
+division by sum_S c_i comes last, on the float32 accumulator: 1/B folded into a_i first would push
+float16 into subnormals. So would a batch of confident rows: for float16 the first launch also
+leaves the largest |c_i (p_y - 1)| of every program, and a_i is formed times the power of two that
+brings the largest of all near 1 (``_device.lift``), which the accumulator is divided by.
 Traffic: 5 floats, labels and index per selected row beside the products' operands.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ._common import dot_precision, inverse, label_weight, launch, lift, rows_contiguous
-from .softmax_stats import launch_stats, n_peaks
+from ._device import inverse, label_weight, lift
+from ._launch import Launch, blocks, contiguous, dot_precision, rows_contiguous
+from .softmax_stats import Logits, launch_stats, n_peaks
 
+GRAD_TILE = 64  # classes by features
 PEAK_BLOCK = 256  # peaks that a program of the second launch reads at a time
 
 _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
-# Two stages, and 16 rows at a time for float32: deeper or longer pipelines spill registers on one architecture or another
-# (``aot`` measures it), most of all on the multiply-add path, where a thread holds its operands for the whole depth in registers.
-PRODUCT_OPTIONS = {"num_stages": 2, "max_registers": 255}
+def product_launch(
+    kernel: Any, programs: int, constants: Mapping[str, object], dtype: torch.dtype, precision: str
+) -> Launch:
+    """A launch of a kernel with matrix products of operands of ``dtype``.
+
+    Two stages, and 16 rows at a time for float32: deeper or longer pipelines spill registers on one
+    architecture or another (``aot`` measures it), most of all on the multiply-add path, where a
+    thread holds its operands for the whole depth in registers. Without tensor cores it takes more
+    threads to hold a tile.
+    """
+    single = dtype == torch.float32
+    block = 16 if single else 32
+    products = {"BLOCK_K": block, "OPERAND": _OPERANDS[dtype], "PRECISION": precision}
+    taken = {name: value for name, value in products.items() if name in kernel.arg_names}
+    return Launch(
+        kernel,
+        programs,
+        {**constants, **taken},
+        num_warps=8 if single else 4,
+        num_stages=2,
+        max_registers=255,
+    )
 
 
-def product_options(dtype: torch.dtype) -> dict[str, int]:
-    """How a kernel with matrix products is compiled. Without tensor cores it takes more threads to hold a tile."""
-    return PRODUCT_OPTIONS | {"num_warps": 8 if dtype == torch.float32 else 4}
+class Rows(NamedTuple):
+    """A batch, as a kernel got it: what statistics left of each row, and which rows are selected.
+
+    ``row_max_ptr``, ``row_scale_ptr`` and ``row_residual_ptr`` are those of
+    ``softmax_stats.Results``.
+    """
+
+    features_ptr: tl.tensor  # [B, d]
+    features_stride: tl.tensor
+    logits: Logits
+    row_max_ptr: tl.tensor  # [B] float32
+    row_scale_ptr: tl.tensor
+    row_residual_ptr: tl.tensor
+    index_ptr: tl.tensor | None  # [k] int64; None: the first k rows
+    B: tl.tensor
+    k: tl.tensor
 
 
-def product_tiles(dtype: torch.dtype, precision: str) -> dict[str, Any]:
-    """Compile-time constants of the matrix products."""
-    return {"BLOCK_K": 16 if dtype == torch.float32 else 32, "OPERAND": _OPERANDS[dtype], "PRECISION": precision}
+class Selected(NamedTuple):
+    """What a program holds of some selected rows, a vector each."""
+
+    row: tl.tensor  # int64, always safe to read
+    z_ptr: tl.tensor  # where the row's logits begin
+    m: tl.tensor  # the largest logit
+    scale: tl.tensor  # 1 / s
+    at_label: tl.tensor  # p_y - 1
+    label: tl.tensor  # int64
+    weight: tl.tensor  # 0 past the end, NaN for an illegal label or row number
+    present: tl.tensor
 
 
 @triton.jit
-def load_rows(
-    position, count, index_ptr, target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr, n_rows, n_cols
-):  # fmt: skip
-    """The selected rows at ``position``: (row int64, label int64, weight, maximum, 1 / s, p_y - 1). The weight is 0 past the end and
-    NaN for an illegal label or row number; the row number returned is always safe to read."""
-    present = position < count
+def load_rows(position, rows):
+    """The selected rows at ``position``, as ``Selected``."""
+    present = position < rows.k
     row = position.to(tl.int64)
     known = present
-    if index_ptr is not None:
-        row = tl.load(index_ptr + position, mask=present, other=0)
-        known = (row >= 0) & (row < n_rows)
+    if rows.index_ptr is not None:
+        row = tl.load(rows.index_ptr + position, mask=present, other=0)
+        known = (row >= 0) & (row < rows.B)
         row = tl.where(known, row, 0)
-    label = tl.load(target_ptr + row, mask=present, other=0)
-    weight = label_weight(label, class_weights_ptr, present, n_cols)
+    label = tl.load(rows.logits.target_ptr + row, mask=present, other=0)
+    weight = label_weight(label, rows.logits.class_weights_ptr, present, rows.logits.Y)
     weight = tl.where(known | (present == 0), weight, float("nan"))
-    m = tl.load(row_max_ptr + row, mask=present, other=0.0)
-    scale = tl.load(row_scale_ptr + row, mask=present, other=0.0)
-    at_label = tl.load(row_residual_ptr + row, mask=present, other=0.0)
-    return row, label, weight, m, scale, at_label
+    m = tl.load(rows.row_max_ptr + row, mask=present, other=0.0)
+    scale = tl.load(rows.row_scale_ptr + row, mask=present, other=0.0)
+    at_label = tl.load(rows.row_residual_ptr + row, mask=present, other=0.0)
+    z_ptr = rows.logits.ptr + row * rows.logits.stride
+    return Selected(row, z_ptr, m, scale, at_label, label, weight, present)
 
 
 @triton.jit
-def residual_tile(row_ptr, m, scale, at_label, label, weight, present, columns, n_cols):
-    """a = weight * (softmax - onehot), float32 [rows, columns], from the logits at ``row_ptr`` [rows]; exactly 0 for rows not
-    ``present`` and columns past the end. ``at_label`` is the softmax minus 1 of the label's class."""
-    inside = present[:, None] & (columns < n_cols)[None, :]
-    x = tl.load(row_ptr[:, None] + columns[None, :], mask=inside, other=float("-inf")).to(tl.float32)
-    p = tl.exp(x - m[:, None]) * scale[:, None]
-    a = weight[:, None] * tl.where(columns[None, :] == label[:, None], at_label[:, None], p)
+def residual_tile(selected, weight, columns, Y):
+    """a = ``weight`` * (softmax - onehot) of ``Selected`` rows, float32 [rows, columns].
+
+    Exactly 0 for absent rows and columns past the end.
+    """
+    inside = selected.present[:, None] & (columns < Y)[None, :]
+    place = selected.z_ptr[:, None] + columns[None, :]
+    x = tl.load(place, mask=inside, other=float("-inf")).to(tl.float32)
+    p = tl.exp(x - selected.m[:, None]) * selected.scale[:, None]
+    at_label = columns[None, :] == selected.label[:, None]
+    a = weight[:, None] * tl.where(at_label, selected.at_label[:, None], p)
     # A row of NaN would otherwise leak from its padding into the sums of other rows.
     return tl.where(inside, a, 0.0)
 
@@ -86,20 +136,8 @@ def residual_tile(row_ptr, m, scale, at_label, label, weight, present, columns, 
 def head_grad_tile(
     grad,  # [BLOCK_Y, BLOCK_D] float32, accumulated into
     bias,  # [BLOCK_Y] float32, accumulated into
-    features_ptr,  # [n_rows, dim]
-    features_stride,
-    logits_ptr,  # [n_rows, n_cols]
-    logits_stride,
-    row_max_ptr,  # [n_rows] float32
-    row_scale_ptr,
-    row_residual_ptr,
-    target_ptr,  # [n_rows] int64
-    class_weights_ptr,  # [n_cols] or None
-    index_ptr,  # [count] int64 or None
-    count,
-    n_rows,
-    n_cols,
-    dim,
+    rows,  # `Rows`
+    d,
     columns,  # [BLOCK_Y]
     dims,  # [BLOCK_D]
     power,  # scalar float32: a power of two that the residuals are multiplied by
@@ -107,29 +145,39 @@ def head_grad_tile(
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add power * sum_i a_i u_i^T and power * sum_i a_i over the selected rows for one tile. Returns (grad, bias, sum of weights)."""
+    """Add power * sum_i a_i u_i^T and power * sum_i a_i over the selected rows for one tile.
+
+    Returns (grad, bias, sum of weights).
+    """
     total = 0.0
-    for start in range(0, count, BLOCK_K):
-        position = start + tl.arange(0, BLOCK_K)
-        present = position < count
-        row, label, weight, m, scale, at_label = load_rows(
-            position, count, index_ptr, target_ptr, class_weights_ptr, row_max_ptr, row_scale_ptr, row_residual_ptr, n_rows, n_cols
-        )
-        a = residual_tile(logits_ptr + row * logits_stride, m, scale, at_label, label, power * weight, present, columns, n_cols)
+    for start in range(0, rows.k, BLOCK_K):
+        selected = load_rows(start + tl.arange(0, BLOCK_K), rows)
+        a = residual_tile(selected, power * selected.weight, columns, rows.logits.Y)
         u = tl.load(
-            features_ptr + row[:, None] * features_stride + dims[None, :],
-            mask=present[:, None] & (dims < dim)[None, :],
+            rows.features_ptr + selected.row[:, None] * rows.features_stride + dims[None, :],
+            mask=selected.present[:, None] & (dims < d)[None, :],
             other=0.0,
         )
         grad = tl.dot(tl.trans(a.to(OPERAND)), u, grad, input_precision=PRECISION)
         bias += tl.sum(a, axis=0)
-        total += tl.sum(weight, axis=0)
+        total += tl.sum(selected.weight, axis=0)
     return grad, bias, total
 
 
 @triton.jit
+def store_head_grad(weight_ptr, bias_ptr, grad, bias, columns, dims, Y, d, first_tile):
+    """Store one tile of the head gradient; the first tile of each band of columns, its bias too."""
+    inside = (columns < Y)[:, None] & (dims < d)[None, :]
+    place = weight_ptr + columns.to(tl.int64)[:, None] * d + dims[None, :]
+    tl.store(place, grad.to(weight_ptr.dtype.element_ty), mask=inside)
+    if bias_ptr is not None:  # noqa: SIM102 - decided when the kernel is compiled
+        if first_tile:
+            tl.store(bias_ptr + columns, bias.to(bias_ptr.dtype.element_ty), mask=columns < Y)
+
+
+@triton.jit
 def lift_of_peaks(peak_ptr, n_peaks, N: tl.constexpr):
-    """`lift` of the largest of ``peak_ptr`` [n_peaks]."""
+    """``lift`` of the largest of ``peak_ptr`` [n_peaks]."""
     peak = tl.zeros((N,), tl.float32)
     for start in range(0, n_peaks, N):
         place = start + tl.arange(0, N)
@@ -139,23 +187,23 @@ def lift_of_peaks(peak_ptr, n_peaks, N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["logits_stride"], do_not_specialize_on_alignment=["logits_ptr"])
 def linear_ce_grad_kernel(
-    features_ptr,  # [B, dim]
+    features_ptr,  # [B, d]
     features_stride,
-    logits_ptr,  # [B, n_cols]
+    logits_ptr,  # [B, Y]
     logits_stride,
     row_max_ptr,  # [B] float32
     row_scale_ptr,
     row_residual_ptr,
     peak_ptr,  # [n_peaks] float32 or None
     target_ptr,  # [B] int64
-    class_weights_ptr,  # [n_cols] or None
-    index_ptr,  # [count] int64 or None
-    grad_weight_ptr,  # [n_cols, dim], contiguous
-    grad_bias_ptr,  # [n_cols]
-    count,
-    n_rows,  # B
-    n_cols,
-    dim,
+    class_weights_ptr,  # [Y] or None
+    index_ptr,  # [k] int64 or None
+    grad_weight_ptr,  # [Y, d], contiguous
+    grad_bias_ptr,  # [Y]
+    k,
+    B,
+    Y,
+    d,
     n_peaks,
     BLOCK_Y: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -164,7 +212,10 @@ def linear_ce_grad_kernel(
     PRECISION: tl.constexpr,
     PEAKS: tl.constexpr,
 ):
-    tiles_d = tl.maximum(tl.cdiv(dim, BLOCK_D), 1)  # without features there is still the bias
+    logits = Logits(logits_ptr, logits_stride, target_ptr, class_weights_ptr, Y)
+    statistics = (row_max_ptr, row_scale_ptr, row_residual_ptr)
+    rows = Rows(features_ptr, features_stride, logits, *statistics, index_ptr, B, k)
+    tiles_d = tl.maximum(tl.cdiv(d, BLOCK_D), 1)  # without features there is still the bias
     tile_y = tl.program_id(0) // tiles_d
     tile_d = tl.program_id(0) % tiles_d
     columns = tile_y * BLOCK_Y + tl.arange(0, BLOCK_Y)
@@ -172,66 +223,65 @@ def linear_ce_grad_kernel(
     power = 1.0
     if peak_ptr is not None:
         power = lift_of_peaks(peak_ptr, n_peaks, PEAKS)
+    grad = tl.zeros((BLOCK_Y, BLOCK_D), tl.float32)
+    bias = tl.zeros((BLOCK_Y,), tl.float32)
     grad, bias, total = head_grad_tile(
-        tl.zeros((BLOCK_Y, BLOCK_D), tl.float32), tl.zeros((BLOCK_Y,), tl.float32),
-        features_ptr, features_stride, logits_ptr, logits_stride, row_max_ptr, row_scale_ptr, row_residual_ptr, target_ptr,
-        class_weights_ptr, index_ptr, count, n_rows, n_cols, dim, columns, dims, power, BLOCK_K, OPERAND, PRECISION,
-    )  # fmt: skip
+        grad, bias, rows, d, columns, dims, power, BLOCK_K, OPERAND, PRECISION
+    )
     grad = grad / total
     bias = bias / total
     if peak_ptr is not None:
         grad = grad * inverse(power)
         bias = bias * inverse(power)
-    store_head_grad(grad_weight_ptr, grad_bias_ptr, grad, bias, columns, dims, n_cols, dim, tile_d == 0)
-
-
-@triton.jit
-def store_head_grad(grad_weight_ptr, grad_bias_ptr, grad, bias, columns, dims, n_cols, dim, first_tile):
-    """Store one tile of the head gradient; only the first tile of each band of columns stores its bias part."""
-    inside = (columns < n_cols)[:, None] & (dims < dim)[None, :]
-    place = grad_weight_ptr + columns.to(tl.int64)[:, None] * dim + dims[None, :]
-    tl.store(place, grad.to(grad_weight_ptr.dtype.element_ty), mask=inside)
-    if grad_bias_ptr is not None:  # noqa: SIM102 - decided when the kernel is compiled
-        if first_tile:
-            tl.store(grad_bias_ptr + columns, bias.to(grad_bias_ptr.dtype.element_ty), mask=columns < n_cols)
+    store_head_grad(grad_weight_ptr, grad_bias_ptr, grad, bias, columns, dims, Y, d, tile_d == 0)
 
 
 def linear_ce_grad(
-    features: torch.Tensor,
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    index: torch.Tensor | None = None,
-    class_weights: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the mean cross-entropy of the rows in ``index`` with respect to the head's weight and bias. Two launches.
+    features: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    index: Tensor | None = None,
+    class_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the mean cross-entropy of the rows in ``index`` with respect to the head.
 
-    :param features: [B, d], float32, float16 or bfloat16.
-    :param logits: [B, Y], the head's output for ``features``.
-    :param target: [B] int64. A selected label outside [0, Y) makes every gradient NaN.
-    :param index: [k] int64 rows, or None for all; a row number outside [0, B) makes every gradient NaN.
-    :param class_weights: [Y], or None for equal weights.
-    :returns: grad_weight [Y, d], grad_bias [Y], of the dtype of ``features``; zero if no row is selected.
+    Two launches.
+
+    Args:
+        features: [B, d], float32, float16 or bfloat16.
+        logits: [B, Y], the head's output for ``features``.
+        target: [B] int64. A selected label outside [0, Y) makes every gradient NaN.
+        index: [k] int64 rows, or None for all; a row number outside [0, B) makes every gradient
+            NaN.
+        class_weights: [Y], or None for equal weights.
+
+    Returns:
+        grad_weight [Y, d] and grad_bias [Y], of the dtype of ``features``; zero if no row is
+        selected.
     """
-    n_rows, dim = features.shape
-    n_cols = logits.shape[1]
-    count = n_rows if index is None else index.shape[0]
-    if count == 0 or n_rows == 0:
-        return features.new_zeros(n_cols, dim), features.new_zeros(n_cols)
-    features, logits, target = rows_contiguous(features), rows_contiguous(logits), target.contiguous()
-    index = None if index is None else index.contiguous()
-    class_weights = None if class_weights is None else class_weights.contiguous()
-    grad_weight = features.new_empty(n_cols, dim)
-    grad_bias = features.new_empty(n_cols)
-    row_max = logits.new_empty(n_rows, dtype=torch.float32)
+    (B, d), Y = features.shape, logits.shape[1]
+    k = B if index is None else index.shape[0]
+    if k == 0 or B == 0:
+        return features.new_zeros(Y, d), features.new_zeros(Y)
+    features, logits = rows_contiguous(features), rows_contiguous(logits)
+    target, index, class_weights = target.contiguous(), contiguous(index), contiguous(class_weights)
+    grad_weight, grad_bias = features.new_empty(Y, d), features.new_empty(Y)
+    row_max = logits.new_empty(B, dtype=torch.float32)
     row_scale, row_residual = torch.empty_like(row_max), torch.empty_like(row_max)
     # Only float16 has too few exponents for the residuals of confident rows.
-    peaks = n_peaks(count, n_cols)
+    peaks = n_peaks(k, Y)
     peak = row_max.new_empty(peaks) if features.dtype == torch.float16 else None
     launch_stats(
-        logits, target=target, class_weights=class_weights, index=index,
-        row_max=row_max, row_scale=row_scale, row_residual=row_residual, peak=peak,
-    )  # fmt: skip
-    arguments = {
+        logits,
+        target=target,
+        class_weights=class_weights,
+        index=index,
+        row_max=row_max,
+        row_scale=row_scale,
+        row_residual=row_residual,
+        peak=peak,
+    )
+    values = {
         "features_ptr": features,
         "features_stride": features.stride(0),
         "logits_ptr": logits,
@@ -245,13 +295,15 @@ def linear_ce_grad(
         "index_ptr": index,
         "grad_weight_ptr": grad_weight,
         "grad_bias_ptr": grad_bias,
-        "count": count,
-        "n_rows": n_rows,
-        "n_cols": n_cols,
-        "dim": dim,
+        "k": k,
+        "B": B,
+        "Y": Y,
+        "d": d,
         "n_peaks": peaks,
     }
-    constants = {"BLOCK_Y": 64, "BLOCK_D": 64, "PEAKS": PEAK_BLOCK} | product_tiles(features.dtype, dot_precision(features.dtype))
-    programs = -(-n_cols // 64) * max(1, -(-dim // 64))
-    launch(linear_ce_grad_kernel, programs, arguments, constants, device=features.device, **product_options(features.dtype))
+    constants = {"BLOCK_Y": GRAD_TILE, "BLOCK_D": GRAD_TILE, "PEAKS": PEAK_BLOCK}
+    programs = blocks(Y, GRAD_TILE) * max(1, blocks(d, GRAD_TILE))
+    precision = dot_precision(features.dtype)
+    launch = product_launch(linear_ce_grad_kernel, programs, constants, features.dtype, precision)
+    launch.run(values, features.device)
     return grad_weight, grad_bias

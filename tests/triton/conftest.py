@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INTERPRETED_FILES = (
     "test_arithmetic.py",
     "test_confident.py",
+    "test_confident_step.py",
+    "test_guided.py",
     "test_launches.py",
+    "test_linear_ce_grad.py",
     "test_memory.py",
+    "test_project.py",
+    "test_softmax_stats.py",
 )
 
 collect_ignore = (
@@ -23,3 +30,14 @@ collect_ignore = (
     if INTERPRETED
     else list(INTERPRETED_FILES)
 )
+
+
+@pytest.fixture(params=["own-gram", "own-direct", "blas-gram", "blas-direct"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each form of launches 1 and 2, whatever the sizes would choose."""
+    from gaal_fast.kernels.guided import plan
+
+    own, gram = request.param.split("-")
+    monkeypatch.setattr(plan, "own_logits", lambda *_: own == "own")
+    monkeypatch.setattr(plan, "use_gram", lambda B, k, *_: gram == "gram" and B > 0 and k > 0)
+    return request.param

@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float16, id="float16")]
+
 _BORDER = 256  # bytes in front of every allocation that have to survive
 _CANARY = 0xA5
 _PROT_NONE = 0

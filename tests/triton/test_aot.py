@@ -19,10 +19,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from gaal_fast.kernels import _common, aot
+from gaal_fast.kernels import _launch, aot
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
-from gaal_fast.kernels.project import project_
 from gaal_fast.kernels.softmax_stats import softmax_stats
+
+from tests.triton.steps import project
 
 LAUNCHES = [(case, launch) for case, launch in aot.distinct(aot.cases()) if " float16 " not in case]
 TENSOR_CORES = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
@@ -93,7 +94,7 @@ def test_the_compiler_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     ("case", "launch"), [pytest.param(*x, id=f"{x[1].kernel.__name__}-{x[0]}") for x in LAUNCHES]
 )
 def test_compiles_without_spilling(
-    case: str, launch: _common.Launch, record_property: pytest.RecordProperty
+    case: str, launch: _launch.Launch, record_property: pytest.RecordProperty
 ) -> None:
     for architecture in aot.ARCHITECTURES:
         row, ptx = aot.compile_launch(case, launch, architecture)
@@ -120,7 +121,7 @@ def test_compiles_without_spilling(
 def test_every_kernel_is_covered() -> None:
     """A kernel that is added has to be added to `aot.cases`."""
     written = set()
-    for file in Path(aot.__file__).parent.glob("*.py"):
+    for file in Path(aot.__file__).parent.rglob("*.py"):
         written |= set(re.findall(r"^def (\w+_kernel)\(", file.read_text(), re.MULTILINE))
     assert written - {"_count_kernel"} == {launch.kernel.__name__ for _, launch in LAUNCHES}
 
@@ -159,7 +160,7 @@ def test_no_value_of_an_option_is_compiled_in() -> None:
     pair = [torch.empty(8)], [torch.empty(8)]
 
     def source(**options: object) -> str:
-        sums = aot.record(lambda: project_(*pair, **options))[0]
+        sums = aot.record(lambda: project(*pair, **options))[0]
         return aot.source(sums).hash()
 
     numbers = {
@@ -168,7 +169,7 @@ def test_no_value_of_an_option_is_compiled_in() -> None:
     }
     tensors = {source(epsilon=torch.tensor(e, dtype=torch.float64)) for e in (0.0, 1.0, 0.3)}
     assert len(numbers) == 1 and len(tensors) == 1 and numbers != tensors
-    launch = aot.record(lambda: project_(*pair))[0]
+    launch = aot.record(lambda: project(*pair))[0]
     signature = aot.source(launch).signature
     assert [signature[name] for name in ("epsilon", "margin", "ridge", "max_correction")] == [
         "fp64"
@@ -195,8 +196,6 @@ def test_the_table(
     # The control: four registers fewer than the most frugal kernel needs would be too few, so a cap
     # of 16 makes a larger one spill.
     head = next(x[1] for x in LAUNCHES if x[1].kernel.__name__ == "linear_ce_grad_kernel")
-    monkeypatch.setattr(
-        aot, "cases", lambda: {"capped": [replace(head, options=head.options | {"maxnreg": 32})]}
-    )
+    monkeypatch.setattr(aot, "cases", lambda: {"capped": [replace(head, max_registers=32)]})
     assert aot.main(["--arch", "80"]) == 1
     assert "bytes spilled" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from gaal_fast.kernels import _common, entropy_topk, linear_ce_grad, project, softmax_stats
+from gaal_fast.kernels import _device, _rule, entropy_topk, linear_ce_grad, softmax_stats
 
 from tests.ops.helpers import assert_no_worse
 from tests.reference import oracle
@@ -43,56 +43,63 @@ def _merge_kernel(x_ptr, out_ptr, first, second, ROWS: tl.constexpr, COLUMNS: tl
     m2, r2, t2 = softmax_stats.row_stats(
         x_ptr, COLUMNS, rows.to(tl.int64), present, first, second, ROWS, 4
     )
-    m, r, t = _common.merge_stats(m, r, t, m2, r2, t2)
-    entropy, _, lse = _common.finish_stats(m, r, t)
+    m, r, t = _device.merge_stats(m, r, t, m2, r2, t2)
+    entropy, _, lse = _device.finish_stats(m, r, t)
     tl.store(out_ptr + rows, entropy)
     tl.store(out_ptr + ROWS + rows, lse)
 
 
 @triton.jit
 def _coefficient_kernel(
-    scalars_ptr, v_ptr, epsilon, margin, ridge, max_correction,
-    RULE: tl.constexpr, RELATIVE: tl.constexpr, BOUNDED: tl.constexpr, N: tl.constexpr,
-):  # fmt: skip
+    scalars_ptr,
+    v_ptr,
+    epsilon,
+    margin,
+    ridge,
+    max_correction,
+    RULE: tl.constexpr,
+    RELATIVE: tl.constexpr,
+    BOUNDED: tl.constexpr,
+    N: tl.constexpr,
+):
     place = tl.arange(0, N)
-    dot, guide_norm2, grad_norm2 = (
-        tl.load(scalars_ptr + place),
-        tl.load(scalars_ptr + N + place),
-        tl.load(scalars_ptr + 2 * N + place),
-    )
-    v = project.projection_coefficient(
-        dot,
-        guide_norm2,
-        grad_norm2,
-        epsilon,
-        margin,
-        ridge,
-        max_correction,
-        RULE,
-        RELATIVE,
-        BOUNDED,
-    )
+    dot = tl.load(scalars_ptr + place)
+    guide_norm2 = tl.load(scalars_ptr + N + place)
+    grad_norm2 = tl.load(scalars_ptr + 2 * N + place)
+    numbers = _rule.Numbers(epsilon, margin, ridge, max_correction, None, None)
+    v = _rule.projection_coefficient(dot, guide_norm2, grad_norm2, numbers, RULE, RELATIVE, BOUNDED)
     tl.store(v_ptr + place, v)
 
 
 @triton.jit
 def _residual_kernel(
-    x_ptr, m_ptr, scale_ptr, at_label_ptr, label_ptr, weight_ptr, out_ptr, rows, n_cols, R: tl.constexpr, C: tl.constexpr
-):  # fmt: skip
+    x_ptr,
+    m_ptr,
+    scale_ptr,
+    at_label_ptr,
+    label_ptr,
+    weight_ptr,
+    out_ptr,
+    B,
+    Y,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
     row, columns = tl.arange(0, R), tl.arange(0, C)
     m, scale, at_label = tl.load(m_ptr + row), tl.load(scale_ptr + row), tl.load(at_label_ptr + row)
     label, weight = tl.load(label_ptr + row), tl.load(weight_ptr + row)
-    a = linear_ce_grad.residual_tile(
-        x_ptr + row * n_cols, m, scale, at_label, label, weight, row < rows, columns, n_cols
+    selected = linear_ce_grad.Selected(
+        row, x_ptr + row * Y, m, scale, at_label, label, weight, row < B
     )
+    a = linear_ce_grad.residual_tile(selected, weight, columns, Y)
     tl.store(out_ptr + row[:, None] * C + columns[None, :], a)
 
 
 @triton.jit
 def _finish_kernel(partial_ptr, n, v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr):
-    project.finish_projection(
-        v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr, partial_ptr, n, 0.5, 0.75, 1e-3, 1.0, None, None, 0, False, True, 4
-    )  # fmt: skip
+    scalars = _rule.Scalars(v_ptr, dot_ptr, guide_norm2_ptr, grad_norm2_ptr)
+    numbers = _rule.Numbers(0.5, 0.75, 1e-3, 1.0, None, None)
+    _rule.finish_projection(scalars, partial_ptr, n, numbers, 0, False, True, 4)
 
 
 SPECIAL = [
@@ -214,7 +221,7 @@ def test_coefficient(rule: str, relative: bool, bound: float | None, epsilon: fl
     reference = oracle.Rule(
         rule, epsilon, relative, margin=0.75, ridge=0.0078125, max_correction=bound
     )
-    arguments, constants = project.rule_arguments(rule, epsilon, relative, 0.75, 0.0078125, bound)
+    arguments, constants = _rule.rule_values(reference), _rule.rule_constants(reference)
     dots, guides, grads = (
         (0.0, 0.4, -0.4, -3.0, 5.0, nan, inf, -inf),
         (0.0, 1e-300, 1.0, 9.0, nan, inf, 1e200, 2.0),

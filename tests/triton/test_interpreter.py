@@ -129,11 +129,10 @@ def test_supports() -> None:
 def test_importing_the_package_loads_no_triton() -> None:
     """And touches no GPU: both wait for the first call."""
     code = (
-        "import sys, gaal_fast, gaal_fast.ops, gaal_fast.kernels, gaal_fast.ops.backends.triton,"
-        " torch; "
+        "import sys, gaal_fast, gaal_fast.ops, gaal_fast.kernels, gaal_fast.ops.backends, torch; "
     )
     code += (
-        "print([m for m in ('triton', 'gaal_fast.kernels._common') if m in sys.modules],"
+        "print([m for m in ('triton', 'gaal_fast.kernels._launch') if m in sys.modules],"
         " torch.cuda.is_initialized())"
     )
     assert run(["-c", code]).strip() == "[] False"

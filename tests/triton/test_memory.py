@@ -16,15 +16,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from gaal_fast.kernels import guided_linear_ce as guided
 from gaal_fast.kernels import softmax_stats as row_statistics
 from gaal_fast.kernels.entropy_topk import entropy_topk
+from gaal_fast.kernels.guided import guided_linear_ce, plan
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
-from gaal_fast.kernels.project import project_
 from gaal_fast.kernels.softmax_stats import softmax_stats
 from torch import Tensor
 
+from tests.reference import oracle
 from tests.triton import helpers
+from tests.triton.steps import project
 
 normal = helpers.generator(7)
 
@@ -79,11 +80,11 @@ def calls(
         "linear_ce_grad": (linear_ce_grad, [features, logits, target, index, class_weights]),
         "linear_ce_grad, all rows": (linear_ce_grad, [features, logits, target, None, None]),
         "guided_linear_ce": (
-            lambda *x: guided.guided_linear_ce(*x, k, epsilon=0.5, relative=True),
+            lambda *x: guided_linear_ce(*x, k, oracle.Rule(epsilon=0.5, relative=True)),
             step,
         ),
         "guided_linear_ce, no bias": (
-            lambda *x: guided.guided_linear_ce(*x[:5], None, None, k, "official"),
+            lambda *x: guided_linear_ce(*x[:5], None, None, k, oracle.Rule("official")),
             step[:5],
         ),
     }
@@ -135,8 +136,8 @@ def test_nothing_outside_is_read_or_written(
         )
     function, inputs = calls(rows, classes, width, dtype)[op]
     for own, gram in FORMS.values() if op.startswith("guided") else [(True, True)]:
-        monkeypatch.setattr(guided, "own_logits", lambda *_, own=own: own)
-        monkeypatch.setattr(guided, "use_gram", lambda *_, gram=gram: gram)
+        monkeypatch.setattr(plan, "own_logits", lambda *_, own=own: own)
+        monkeypatch.setattr(plan, "use_gram", lambda *_, gram=gram: gram)
         expected = helpers.bits(function(*inputs))
         with helpers.guarded(monkeypatch) as arena:
             moved = [arena.place(x) for x in inputs]
@@ -177,10 +178,10 @@ def test_projection_writes_its_gradients_only(
     )
     for epsilon, moves in ((1e4, True), (-1e4, False)):
         expected = [g.clone() for g in grads]
-        scalars = helpers.bits(project_(expected, guides, epsilon=epsilon))
+        scalars = helpers.bits(project(expected, guides, epsilon=epsilon))
         with helpers.guarded(monkeypatch) as arena:
             moved, left = [arena.place(x) for x in grads], [arena.place(x) for x in guides]
-            assert helpers.bits(project_(moved, left, epsilon=epsilon)) == scalars
+            assert helpers.bits(project(moved, left, epsilon=epsilon)) == scalars
         assert helpers.bits(moved) == helpers.bits(expected) and helpers.bits(left) == helpers.bits(
             guides
         )
@@ -218,8 +219,8 @@ def test_guided_rows_beyond_two_gigaelements(
     argument: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, gram = FORMS[form]
-    monkeypatch.setattr(guided, "own_logits", lambda *_: own)
-    monkeypatch.setattr(guided, "use_gram", lambda *_: gram)
+    monkeypatch.setattr(plan, "own_logits", lambda *_: own)
+    monkeypatch.setattr(plan, "use_gram", lambda *_: gram)
     apart = 2**30 + 64
     try:
         memory = torch.empty(2 * apart + 64, dtype=torch.float16)
@@ -235,7 +236,8 @@ def test_guided_rows_beyond_two_gigaelements(
         "bias": None,
         "class_weights": None,
         "top_k": 2,
+        "rule": oracle.Rule(epsilon=1.0),
     }
-    expected = helpers.bits(guided.guided_linear_ce(**inputs, **others, epsilon=1.0))
+    expected = helpers.bits(guided_linear_ce(**inputs, **others))
     inputs[argument] = memory.as_strided((3, 33), (apart, 1)).copy_(inputs[argument])
-    assert helpers.bits(guided.guided_linear_ce(**inputs, **others, epsilon=1.0)) == expected
+    assert helpers.bits(guided_linear_ce(**inputs, **others)) == expected

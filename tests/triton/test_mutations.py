@@ -1,4 +1,6 @@
-"""The list of changes that the tests have to notice stays in step with the sources, and the machinery that applies them works."""
+"""The lists of changes that the tests have to notice stay in step with the sources, and the
+machinery that applies them works.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-from tests.triton import mutations
-from tests.triton.mutations import ARITHMETIC, KERNELS, MUTATIONS, Mutation
+from tests.triton.mutations import MUTATIONS
+from tests.triton.mutations.change import ARITHMETIC, Mutation
+from tests.triton.mutations.runner import KERNELS, check
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.file}-{m.what}")
@@ -23,5 +26,5 @@ def test_change_still_applies(mutation: Mutation) -> None:
 def test_a_change_is_noticed_and_no_change_is_not() -> None:
     """One of the fastest changes, applied; and the same tests on the sources as they are."""
     mutation = next(m for m in MUTATIONS if m.what == "negative v")
-    assert mutations.check(mutation, ARITHMETIC, "coefficient") == (True, "test_coefficient")
-    assert mutations.check(None, ARITHMETIC, "coefficient") == (False, "")
+    assert check(mutation, ARITHMETIC, "coefficient") == (True, "test_coefficient")
+    assert check(None, ARITHMETIC, "coefficient") == (False, "")

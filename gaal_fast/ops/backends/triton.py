@@ -1,8 +1,9 @@
 """Backend ``triton``: the kernels of ``gaal_fast.kernels`` on NVIDIA GPUs, and on the CPU under
 Triton's interpreter, for tests.
 
-Triton is imported on first use. Products of float32 matrices are full float32 unless the user
-turned TF32 on for PyTorch's own (``torch.backends.cuda.matmul.allow_tf32``).
+Importing this module imports Triton; ``_dispatch`` does so when a call first asks for the backend.
+Products of float32 matrices are full float32 unless the user turned TF32 on for PyTorch's own
+(``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
@@ -12,9 +13,24 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import InterpreterError
 
+from gaal_fast.kernels import _launch, guided, project
+from gaal_fast.kernels.entropy_topk import MAX_ROWS, entropy_topk
+from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
+from gaal_fast.kernels.softmax_stats import softmax_stats
 from gaal_fast.ops._rule import Rule
 from gaal_fast.ops.backends.protocol import HeadStep, Scalars
+
+__all__ = [
+    "availability",
+    "entropy_topk",
+    "guided_linear_ce",
+    "linear_ce_grad",
+    "project_",
+    "softmax_stats",
+    "supports",
+]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -26,44 +42,30 @@ def availability(device: torch.device) -> str | None:
     if device.type == "cuda":
         if torch.version.hip is not None:
             return "the kernels are tested on NVIDIA GPUs only"
-        reason = _import_problem()
-        if reason is None and torch.cuda.get_device_capability(device) < (8, 0):
-            reason = "it needs a GPU of compute capability 8.0 or newer"
-        return reason
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "it needs a GPU of compute capability 8.0 or newer"
+        return None
     if device.type == "cpu":
-        return _import_problem() or _interpreter_problem()
+        return _interpreter_problem()
     return f"there are no kernels for {device.type}"
 
 
 @functools.cache
-def _import_problem() -> str | None:
-    try:
-        import gaal_fast.kernels.guided_linear_ce  # noqa: F401
-    except ImportError as error:
-        return f"Triton cannot be imported ({error})"
-    return None
-
-
-@functools.cache
 def _interpreter_problem() -> str | None:
-    from gaal_fast.kernels import _common
-
-    if not _common.interpreted():
+    if not _launch.interpreted():
         return (
             "on the CPU it runs only under Triton's interpreter (TRITON_INTERPRET=1, set before"
             " Triton is imported)"
         )
-    from triton.runtime.errors import InterpreterError
-
     try:
-        _common.probe()
+        _launch.probe()
     except InterpreterError as error:
         return f"this Triton's interpreter does not work with the NumPy installed here ({error})"
     return None
 
 
 def supports(op: str, *tensors: Tensor) -> bool:
-    """Whether the kernels take this call: no float64, at most `MAX_ROWS` rows to select from."""
+    """Whether the kernels take this call: no float64, at most ``MAX_ROWS`` rows to select from."""
     if any(tensor.dtype not in _DTYPES for tensor in tensors):
         return False
     # The interpreter has no bfloat16 matrix product.
@@ -74,41 +76,13 @@ def supports(op: str, *tensors: Tensor) -> bool:
     ):
         return False
     if op in ("entropy_topk", "guided_linear_ce"):
-        from gaal_fast.kernels.entropy_topk import MAX_ROWS
-
         selected_from = tensors[0] if op == "entropy_topk" else tensors[1]
         return selected_from.shape[0] <= MAX_ROWS
     return True
 
 
-def softmax_stats(logits: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    from gaal_fast.kernels import softmax_stats as kernels
-
-    return kernels.softmax_stats(logits, target)
-
-
-def entropy_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    from gaal_fast.kernels import entropy_topk as kernels
-
-    return kernels.entropy_topk(logits, k)
-
-
-def linear_ce_grad(
-    features: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    index: Tensor | None,
-    class_weights: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    from gaal_fast.kernels import linear_ce_grad as kernels
-
-    return kernels.linear_ce_grad(features, logits, target, index, class_weights)
-
-
 def project_(grads: Sequence[Tensor], guides: Sequence[Tensor], rule: Rule) -> Scalars:
-    from gaal_fast.kernels import project as kernels
-
-    return kernels.project_(grads, guides, *rule)
+    return project.project_(grads, guides, rule)
 
 
 def guided_linear_ce(
@@ -122,8 +96,5 @@ def guided_linear_ce(
     top_k: int,
     rule: Rule,
 ) -> HeadStep:
-    from gaal_fast.kernels import guided_linear_ce as kernels
-
-    return kernels.guided_linear_ce(
-        features, target, guide_features, guide_target, weight, bias, class_weights, top_k, *rule
-    )
+    batch = features, target, guide_features, guide_target
+    return guided.guided_linear_ce(*batch, weight, bias, class_weights, top_k, rule)
