@@ -10,6 +10,9 @@ VENV ?= .venv
 JOBS ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What a user names, and the rooms behind it. The package itself names ops and surgery.
+MODULES := $(filter-out ops surgery,$(sort $(basename $(notdir $(wildcard gaal_fast/[a-z]*.py))) \
+  $(notdir $(patsubst %/__init__.py,%,$(wildcard gaal_fast/*/__init__.py)))))
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: train test lint docs examples install doctor bench clean
@@ -25,7 +28,7 @@ lint: $(VENV)/.extra-lint
 
 docs: $(VENV)/.extra-docs
 	$(BIN)/python -m pdoc --docformat google --output-directory build/docs \
-	  gaal_fast '!gaal_fast._native_cpu' '!gaal_fast._native_cuda'
+	  gaal_fast $(addprefix gaal_fast.,$(MODULES))
 	@echo "build/docs/index.html"
 
 examples: $(VENV)/.extra-examples

@@ -96,7 +96,8 @@ def build_wheel(source: Path, target: Path, **changes: str) -> tuple[Path, list[
 def assert_python_part_is_whole(names: list[str]) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "gaal_fast").rglob("*.py")}
     modules |= {f"gaal_fast/{path.relative_to(ROOT)}" for path in (ROOT / "kernels").rglob("*.py")}
-    assert modules <= set(names)
+    assert modules | {"gaal_fast/py.typed"} <= set(names)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     top = {name.partition("/")[0] for name in names}
     assert {name for name in top if not name.endswith((".dist-info", ".data"))} == {"gaal_fast"}
 
@@ -216,7 +217,8 @@ import importlib.util, site, sys
 site.addsitedir(sys.argv[1])
 sys.path += sys.argv[2:]
 import gaal_fast.kernels
-print(gaal_fast.__file__, gaal_fast.kernels.__file__, importlib.util.find_spec("gaal_fast._native_cpu") is not None, sep="\\n")
+native = importlib.util.find_spec("gaal_fast._native_cpu") is not None
+print(gaal_fast.__file__, gaal_fast.kernels.__file__, native, sep="\\n")
 """
     command = [
         sys.executable,
