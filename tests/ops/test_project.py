@@ -214,9 +214,9 @@ def test_the_torch_backend_takes_epsilon_and_margin_as_tensors(rule: Rule) -> No
         margin=torch.tensor(plain.margin, dtype=torch.float64),
     )
     results = []
-    for given in (plain, as_tensors):
+    for one in (plain, as_tensors):
         grads, guides = make(SHAPES, torch.float32, "cpu", cosine=-0.5)
-        results.append(helpers.bits((torch_backend.project_(grads, guides, given), grads)))
+        results.append(helpers.bits((torch_backend.project_(grads, guides, one), grads)))
     assert results[0] == results[1]
 
 
