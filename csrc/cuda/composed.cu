@@ -220,25 +220,19 @@ void ce_residual(const Call& call, const Matrix& logits, const int64_t* target,
   args.out = out;
   args.out_stride = out_stride;
   const Launch shape{static_cast<unsigned>(count * args.blocks_per_row), kThreads, 0, stream};
-  switch (call.dtype) {
-    case DType::kFloat32: return launch(write_residuals<float>, shape, args);
-    case DType::kFloat16: return launch(write_residuals<__half>, shape, args);
-    case DType::kBFloat16: return launch(write_residuals<__nv_bfloat16>, shape, args);
-  }
+  with_element_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch(write_residuals<T>, shape, args);
+  });
 }
 
 void unscale(const Call& call, void* data, int64_t count, const double* sigma) {
   const DeviceGuard guard(call.device);
   const Launch shape = walk(call, count);
-  switch (call.dtype) {
-    case DType::kFloat32:
-      return launch(unscale_all<float>, shape, static_cast<float*>(data), count, sigma);
-    case DType::kFloat16:
-      return launch(unscale_all<__half>, shape, static_cast<__half*>(data), count, sigma);
-    case DType::kBFloat16:
-      return launch(unscale_all<__nv_bfloat16>, shape, static_cast<__nv_bfloat16*>(data), count,
-                    sigma);
-  }
+  with_element_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch(unscale_all<T>, shape, static_cast<T*>(data), count, sigma);
+  });
 }
 
 size_t gram_project_workspace(int device, int64_t rows, int64_t k) {
@@ -269,15 +263,11 @@ void gram_project(const Call& call, int64_t rows, int64_t k, const float* residu
   const double factor = static_cast<double>(rows) / static_cast<double>(k);
   const Launch shape = walk(call, k * classes);
   const double* const v = args.v;
-  const auto enqueue = [&](auto* first) {
-    launch(scale_residuals<std::remove_pointer_t<decltype(first)>>, shape, first, rows * classes,
-           k * classes, factor, v, sigmas);
-  };
-  switch (call.dtype) {
-    case DType::kFloat32: return enqueue(static_cast<float*>(residuals));
-    case DType::kFloat16: return enqueue(static_cast<__half*>(residuals));
-    case DType::kBFloat16: return enqueue(static_cast<__nv_bfloat16*>(residuals));
-  }
+  with_element_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch(scale_residuals<T>, shape, static_cast<T*>(residuals), rows * classes, k * classes,
+           factor, v, sigmas);
+  });
 }
 
 }  // namespace gaal::cuda

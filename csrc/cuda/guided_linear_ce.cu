@@ -22,6 +22,7 @@
 #include "cuda/guided/finish.cuh"
 #include "cuda/guided/forward.cuh"
 #include "cuda/guided/inner.cuh"
+#include "cuda/head_gradient.cuh"
 #include "cuda/launch.h"
 
 namespace gaal::cuda {
@@ -163,7 +164,7 @@ size_t lay_out(int device, DType dtype, const GuidedShape& shape, void* workspac
   const int64_t all_rows = shape.rows + shape.guide_rows;
   const int64_t stacked = shape.rows + shape.k;
   const int64_t multiprocessors = device_info(device).multiprocessors;
-  const int step = dtype == DType::kFloat32 ? TileShape<float>::kStep : TileShape<__half>::kStep;
+  const int step = step_of(dtype);
   if (all_rows > (1 << 20) || shape.classes > INT32_MAX - kTile ||
       shape.width > INT32_MAX - kTile ||
       ceil_div<int64_t>(shape.classes, kTile) *
@@ -214,11 +215,6 @@ size_t lay_out(int device, DType dtype, const GuidedShape& shape, void* workspac
   return arena.used();
 }
 
-template <typename T>
-bool packs(const Matrix& m) {
-  return is_aligned16(m.data) && m.stride % Pack<T>::kSize == 0;
-}
-
 // Blocks of the kernel that are resident on the device at once; queried once per device and type.
 template <typename T>
 unsigned resident_blocks(int device) {
@@ -238,8 +234,8 @@ template <typename T>
 void enqueue(const Call& call, const GuidedShape& shape, const GuidedTensors& tensors,
              GuidedArgs& a) {
   const cudaStream_t stream = static_cast<cudaStream_t>(call.stream);
-  a.row_packs = packs<T>(tensors.features) && packs<T>(tensors.guide_features);
-  a.weight_packs = packs<T>(tensors.weight);
+  a.row_packs = in_packs<T>(tensors.features) && in_packs<T>(tensors.guide_features);
+  a.weight_packs = in_packs<T>(tensors.weight);
   const int inner = a.sample_space ? pairs_of(a.rows + a.k) * gram_splits(a) : head_items(a);
   const int64_t most = std::max<int64_t>(
       {forward_items(a), inner, feature_items(a) + 1, ceil_div<int64_t>(finish_items(a), 4)});
@@ -295,11 +291,10 @@ void guided_linear_ce(const Call& call, const GuidedShape& shape, const GuidedTe
   a.grad_bias = tensors.grad_bias;
   a.scalars = tensors.scalars;
   a.index = tensors.index;
-  switch (call.dtype) {
-    case DType::kFloat32: return guided::enqueue<float>(call, shape, tensors, a);
-    case DType::kFloat16: return guided::enqueue<__half>(call, shape, tensors, a);
-    case DType::kBFloat16: return guided::enqueue<__nv_bfloat16>(call, shape, tensors, a);
-  }
+  with_element_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    guided::enqueue<T>(call, shape, tensors, a);
+  });
 }
 
 }  // namespace gaal::cuda

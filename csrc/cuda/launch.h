@@ -1,6 +1,8 @@
 // Host side: errors, the device of a call, properties of a device, and launches.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <array>
@@ -9,6 +11,8 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "common/types.h"
 
 namespace gaal::cuda {
 
@@ -58,6 +62,16 @@ inline const DeviceInfo& device_info(int device) {
     info.cooperative = attribute(cudaDevAttrCooperativeLaunch) != 0;
   });
   return known[device];
+}
+
+// Calls use(T{}) for the element type T of `dtype`.
+template <typename Use>
+void with_element_type(DType dtype, Use&& use) {
+  switch (dtype) {
+    case DType::kFloat32: return use(float{});
+    case DType::kFloat16: return use(__half{});
+    case DType::kBFloat16: return use(__nv_bfloat16{});
+  }
 }
 
 struct Launch {

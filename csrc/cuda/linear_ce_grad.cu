@@ -124,10 +124,6 @@ struct GradPlan {
   size_t bytes;
 };
 
-int step_of(DType dtype) {
-  return dtype == DType::kFloat32 ? TileShape<float>::kStep : TileShape<__half>::kStep;
-}
-
 GradPlan plan(int device, DType dtype, int64_t count, int64_t classes, int64_t width) {
   GradPlan p{};
   // One tile even for a width of 0: the bias still has a gradient.
@@ -156,15 +152,10 @@ GradPlan plan(int device, DType dtype, int64_t count, int64_t classes, int64_t w
 }
 
 template <typename T>
-bool packs(const Matrix& m) {
-  return is_aligned16(m.data) && m.stride % Pack<T>::kSize == 0;
-}
-
-template <typename T>
 void enqueue(const GradPlan& p, GradArgs args, const Matrix& features, const Matrix& logits,
              cudaStream_t stream) {
-  args.features_packs = packs<T>(features);
-  args.logits_packs = packs<T>(logits);
+  args.features_packs = in_packs<T>(features);
+  args.logits_packs = in_packs<T>(logits);
   launch(head_gradient<T>,
          {static_cast<unsigned>(p.tiles * p.splits), kTileThreads, kTileSharedBytes, stream}, args);
 }
@@ -225,11 +216,10 @@ void linear_ce_grad(const Call& call, const Matrix& features, const Matrix& logi
   args.split_rows = p.split_rows;
   args.partial = reinterpret_cast<float*>(base + p.partial);
   args.tickets = rows.clear;
-  switch (call.dtype) {
-    case DType::kFloat32: return enqueue<float>(p, args, features, logits, stream);
-    case DType::kFloat16: return enqueue<__half>(p, args, features, logits, stream);
-    case DType::kBFloat16: return enqueue<__nv_bfloat16>(p, args, features, logits, stream);
-  }
+  with_element_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    enqueue<T>(p, args, features, logits, stream);
+  });
 }
 
 }  // namespace gaal::cuda

@@ -291,11 +291,10 @@ void project(const Call& call, int count, void* const* grads, const void* const*
   args.rule = rule;
   check(cudaMemsetAsync(args.ticket, 0, sizeof(unsigned), static_cast<cudaStream_t>(call.stream)),
         "cudaMemsetAsync");
-  switch (call.dtype) {
-    case DType::kFloat32: return enqueue<float>(call, count, grads, guides, sizes, args);
-    case DType::kFloat16: return enqueue<__half>(call, count, grads, guides, sizes, args);
-    case DType::kBFloat16: return enqueue<__nv_bfloat16>(call, count, grads, guides, sizes, args);
-  }
+  with_element_type(call.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    enqueue<T>(call, count, grads, guides, sizes, args);
+  });
 }
 
 }  // namespace gaal::cuda

@@ -197,11 +197,10 @@ void enqueue_row_stats(DType dtype, const RowsPlan& plan, RowsArgs args, cudaStr
   if (args.rows == 0) return;
   args.parts = plan.parts;
   args.part_columns = plan.part_columns;
-  switch (dtype) {
-    case DType::kFloat32: return enqueue<float>(plan, args, stream);
-    case DType::kFloat16: return enqueue<__half>(plan, args, stream);
-    case DType::kBFloat16: return enqueue<__nv_bfloat16>(plan, args, stream);
-  }
+  with_element_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    enqueue<T>(plan, args, stream);
+  });
 }
 
 size_t softmax_stats_workspace(int device, int64_t rows, int64_t columns) {

@@ -28,7 +28,10 @@ from tests.native.changes import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc"
-TESTS = [f"tests/native/test_{name}.py" for name in ("row_kernels", "flat_kernels", "backend")]
+TESTS = [
+    f"tests/native/test_{name}.py"
+    for name in ("row_kernels", "residual_kernels", "flat_kernels", "backend")
+]
 FLAGS = [
     "-O1",
     "-std=c++17",

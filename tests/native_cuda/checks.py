@@ -16,6 +16,8 @@ import torch
 
 from gaal_fast.ops.backends.native import cuda as glue
 from tests.native_cuda import test_confident as confident
+from tests.native_cuda import test_confident_step as confident_step
+from tests.native_cuda import test_scalars as scalars
 from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
@@ -200,8 +202,8 @@ def tied_rows() -> None:
 
 def confident_head(path: str, sample_space: bool, gap: int = 40) -> Callable[[], None]:
     def confident_step() -> None:
-        confident.check_step(
-            confident.head(gap, torch.float32, "cpu", batch_gap=gap), path, sample_space
+        confident_step.check_step(
+            confident_step.head(gap, torch.float32, "cpu", batch_gap=gap), path, sample_space
         )
 
     return confident_step
@@ -214,32 +216,32 @@ def confident_gradient() -> None:
 
 
 def features_gradient() -> None:
-    confident.TestHeadStep().test_features_gradient_of_half_precision(
+    confident_step.TestHeadStep().test_features_gradient_of_half_precision(
         HERE, "launches", False, torch.float16
     )
 
 
 def great_weight() -> None:
-    confident.TestHeadStep().test_a_row_without_residuals_and_with_a_great_weight(
+    confident_step.TestHeadStep().test_a_row_without_residuals_and_with_a_great_weight(
         HERE, "launches", False
     )
 
 
 def saturated(path: str, sample_space: bool) -> Callable[[], None]:
     def saturated_guide() -> None:
-        confident.TestHeadStep().test_a_bound_for_a_saturated_guide(HERE, path, sample_space)
+        confident_step.TestHeadStep().test_a_bound_for_a_saturated_guide(HERE, path, sample_space)
 
     return saturated_guide
 
 
 def tiny_guides() -> None:
-    for grad, guide, rule, want in confident.TINY:
-        confident.test_v_beyond_float32(HERE, grad, guide, rule, want)
+    for grad, guide, rule, want in scalars.TINY:
+        scalars.test_v_beyond_float32(HERE, grad, guide, rule, want)
 
 
 def numbers_on_the_device() -> None:
     for rule in (Rule(epsilon=2.5), Rule("official", margin=1.5)):
-        confident.TestNumbersOnTheDevice().test_project(HERE, rule)
+        scalars.TestNumbersOnTheDevice().test_project(HERE, rule)
 
 
 def label_of_one_row() -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gaal_fast import ops
+from gaal_fast.ops._rule import Rule as PlainRule
 from gaal_fast.ops.backends.native import cuda as glue
-from tests.native_cuda import test_confident as confident
+from tests.native_cuda import test_confident_step as confident_step
 from tests.native_cuda.test_paths import arguments
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
@@ -102,7 +103,7 @@ def _confident_op(path: str, sample_space: bool) -> Op:
     """Residuals that carry a power of two, another one for every seed."""
 
     def make(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
-        case = confident.head(20 * (seed + 1), torch.float32, "cuda", batch_gap=12)
+        case = confident_step.head(20 * (seed + 1), torch.float32, "cuda", batch_gap=12)
         inputs = [case.features, case.target, case.guide_features, case.guide_target]
         return inputs, lambda: glue.guided_linear_ce(
             *arguments(case), path=path, sample_space=sample_space
@@ -144,7 +145,7 @@ def _project_op(seed: int) -> tuple[list[Tensor], Callable[[], Any]]:
 
     def call() -> Any:
         copies = [g.clone() for g in grads]
-        return (*glue.project_(copies, guides, helpers.rule_of(Rule())), *copies)
+        return (*glue.project_(copies, guides, PlainRule()), *copies)
 
     return [*grads, *guides], call
 

@@ -37,8 +37,8 @@ __device__ void update(T* grad, const float* guide, int64_t first, int64_t end, 
   grad = global(grad);
   guide = global(guide);
   const int64_t begin = first + 4 * static_cast<int64_t>(threadIdx.x);
-  const int inside = end - begin < 4 ? static_cast<int>(end - begin)
-                                     : 4;  // none or less: nothing is read or stored
+  // 0 or less: nothing is read or stored.
+  const int inside = end - begin < 4 ? static_cast<int>(end - begin) : 4;
   float value[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i)
