@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,24 +51,27 @@ class Launch:
             "enable_fp_fusion": True,  # its default differs between Triton versions
         }
 
-    def run(self, values: Mapping[str, object], device: torch.device) -> None:
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The run-time arguments that the kernel takes."""
+        return tuple(name for name in self.kernel.arg_names if name not in self.constants)
+
+    def run(self, arguments: Mapping[str, object], device: torch.device) -> None:
         """Launch on the current stream of ``device``, whichever device is current.
 
         Args:
-            values: the run-time arguments by name. More than the kernel takes may be given.
+            arguments: the run-time arguments by name.
             device: where the tensors among them are.
         """
         if self.programs == 0:
             return
-        constants = self.constants
-        arguments = {name: values[name] for name in self.kernel.arg_names if name not in constants}
         if _trace is not None:
             _trace.append(replace(self, arguments=arguments))
         if not _execute:
             return
         guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
         with guard:
-            self.kernel[(self.programs,)](**arguments, **constants, **self.options)
+            self.kernel[(self.programs,)](**arguments, **self.constants, **self.options)
 
 
 _trace: list[Launch] | None = None

@@ -121,5 +121,5 @@ def guided_linear_ce(
         "guide_logits_stride": guide_logits.stride(0),
     }
     for launch in plan.launches:
-        launch.run(values, device)
+        launch.run({name: values[name] for name in launch.names}, device)
     return tuple(memory.get(name) for name in _RESULTS)

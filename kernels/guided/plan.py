@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from gaal_fast.kernels._launch import Launch, blocks, next_power_of_2
@@ -51,8 +53,7 @@ def use_gram(B: int, k: int, Y: int, d: int, dtype: torch.dtype, precision: str)
     return (B + k) ** 2 * (Y + d) / 2 < 16 * Y * d * _BALANCE[kind]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """The shapes and properties of a call.
 
     Attributes:
@@ -84,6 +85,29 @@ class Problem:
     def feature_tiles(self) -> int:
         """Tiles of the feature gradient."""
         return blocks(self.B, GRAD_TILE) * blocks(self.d, GRAD_TILE)
+
+
+class Tiling(NamedTuple):
+    """How launch 1 reads logits that PyTorch made.
+
+    Attributes:
+        rows: of a program.
+        columns: of a tile.
+        warps: of a program, for the statistics alone.
+        splits: programs that share a row.
+        width: columns of each of those.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+    splits: int
+    width: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> Tiling:
+        """The tiling of ``softmax_stats`` for both batches together."""
+        return cls(*tile_shape(problem.Y), *split_columns(problem.B + problem.P, problem.Y))
 
 
 @dataclass(frozen=True)
@@ -132,7 +156,20 @@ def make_plan(problem: Problem, rule: Mapping[str, int | bool]) -> Plan:
     """
     own = own_logits(problem.B, problem.P, problem.Y)
     gram = use_gram(problem.B, problem.k, problem.Y, problem.d, problem.dtype, problem.precision)
-    first = _logits_stage(problem) if own else _rows_stage(problem)
+    tiling = None if own else Tiling.of(problem)
+    return _make_plan(problem, tuple(rule.items()), gram, tiling)
+
+
+@functools.lru_cache(maxsize=256)
+def _make_plan(
+    problem: Problem,
+    rule_items: tuple[tuple[str, int | bool], ...],
+    gram: bool,
+    tiling: Tiling | None,
+) -> Plan:
+    """The launches of a form: once for all calls alike, which leaves the host less to do."""
+    rule = dict(rule_items)
+    first = _logits_stage(problem) if tiling is None else _rows_stage(problem, tiling)
     rest = _gram_stage(problem, rule) if gram else _direct_stage(problem, rule)
     sizes = {name: getattr(problem, name) for name in ("B", "P", "Y", "d", "k")}
     return Plan(
@@ -140,7 +177,7 @@ def make_plan(problem: Problem, rule: Mapping[str, int | bool]) -> Plan:
         memory={**_results(problem), **first.memory, **rest.memory},
         numbers={**sizes, **first.numbers, **rest.numbers},
         aliases={**first.aliases, **rest.aliases},
-        own_logits=own,
+        own_logits=tiling is None,
         gram=gram,
     )
 
@@ -188,12 +225,10 @@ def _logits_stage(problem: Problem) -> Stage:
     return Stage((launch,), memory, {}, {})
 
 
-def _rows_stage(problem: Problem) -> Stage:
+def _rows_stage(problem: Problem, tiling: Tiling) -> Stage:
     """Launch 1 over logits that PyTorch made."""
-    rows = problem.B + problem.P
-    tile_rows, columns, warps = tile_shape(problem.Y)
-    splits, width = split_columns(rows, problem.Y)
-    programs = (blocks(problem.B, tile_rows) + blocks(problem.P, tile_rows)) * splits
+    rows, splits = tiling.rows, tiling.splits
+    programs = (blocks(problem.B, rows) + blocks(problem.P, rows)) * splits
     finish, keys = _finish_constants(problem)
     # Sixteen keys a thread beside the statistics would spill in some versions of ptxas; eight do
     # not.
@@ -201,12 +236,13 @@ def _rows_stage(problem: Problem) -> Stage:
     launch = Launch(
         rows_kernel,
         max(1, programs),
-        {"ROWS": tile_rows, "COLUMNS": columns, **finish},
-        num_warps=16 if many else max(warps, sort_warps(keys)),
+        {"ROWS": rows, "COLUMNS": tiling.columns, **finish},
+        num_warps=16 if many else max(tiling.warps, sort_warps(keys)),
         max_registers=128 if many else None,
     )
-    memory: dict[str, Layout] = {"parts_ptr": ((3, splits, rows), torch.float32)}
-    return Stage((launch,), memory, {"splits": splits, "split_width": width}, {})
+    parts = 3, splits, problem.B + problem.P
+    memory: dict[str, Layout] = {"parts_ptr": (parts, torch.float32)}
+    return Stage((launch,), memory, {"splits": splits, "split_width": tiling.width}, {})
 
 
 def _gram_stage(problem: Problem, rule: Mapping[str, int | bool]) -> Stage:
