@@ -64,6 +64,16 @@ def _split_commas(value: Any) -> Any:
     return names
 
 
+def _joined_names(value: Any) -> Any:
+    """A list of names, as YAML may hold, as the text that ``_split_commas`` takes apart."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return value
+    quoted = (
+        '"' + name.replace('"', '""') + '"' if set(name) & set(',"') else name for name in value
+    )
+    return ",".join(quoted)
+
+
 def _not_empty(value: Any) -> Any:
     # An empty path would be the working directory, and comes of a shell variable that is not set.
     if value == "":
@@ -71,7 +81,7 @@ def _not_empty(value: Any) -> Any:
     return value
 
 
-def _each_once(value: list[str]) -> list[str]:
+def _each_once(value: list[Any]) -> list[Any]:
     if len(set(value)) != len(value):
         raise ValueError("names one thing twice")
     return value
@@ -173,10 +183,27 @@ class DataConfig(Section):
     images: Place | None = Field(
         None, description="folder of the images; none: the folder of the table"
     )
-    image_column: str | None = Field(
-        None, description="column with the image's file name; none: found by itself"
+    image_column: Annotated[str, BeforeValidator(_joined_names)] | None = Field(
+        None,
+        description=(
+            "column with the image's file name, or several, comma-separated, each an input of its"
+            " own; none: found by itself"
+        ),
     )
-    target: str | None = Field(None, description="column with the class label")
+    target: str | None = Field(None, description="column with the class label, or with the number")
+    task: Literal["auto", "classification", "regression"] = Field(
+        "auto",
+        description=(
+            "auto: regression for a target of many different numbers (more than 20; whole numbers"
+            " only with fewer than 20 rows each and gaps between them)"
+        ),
+    )
+    tables: Annotated[list[Place], BeforeValidator(_split_commas), AfterValidator(_each_once)] = (
+        Field([], description="further tables, comma-separated, each an input of its own")
+    )
+    key: str | None = Field(
+        None, description="column that joins the rows of --data.tables to those of the table"
+    )
     encoding: Annotated[str, AfterValidator(_known_encoding)] | None = Field(
         None, description="encoding of the table's text, such as cp1252; none: found by itself"
     )
@@ -257,6 +284,24 @@ class DataConfig(Section):
     )
     cache_dir: Place | None = Field(None, description="folder of the disk cache")
     workers: int | None = Field(None, ge=0, description="loader processes; none: as many as help")
+
+    def image_columns(self, columns: Sequence[str]) -> list[str]:
+        """The names in ``image_column`` for a table with these columns, of which one may have a
+        comma in its name.
+        """
+        if self.image_column is None:
+            return []
+        whole = self.image_column.strip()
+        if any(whole == column.strip() for column in columns):
+            return [self.image_column]
+        return list(_split_commas(self.image_column))
+
+    @field_validator("image_column")
+    @classmethod
+    def _image_columns_each_once(cls, value: str | None) -> str | None:
+        if value is not None:
+            _each_once(_split_commas(value))
+        return value
 
     @field_validator("thousands")
     @classmethod
