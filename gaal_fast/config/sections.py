@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -17,11 +17,15 @@ from gaal_fast.config.values import (
     Fraction,
     Limits,
     Names,
+    NamesInText,
     Place,
+    Places,
     Seed,
     Texts,
     ThousandsMark,
+    each_once,
     kebab,
+    split_commas,
 )
 
 
@@ -44,10 +48,27 @@ class DataConfig(Section):
     images: Place | None = Field(
         None, description="folder of the images; none: the folder of the table"
     )
-    image_column: str | None = Field(
-        None, description="column with the image's file name; none: found by itself"
+    image_column: NamesInText | None = Field(
+        None,
+        description=(
+            "column with the image's file name, or several, comma-separated, each an input of its"
+            " own; none: found by itself"
+        ),
     )
-    target: str | None = Field(None, description="column with the class label")
+    target: str | None = Field(None, description="column with the class label, or with the number")
+    task: Literal["auto", "classification", "regression"] = Field(
+        "auto",
+        description=(
+            "auto: regression for a target of many different numbers (more than 20; whole numbers"
+            " only with fewer than 20 rows each and gaps between them)"
+        ),
+    )
+    tables: Places = Field(
+        [], description="further tables, comma-separated, each an input of its own"
+    )
+    key: str | None = Field(
+        None, description="column that joins the rows of --data.tables to those of the table"
+    )
     encoding: Encoding | None = Field(
         None, description="encoding of the table's text, such as cp1252; none: found by itself"
     )
@@ -123,6 +144,24 @@ class DataConfig(Section):
     )
     cache_dir: Place | None = Field(None, description="folder of the disk cache")
     workers: int | None = Field(None, ge=0, description="loader processes; none: as many as help")
+
+    def image_columns(self, columns: Sequence[str]) -> list[str]:
+        """The names in ``image_column`` for a table with these columns, of which one may have a
+        comma in its name.
+        """
+        if self.image_column is None:
+            return []
+        whole = self.image_column.strip()
+        if any(whole == column.strip() for column in columns):
+            return [self.image_column]
+        return list(split_commas(self.image_column))
+
+    @field_validator("image_column")
+    @classmethod
+    def _image_columns_each_once(cls, value: str | None) -> str | None:
+        if value is not None:
+            each_once(split_commas(value))
+        return value
 
     @field_validator("thousands")
     @classmethod

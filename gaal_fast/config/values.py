@@ -21,7 +21,7 @@ def kebab(name: str) -> str:
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",][^,]*)|)\s*(?:,|\Z)', re.DOTALL)
 
 
-def _split_commas(value: Any) -> Any:
+def split_commas(value: Any) -> Any:
     """The names in a text, by the rules of a line of CSV. A list, as YAML may hold, is taken as it
     is.
     """
@@ -44,6 +44,16 @@ def _split_commas(value: Any) -> Any:
     return names
 
 
+def _joined_names(value: Any) -> Any:
+    """A list of names, as YAML may hold, as the text that ``split_commas`` takes apart."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return value
+    quoted = (
+        '"' + name.replace('"', '""') + '"' if set(name) & set(',"') else name for name in value
+    )
+    return ",".join(quoted)
+
+
 def _not_empty(value: Any) -> Any:
     # An empty path would be the working directory, and comes of a shell variable that is not set.
     if value == "":
@@ -51,7 +61,7 @@ def _not_empty(value: Any) -> Any:
     return value
 
 
-def _each_once(value: list[str]) -> list[str]:
+def each_once(value: list[Any]) -> list[Any]:
     if len(set(value)) != len(value):
         raise ValueError("names one thing twice")
     return value
@@ -121,11 +131,13 @@ def _two_numbers(value: Any) -> Any:
     return low, high
 
 
-Names = Annotated[list[str], BeforeValidator(_split_commas), AfterValidator(_each_once)]
+Names = Annotated[list[str], BeforeValidator(split_commas), AfterValidator(each_once)]
 Texts = Annotated[
-    list[str], BeforeValidator(_texts), BeforeValidator(_split_commas), AfterValidator(_each_once)
+    list[str], BeforeValidator(_texts), BeforeValidator(split_commas), AfterValidator(each_once)
 ]
 Place = Annotated[Path, BeforeValidator(_not_empty)]
+Places = Annotated[list[Place], BeforeValidator(split_commas), AfterValidator(each_once)]
+NamesInText = Annotated[str, BeforeValidator(_joined_names)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Limits = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
 # The largest seed that torch, NumPy and scikit-learn all take.

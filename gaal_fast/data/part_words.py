@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from gaal_fast.data.issues import warn
 from gaal_fast.data.tables.codes import words_of
@@ -23,12 +26,38 @@ _FLAGS = {"train": ("train", "test"), "val": ("val", "train"), "test": ("test", 
 _NUMBERED = frozenset({"split", "partition", "set", "subset", "part"})
 
 
+@dataclass(frozen=True, eq=False)
+class GivenParts:
+    """What a split column says, read once.
+
+    Attributes:
+        column: Its name, for messages.
+        cells: str [N] as written, None where empty.
+        parts: [N], train, val or test; None for a cell that says no part, or was not read.
+    """
+
+    column: str
+    cells: Sequence[str | None]
+    parts: Sequence[str | None]
+
+    @classmethod
+    def read(
+        cls, cells: Sequence[str | None], column: str, rows: np.ndarray, warnings: list[str]
+    ) -> GivenParts:
+        """Reads the cells of some rows (int64) as ``read_parts`` does."""
+        parts: list[str | None] = [None] * len(cells)
+        said = read_parts([cells[row] for row in rows], column, warnings)
+        for row, part in zip(rows.tolist(), said, strict=True):
+            parts[row] = part
+        return cls(column, cells, parts)
+
+
 def read_parts(values: Sequence[str | None], column: str, warnings: list[str]) -> list[str | None]:
     """train, val or test for each value of a split column, None for one that says no part.
 
     Upper and lower case do not matter. True, false, 1 and 0 are read by the name of the column
     (``is_valid``, ``is_test``, ``is_train``); 0, 1 and 2 in a column called ``split`` or
-    ``partition`` are train, val and test. `warnings` gets what is not plain from the word.
+    ``partition`` are train, val and test. ``warnings`` gets what is not plain from the word.
     """
     words = {value: _plain(value) for value in set(values) - {None}}
     meaning = _by_words(words) or _by_flag(words, column) or _by_number(words, column) or {}

@@ -2,6 +2,8 @@
 applied again at prediction.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
@@ -109,9 +111,7 @@ class ImageReading:
                 raise ValueError(f"{low:g} to {high:g} is no range of pixel values")
 
     @classmethod
-    def of(
-        cls, ranges: Mapping[str, tuple[float, float]], *, given: bool = False
-    ) -> "ImageReading":
+    def of(cls, ranges: Mapping[str, tuple[float, float]], *, given: bool = False) -> ImageReading:
         """From a range for each kind of image, as ``ranges`` returns them."""
         return cls(ranges.get("16-bit"), ranges.get("integer"), ranges.get("float"), given)
 
@@ -140,23 +140,55 @@ class ImageReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything that was decided about how files are read."""
+    """Everything that was decided about how files are read.
+
+    Attributes:
+        table: About the main table.
+        images: About the images of the first image column.
+        tables: About further tables, by modality.
+        more_images: About further image columns, by modality.
+    """
 
     table: TableReading = field(default_factory=TableReading)
     images: ImageReading = field(default_factory=ImageReading)
+    tables: dict[str, TableReading] = field(default_factory=dict)
+    more_images: dict[str, ImageReading] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        table: TableReading,
+        images: Mapping[str, ImageReading],
+        tables: Mapping[str, TableReading],
+    ) -> Reading:
+        """From the readings of all modalities, in order."""
+        names = list(images)
+        first = images[names[0]] if names else ImageReading()
+        return cls(table, first, dict(tables), {name: images[name] for name in names[1:]})
+
+    def of_images(self, modality: str) -> ImageReading:
+        """What was decided about the images of a modality."""
+        return self.more_images.get(modality, self.images)
 
     def describe(self) -> list[str]:
-        return self.table.describe() + self.images.describe()
+        """What was decided about the main table and images, one line each."""
+        lines = self.table.describe() + self.images.describe()
+        for name, reading in self.more_images.items():
+            lines += [f"{name}: {line}" for line in reading.describe()]
+        return lines
 
     def save(self, folder: Path) -> None:
         """Write ``reading.json`` into a folder that exists."""
+        content = asdict(self)
+        for later in ("tables", "more_images"):
+            if not content[later]:
+                del content[later]
         write_text(
-            Path(folder) / READING_FILE,
-            json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n",
+            Path(folder) / READING_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Reading":
+    def load(cls, folder: Path) -> Reading:
         """Read what ``save`` wrote.
 
         Raises:
@@ -165,15 +197,18 @@ class Reading:
         path = Path(folder) / READING_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            more = content.get("more_images", {})
             return cls(
                 _from_dict(TableReading, content["table"]),
                 _from_dict(ImageReading, content["images"]),
+                {k: _from_dict(TableReading, v) for k, v in content.get("tables", {}).items()},
+                {k: _from_dict(ImageReading, v) for k, v in more.items()},
             )
         except FileNotFoundError:
             raise UserError(
                 f"{folder} does not say how its files were read (no {READING_FILE})"
             ) from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
 

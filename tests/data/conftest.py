@@ -4,41 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-DEFAULTS = {
-    "images": None,
-    "image_column": None,
-    "target": "kind",
-    "numeric": [],
-    "categorical": [],
-    "drop": [],
-    "split_column": None,
-    "group_column": None,
-    "val_fraction": 0.1,
-    "test_fraction": 0.2,
-    "split_seed": 0,
-    "image_size": 8,
-    "image_range": None,
-    "augment": "none",
-    "class_weights": "none",
-    "cache": "auto",
-    "cache_dir": None,
-    "workers": None,
-    "min_category_count": 1,
-    "encoding": None,
-    "delimiter": None,
-    "decimal": None,
-    "thousands": None,
-    "missing_values": [],
-    "rare_classes": "error",
-    "date_order": "auto",
-}
+from gaal_fast.config import DataConfig
+from gaal_fast.data.images.folder import ImageFolder
+from gaal_fast.data.tables.infer import infer_schema
+from gaal_fast.data.tables.schema import TableSchema
+
+# Small images, and none of the randomness that training has.
+DEFAULTS = {"target": "kind", "image_size": 8, "augment": "none"}
+
+
+def schema_of(
+    frame: pd.DataFrame,
+    *,
+    folder: ImageFolder | None = None,
+    source: object = "the table",
+    warnings: list[str] | None = None,
+    **keys: object,
+) -> TableSchema:
+    """``infer_schema`` under a configuration with these keys."""
+    return infer_schema(frame, DataConfig(**keys), folder=folder, source=source, warnings=warnings)
 
 
 def catalogue(rows: int = 60) -> pd.DataFrame:
@@ -73,12 +63,12 @@ def write_images(folder: Path, names: list[str], size: int = 12) -> None:
 
 
 @pytest.fixture
-def make_config(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+def make_config(tmp_path: Path) -> Callable[..., DataConfig]:
     """Writes a table (and, unless told otherwise, its images) and returns the configuration that
     reads it.
     """
 
-    def make(frame: pd.DataFrame, with_images: bool = True, **changes: object) -> SimpleNamespace:
+    def make(frame: pd.DataFrame, with_images: bool = True, **changes: object) -> DataConfig:
         csv = tmp_path / "table.csv"
         frame.to_csv(csv, index=False)
         images = tmp_path / "images"
@@ -86,6 +76,6 @@ def make_config(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             images.mkdir(exist_ok=True)
             write_images(images, frame["photo"].dropna().tolist())
             changes = {"images": images, **changes}
-        return SimpleNamespace(**{**DEFAULTS, "csv": csv, **changes})
+        return DataConfig(**{**DEFAULTS, "csv": csv, **changes})
 
     return make

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from gaal_fast.config import DataConfig
 from gaal_fast.data import load_data
 from gaal_fast.data.shared import warn_of_shared_ids, warn_of_shared_images
 from gaal_fast.data.split import Split
@@ -136,7 +136,7 @@ def test_one_image_in_two_parts_is_named(tmp_path: Path) -> None:
 
 
 def test_training_says_it_and_a_group_column_mends_it(
-    make_config: Callable[..., SimpleNamespace],
+    make_config: Callable[..., DataConfig],
 ) -> None:
     frame = catalogue(90)
     frame["photo"] = [f"{row // 3:03d}.png" for row in range(90)]

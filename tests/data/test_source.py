@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gaal_fast.config import DataConfig
 from gaal_fast.data import (
     EpochSampler,
     PredictionData,
@@ -31,7 +31,7 @@ from gaal_fast.data.reading import ImageReading
 from gaal_fast.errors import UserError
 from tests.data.conftest import catalogue, write_images
 
-MakeConfig = Callable[..., SimpleNamespace]
+MakeConfig = Callable[..., DataConfig]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -195,7 +195,7 @@ def test_the_fingerprint_follows_the_table_and_what_decides_features_and_parts(
         "min_category_count": 2,
     }
     for name, value in changes.items():
-        assert data_fingerprint(SimpleNamespace(**{**vars(config), name: value})) != first
+        assert data_fingerprint(DataConfig(**{**vars(config), name: value})) != first
     config.csv.write_bytes(config.csv.read_bytes() + b"\n")
     assert data_fingerprint(config) != first
 
@@ -568,9 +568,7 @@ def test_the_range_of_the_training_images_is_kept_and_applied(
     data = load_data(config, progress=False)
     assert data.images.get(5)[0][0, 0, 0] == round(5 / 1000 * 255)
     again = load_data(
-        SimpleNamespace(**{**vars(config), "image_range": None}),
-        progress=False,
-        reading=data.reading,
+        DataConfig(**{**vars(config), "image_range": None}), progress=False, reading=data.reading
     )
     assert again.reading == data.reading
     assert again.images.get(5)[0][0, 0, 0] == 1

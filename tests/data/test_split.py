@@ -13,16 +13,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaal_fast.data.split import Split, make_split, read_split
+from gaal_fast.data.part_words import GivenParts
+from gaal_fast.data.split import Groups, Split, SplitPlan, make_split, read_split
 from gaal_fast.errors import UserError
 
 
 def split_of(
-    codes: np.ndarray, val: float = 0.1, test: float = 0.2, seed: int = 0, **more: object
+    codes: np.ndarray,
+    val: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    *,
+    parts: list[str | None] | None = None,
+    parts_column: str = "",
+    groups: object = None,
+    groups_column: str = "",
+    warnings: list[str] | None = None,
 ) -> Split:
-    return make_split(
-        codes, list(range(codes.max() + 1)), val_fraction=val, test_fraction=test, seed=seed, **more
+    warnings = [] if warnings is None else warnings
+    rows = np.flatnonzero(codes >= 0)
+    plan = SplitPlan(
+        val,
+        test,
+        seed,
+        None if parts is None else GivenParts.read(parts, parts_column, rows, warnings),
+        None if groups is None else Groups(groups_column, groups),
     )
+    return make_split(codes, list(range(codes.max() + 1)), plan, warnings)
 
 
 def parts_of(split: Split) -> dict[int, str]:

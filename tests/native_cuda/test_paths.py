@@ -15,6 +15,7 @@ from torch import Tensor
 from gaal_fast import ops
 from gaal_fast.ops._rule import Rule as PlainRule
 from gaal_fast.ops.backends.native import cuda as glue
+from gaal_fast.ops.backends.native import cuda_host as host
 from tests.native_cuda.build import Emulated
 from tests.ops import helpers
 from tests.ops import test_guided_linear_ce as guided
@@ -95,7 +96,7 @@ def test_every_size_of_device(
     """How much is split, and how many blocks share the work, depends on the device. It is the
     current one during the call only.
     """
-    monkeypatch.setattr(glue, "_index", lambda device: number)
+    monkeypatch.setattr(host, "number", lambda device: number)
     guided.check(
         guided.make(
             *size,

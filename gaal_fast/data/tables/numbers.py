@@ -48,10 +48,15 @@ class NumberOptions:
 
 @dataclass
 class _Column:
-    """One scanned column. plain: its numbers in plain notation. evidence: None if it has no
-    numbers.
+    """One scanned column; ``style`` and what follows is filled in once the column is asked for.
 
-    The rest is filled in once the column is asked for. coded: bool [N], a declared missing value.
+    Attributes:
+        plain: Its numbers in plain notation.
+        evidence: What its cells say, None if it has no numbers.
+        style: How its numbers are written.
+        numbers: Its numbers by that style.
+        coded: bool [N], a declared missing value.
+        warning: What is doubtful, "" if nothing is.
     """
 
     plain: Numbers
@@ -96,7 +101,7 @@ class NumberColumns:
         return "," if self._votes[","] > self._votes["."] else "."
 
     def numbers(self, name: str) -> Numbers:
-        """The column as numbers: float64 [N], NaN where missing; ``bad`` where a cell is neither."""
+        """The column as float64 [N], NaN where missing; ``bad`` where a cell is neither."""
         column = self._columns[name]
         if column.numbers is None:
             column.style, column.warning = self._decide(name, column.evidence)
@@ -134,8 +139,13 @@ class NumberColumns:
         # "12A" and "12B" are codes; so are numbers with many different endings.
         return units if len(units) <= 4 and any(len(unit) > 1 for unit in units) else []
 
+    def missing(self, name: str) -> np.ndarray | None:
+        """bool [N]: cells without a value, where all others are plain numbers; else None."""
+        plain = self._columns[name].plain
+        return None if plain.bad.any() else np.isnan(plain.values) & ~plain.infinite
+
     def others(self, name: str) -> np.ndarray:
-        """bool [N]: cells that are no number, empty ones and declared missing values not counted."""
+        """bool [N]: cells that are no number, but for empty ones and declared missing values."""
         numbers, plain = self.numbers(name), self._columns[name].plain
         if not plain.bad.any() and not numbers.bad.any():
             return np.zeros(len(numbers.values), dtype=bool)

@@ -1,5 +1,7 @@
 """Turns table rows into network inputs: fitted on the training rows, saved without pickle."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +13,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from gaal_fast.data.issues import some, warn
-from gaal_fast.data.tables.cells import missing_cells, to_texts
+from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.dates import date_parts, informative_parts
-from gaal_fast.data.tables.read import find_column
-from gaal_fast.data.tables.schema import TableSchema, read_dates, read_numbers
-from gaal_fast.data.tables.truth import unify
+from gaal_fast.data.tables.schema import TableSchema
 from gaal_fast.errors import UserError
 from gaal_fast.files import write_bytes, write_text
 
@@ -33,24 +33,29 @@ _LARGEST_FEATURE = 1e6
 
 @dataclass(frozen=True)
 class TableArrays:
-    """features: float32 [N, D], finite. present: bool [N], False where every feature cell of the
-    row is missing.
+    """The inputs of N rows.
+
+    Attributes:
+        features: float32 [N, D], finite.
+        present: bool [N], False where every feature cell of the row is missing.
     """
 
     features: np.ndarray
     present: np.ndarray
 
     @classmethod
-    def empty(cls, rows: int, width: int = 0) -> "TableArrays":
+    def empty(cls, rows: int, width: int = 0) -> TableArrays:
         """No value in any row."""
         return cls(np.zeros((rows, width), dtype=np.float32), np.zeros(rows, dtype=bool))
 
 
 class TablePreprocessor:
-    """Numbers and dates: median for a missing cell, an indicator for columns that had one in
-    training, then zero mean and unit variance. Dates also give what comes round in them (weekday,
-    time of year, time of day), as far as the training rows span it. Categories: one column per
-    level, "missing" being a level; levels with fewer than `min_category_count` training rows share
+    """Typed columns to the features of a network.
+
+    Numbers and dates: median for a missing cell, an indicator for columns that had one in training,
+    then zero mean and unit variance. Dates also give what comes round in them (weekday, time of
+    year, time of day), as far as the training rows span it. Categories: one column per level,
+    "missing" being a level; levels with fewer than ``min_category_count`` training rows share
     the level "infrequent", which a level first seen at prediction gets too (no level at all if
     there is none).
     """
@@ -60,12 +65,23 @@ class TablePreprocessor:
         self._transformer = transformer
 
     def fit(
-        self, frame: pd.DataFrame, rows: np.ndarray, min_category_count: int = 1
-    ) -> "TablePreprocessor":
+        self, table: TypedTable | pd.DataFrame, rows: np.ndarray, min_category_count: int = 1
+    ) -> TablePreprocessor:
         """Learns medians, scales and levels from the given rows (the training part) alone.
 
         A table of images without a feature column leaves nothing to learn, and ``transform`` gives
-        no feature; without images too, it raises UserError.
+        no feature.
+
+        Args:
+            table: All rows; a plain table is read as ``TypedTable.read`` does.
+            rows: int64, the rows to learn from.
+            min_category_count: Levels with fewer rows share one column.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: There is neither a feature column nor an image column.
         """
         schema = self.schema
         if not schema.features:
@@ -73,7 +89,7 @@ class TablePreprocessor:
                 raise UserError(schema.without_features())
             self._transformer = ColumnTransformer([])
             return self
-        typed = self._typed(frame.iloc[rows])[0]
+        typed = _inputs(self._typed(table).take(rows))
         parts = [
             part
             for name in schema.dates
@@ -86,13 +102,11 @@ class TablePreprocessor:
             sparse_output=False,
         )
         impute = SimpleImputer(strategy="median", keep_empty_features=True)
+        scale = Pipeline([("impute", impute), ("scale", StandardScaler())])
+        indicator = MissingIndicator(features="missing-only", error_on_new=False)
         steps = [
-            (
-                "numbers",
-                Pipeline([("impute", impute), ("scale", StandardScaler())]),
-                quantities + parts,
-            ),
-            ("missing", MissingIndicator(features="missing-only", error_on_new=False), quantities),
+            ("numbers", scale, quantities + parts),
+            ("missing", indicator, quantities),
             ("levels", levels, list(schema.categorical)),
         ]
         used = quantities + parts + list(schema.categorical)
@@ -109,7 +123,7 @@ class TablePreprocessor:
     @property
     def feature_names(self) -> list[str]:
         """A name for each of the D features: "width", "width is
-        missing", "colour=red", "colour=infrequent".
+        missing", "color=red", "color=infrequent".
         """
         if not self.schema.features:
             return []
@@ -136,84 +150,61 @@ class TablePreprocessor:
         return names
 
     def transform(
-        self, frame: pd.DataFrame, source: object = "the table", warnings: list[str] | None = None
+        self,
+        table: TypedTable | pd.DataFrame,
+        source: object = "the table",
+        warnings: list[str] | None = None,
     ) -> TableArrays:
-        """Features of every row of `frame`, whose columns may be in any order, with others among
-        them.
+        """Features of every row of a table.
 
-        A column that is absent counts as missing in every row. `warnings` names it, columns without
-        any value, levels that were never seen in training and cells that are no dates. Raises
-        UserError for a table with none of the columns, and for a cell that is no number in a
-        numeric column.
+        Args:
+            table: A plain table is read as ``TypedTable.read`` does: its columns may be in any
+                order, with others among them, and an absent one counts as missing in every row.
+            source: The table, for messages.
+            warnings: Gets the columns that say nothing: levels that were never seen in training,
+                or no value at all.
+
+        Raises:
+            UserError: A plain table has none of the columns, or a numeric column no number.
         """
         if not self.schema.features:
-            return TableArrays.empty(len(frame))
-        selected = self.select(frame, source, warnings)
-        typed, present = self._typed(selected, warnings)
+            rows = table.rows if isinstance(table, TypedTable) else len(table)
+            return TableArrays.empty(rows)
+        table = self._typed(table, source, warnings)
+        typed = _inputs(table)
         if warnings is not None:
-            present_columns = [
-                name for name in self.schema.features if name not in self.absent(frame)
-            ]
-            self._warn_of_levels(selected[present_columns], typed, warnings)
+            self._warn_of_levels(table, warnings)
         features = np.asarray(
             self._fitted.transform(typed[self._fitted.feature_names_in_]), dtype=np.float64
         )
         return TableArrays(
-            np.clip(features, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype(np.float32), present
+            np.clip(features, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype(np.float32), table.present
         )
 
-    def absent(self, frame: pd.DataFrame) -> list[str]:
-        """The feature columns that `frame` does not have."""
-        return [name for name in self.schema.features if find_column(frame.columns, name) is None]
+    def save(self, folder: Path, name: str = "") -> None:
+        """Writes the fitted transformer (skops) and the schema (JSON).
 
-    def select(
-        self, frame: pd.DataFrame, source: object = "the table", warnings: list[str] | None = None
-    ) -> pd.DataFrame:
-        """The feature columns of `frame` under their trained names, empty where absent, which
-        `warnings` names.
-
-        Raises UserError if none is there.
-        """
-        absent = self.absent(frame)
-        if absent and len(absent) == len(self.schema.features):
-            raise UserError(
-                f"{source} has none of the columns the model was trained on ({some(absent)}):"
-                " another data set?"
-            )
-        if absent and warnings is not None:
-            warn(
-                warnings,
-                f"{source} lacks columns the model was trained on: {some(absent)}; they count as"
-                " missing in every row",
-            )
-        columns = {
-            name: (
-                pd.Series(None, index=frame.index, dtype=object)
-                if name in absent
-                else frame[find_column(frame.columns, name)]
-            )
-            for name in self.schema.features
-        }
-        return pd.DataFrame(columns, index=frame.index)
-
-    def save(self, folder: Path) -> None:
-        """Writes the fitted transformer (skops) and the schema (JSON) into a folder, which is made
-        if need be.
+        Args:
+            folder: Is made if need be.
+            name: Of a further table, which tells its files from those of the main one.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         import skops.io  # takes seconds to import, and only runs that are saved or loaded need it
 
-        write_bytes(Path(folder) / TRANSFORMER_FILE, skops.io.dumps(self._fitted))
-        write_text(Path(folder) / SCHEMA_FILE, self.schema.to_json())
+        transformer, schema = _files(Path(folder), name)
+        write_bytes(transformer, skops.io.dumps(self._fitted))
+        write_text(schema, self.schema.to_json())
 
     @classmethod
-    def load(cls, folder: Path) -> "TablePreprocessor":
-        """Reads what `save` wrote. Raises UserError if a file is absent, damaged, or holds a type
-        that `save` never writes.
+    def load(cls, folder: Path, name: str = "") -> TablePreprocessor:
+        """Reads what ``save`` wrote under this name.
+
+        Raises:
+            UserError: A file is absent, damaged, or holds a type that ``save`` never writes.
         """
         import skops.io
 
-        path, schema_path = Path(folder) / TRANSFORMER_FILE, Path(folder) / SCHEMA_FILE
+        path, schema_path = _files(Path(folder), name)
         for file in (path, schema_path):
             if not file.is_file():
                 raise UserError(f"{folder} holds no saved table preprocessor (no {file.name})")
@@ -244,42 +235,24 @@ class TablePreprocessor:
         return self._transformer
 
     def _typed(
-        self, frame: pd.DataFrame, warnings: list[str] | None = None
-    ) -> tuple[pd.DataFrame, np.ndarray]:
-        """The feature columns, dates with all their parts, as float64 and level texts; and which
-        rows have a value at all.
-        """
-        present = np.zeros(len(frame), dtype=bool)
-        columns: dict[str, np.ndarray | pd.Series] = {}
-        for name in self.schema.numeric:
-            columns[name] = read_numbers(frame[name], self.schema, name)
-            present |= ~np.isnan(columns[name])
-        for name in self.schema.dates:
-            columns[name] = read_dates(frame[name], self.schema, name, warnings)
-            present |= ~np.isnan(columns[name])
-            columns |= date_parts(columns[name], name)
-        for name in self.schema.categorical:
-            texts = read_levels(frame[name], self.schema, name)
-            empty = np.equal(texts, None)
-            present |= ~empty
-            columns[name] = np.where(empty, _MISSING_LEVEL, texts)
-        return pd.DataFrame(columns), present
+        self,
+        table: TypedTable | pd.DataFrame,
+        source: object = "the table",
+        warnings: list[str] | None = None,
+    ) -> TypedTable:
+        if isinstance(table, TypedTable):
+            return table
+        return TypedTable.read(table, self.schema, source=source, warnings=warnings)
 
-    def _warn_of_levels(
-        self, frame: pd.DataFrame, typed: pd.DataFrame, warnings: list[str]
-    ) -> None:
+    def _warn_of_levels(self, table: TypedTable, warnings: list[str]) -> None:
         """Names the columns whose values say nothing to the model: levels never seen in training,
         or no value at all.
         """
         encoder = self._fitted.named_transformers_.get("levels")
-        levels = (
-            {}
-            if encoder is None
-            else dict(zip(self.schema.categorical, encoder.categories_, strict=True))
-        )
-        for name in [name for name in levels if name in frame.columns]:
-            values = typed[name][typed[name] != _MISSING_LEVEL]
-            new = values[~values.isin(set(levels[name]))]
+        known = () if encoder is None else encoder.categories_
+        for name, levels in zip(self.schema.categorical, known, strict=True):
+            values = pd.Series(table.levels[name], dtype=object).dropna()
+            new = values[~values.isin(set(levels))]
             if len(new):
                 warn(
                     warnings,
@@ -287,14 +260,31 @@ class TablePreprocessor:
                     f" ({100 * len(new) / len(values):.0f} %) were never seen in training (first:"
                     f' "{new.iloc[0]}")',
                 )
-        empty = [name for name in frame.columns if missing_cells(frame[name]).all()]
-        if empty and len(frame) > 1:
-            warn(warnings, f"columns without a single value, which count as missing: {some(empty)}")
+        if table.empty and table.rows > 1:
+            warn(
+                warnings,
+                f"columns without a single value, which count as missing: {some(table.empty)}",
+            )
 
 
-def read_levels(series: pd.Series, schema: TableSchema, name: str) -> np.ndarray:
-    """object [N] of str, None where missing: the levels of a categorical column, every spelling of
-    true and false as one.
+def _files(folder: Path, name: str) -> tuple[Path, Path]:
+    """``preprocessor.skops`` and ``schema.json``, with the name of a further table in them."""
+    paths = (folder / TRANSFORMER_FILE, folder / SCHEMA_FILE)
+    if not name:
+        return paths
+    transformer, schema = (path.with_name(f"{path.stem}-{name}{path.suffix}") for path in paths)
+    return transformer, schema
+
+
+def _inputs(table: TypedTable) -> pd.DataFrame:
+    """The columns that the transformer takes: numbers, dates with all their parts, and levels, of
+    which "missing" is one.
     """
-    texts = to_texts(series)
-    return unify(texts) if name in schema.booleans else texts
+    columns: dict[str, np.ndarray] = {}
+    for name in table.schema.numeric + table.schema.dates:
+        columns[name] = table.numbers[name]
+        if name in table.schema.dates:
+            columns |= date_parts(columns[name], name)
+    for name, texts in table.levels.items():
+        columns[name] = np.where(np.equal(texts, None), _MISSING_LEVEL, texts)
+    return pd.DataFrame(columns, index=range(table.rows))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from gaal_fast.data.tables.codes import looks_like_codes
-from gaal_fast.data.tables.schema import infer_schema
+from tests.data.conftest import schema_of
 
 N = 60
 RNG = np.random.default_rng(3)
@@ -40,7 +40,7 @@ TWO_TABLES = np.r_[np.arange(40), np.arange(20)]
     ],
 )
 def test_left_over_indices_are_no_features(name: str, values: np.ndarray) -> None:
-    schema = infer_schema(
+    schema = schema_of(
         pd.DataFrame({name: values.astype(str), "kind": list("ab") * (N // 2)}), target="kind"
     )
     assert schema.features == ()
@@ -53,7 +53,7 @@ def test_a_column_that_nobody_named_and_that_counts_up_is_an_index(
     name: str, values: np.ndarray
 ) -> None:
     assert (
-        infer_schema(
+        schema_of(
             pd.DataFrame({name: values, "kind": list("ab") * (N // 2)}), target="kind"
         ).features
         == ()
@@ -74,7 +74,7 @@ def test_a_column_that_nobody_named_and_that_counts_up_is_an_index(
     ],
 )
 def test_quantities_stay(name: str, values: np.ndarray) -> None:
-    assert infer_schema(
+    assert schema_of(
         pd.DataFrame({name: values, "kind": list("ab") * (N // 2)}), target="kind"
     ).numeric == (name,)
 
@@ -112,13 +112,13 @@ def test_likely_codes_stay_quantities_and_are_named_unless_declared() -> None:
         }
     )
     warnings: list[str] = []
-    assert infer_schema(frame, target="kind", warnings=warnings).numeric == ("zip", "grade", "w")
+    assert schema_of(frame, target="kind", warnings=warnings).numeric == ("zip", "grade", "w")
     assert warnings == [
         'whole numbers that may be codes are read as quantities: "zip", "grade"; where they are'
         ' codes of things, make them categories with --data.categorical "zip,grade"'
     ]
     warnings.clear()
-    schema = infer_schema(
+    schema = schema_of(
         frame, target="kind", numeric=["grade"], categorical=["zip"], warnings=warnings
     )
     assert (schema.numeric, schema.categorical, warnings) == (("grade", "w"), ("zip",), [])

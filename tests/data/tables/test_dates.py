@@ -18,7 +18,7 @@ from gaal_fast.data.tables.dates import (
     to_days,
 )
 from gaal_fast.data.tables.preprocess import TablePreprocessor
-from gaal_fast.data.tables.schema import infer_schema
+from tests.data.conftest import schema_of
 
 DAYS = pd.to_datetime(["2023-12-31", "2024-02-29", "2021-07-04"])
 NUMBERS = [19722.0, 19782.0, 18812.0]
@@ -113,7 +113,7 @@ def test_an_open_column_is_named_or_follows_another() -> None:
         {"kind": ["a", "b", "a"], "seen": ["01/02/2023", "03/04/2023", "07/08/2023"]}
     )
     warnings: list[str] = []
-    schema = infer_schema(frame, target="kind", warnings=warnings)
+    schema = schema_of(frame, target="kind", warnings=warnings)
     assert schema.date_formats == {"seen": "%m/%d/%Y"}
     assert warnings == [
         'column "seen": its dates leave open which number is the day; read as 12/31/2023 (month'
@@ -122,12 +122,12 @@ def test_an_open_column_is_named_or_follows_another() -> None:
     assert 'dates are read: "seen" as 12/31/2023' in schema.describe()
     for told, form in (("25/12/2023", "%d/%m/%Y"), ("12/25/2023", "%m/%d/%Y")):
         warnings.clear()
-        schema = infer_schema(
+        schema = schema_of(
             frame.assign(sold=told, born=[told, "01/01/2023", ""]), target="kind", warnings=warnings
         )
         assert schema.date_formats == {"seen": form, "born": form}
         assert warnings == []
-    assert infer_schema(
+    assert schema_of(
         frame, target="kind", date_order="day-month", warnings=warnings
     ).date_formats == {"seen": "%d/%m/%Y"}
     assert warnings == []
@@ -136,7 +136,7 @@ def test_an_open_column_is_named_or_follows_another() -> None:
 def test_a_few_bad_dates_are_missing_and_named() -> None:
     texts = [f"{1 + i % 28:02d}.{1 + i % 12:02d}.2023" for i in range(39)]
     warnings: list[str] = []
-    schema = infer_schema(
+    schema = schema_of(
         pd.DataFrame({"kind": ["a", "b"] * 20, "d": ["soon", *texts]}),
         target="kind",
         warnings=warnings,
@@ -152,7 +152,7 @@ def test_dates_that_mean_never_do_not_flatten_the_others() -> None:
         {"kind": ["a", "b"] * 2, "end": ["2023-01-01", "9999-12-31", "2023-01-03", "0001-01-01"]}
     )
     warnings: list[str] = []
-    schema = infer_schema(frame, target="kind", warnings=warnings)
+    schema = schema_of(frame, target="kind", warnings=warnings)
     assert warnings == [
         'column "end": 2 dates far from all others count as missing (row 2 holds "9999-12-31")'
     ]
@@ -167,7 +167,7 @@ def test_dates_that_mean_never_do_not_flatten_the_others() -> None:
 def test_what_comes_round_becomes_features_where_the_rows_span_it() -> None:
     days = pd.Series(pd.date_range("2022-01-01 06:00", periods=800, freq="25h"))
     frame = pd.DataFrame({"d": days.dt.strftime("%d.%m.%Y %H:%M"), "kind": "a"})
-    schema = infer_schema(frame, target="kind")
+    schema = schema_of(frame, target="kind")
     names = ["d", "d: day of month"]
     names += [
         f"d: {word} ({wave})"
@@ -191,7 +191,7 @@ def test_what_comes_round_becomes_features_where_the_rows_span_it() -> None:
 
 def test_prediction_reads_the_form_of_the_training() -> None:
     frame = pd.DataFrame({"d": ["03/04/2023", "25/12/2023", "01/02/2023", ""]})
-    schema = infer_schema(frame.assign(kind="a"), target="kind")
+    schema = schema_of(frame.assign(kind="a"), target="kind")
     fitted = TablePreprocessor(schema).fit(frame, np.arange(3))
     warnings: list[str] = []
     open_order = pd.DataFrame({"d": ["03/04/2023", "01/02/2023"]})

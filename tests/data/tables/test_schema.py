@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from gaal_fast.data.images.folder import ImageFolder
-from gaal_fast.data.tables.schema import TableSchema, infer_schema
+from gaal_fast.data.tables.schema import TableSchema
 from gaal_fast.errors import UserError
-from tests.data.conftest import write_images
+from tests.data.conftest import schema_of, write_images
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ KIND = ["a", "b"] * (N // 2)
 def infer(columns: dict[str, object], **options: object) -> tuple[TableSchema, list[str]]:
     warnings: list[str] = []
     frame = pd.DataFrame({"kind": KIND, **columns})
-    return infer_schema(frame, target="kind", warnings=warnings, **options), warnings
+    return schema_of(frame, target="kind", warnings=warnings, **options), warnings
 
 
 def texts(values: object) -> list[str]:
@@ -77,7 +77,7 @@ def test_different_integers_are_an_identifier_where_the_name_says_so(name: str) 
 
 def test_few_different_integers_out_of_order_are_a_quantity() -> None:
     frame = pd.DataFrame({"kind": list("aabb"), "rank": [3, 1, 2, 4], "row": [1, 2, 3, 4]})
-    schema = infer_schema(frame, target="kind")
+    schema = schema_of(frame, target="kind")
     assert schema.numeric == ("rank",)
     assert schema.dropped == {"row": "an identifier (every value is different)"}
 
@@ -135,11 +135,11 @@ def test_many_columns_with_bad_cells_are_told_together() -> None:
 def test_free_text_is_left_out_with_a_warning_unless_declared() -> None:
     frame = pd.DataFrame({"kind": ["a", "b"] * 100, "note": [f"text {i % 60}" for i in range(200)]})
     warnings: list[str] = []
-    schema = infer_schema(frame, target="kind", warnings=warnings)
+    schema = schema_of(frame, target="kind", warnings=warnings)
     assert schema.dropped == {"note": "free text (60 levels)"}
     assert '"note" has 60 different texts' in warnings[0]
-    assert infer_schema(frame, target="kind", categorical=["note"]).categorical == ("note",)
-    assert infer_schema(frame[frame.index % 60 < 50], target="kind").categorical == ("note",)
+    assert schema_of(frame, target="kind", categorical=["note"]).categorical == ("note",)
+    assert schema_of(frame[frame.index % 60 < 50], target="kind").categorical == ("note",)
 
 
 def test_declarations_override_what_would_be_found() -> None:
@@ -175,7 +175,7 @@ def test_wrong_declarations_are_refused(options: dict[str, object], message: str
 
 def test_missing_target_names_the_nearest_column() -> None:
     with pytest.raises(UserError, match=r'no column "kins" in t\.csv; nearest: "kind"'):
-        infer_schema(pd.DataFrame({"kind": ["a"]}), target="kins", source="t.csv")
+        schema_of(pd.DataFrame({"kind": ["a"]}), target="kins", source="t.csv")
 
 
 def test_infinite_numbers_and_padded_texts_are_reported() -> None:
@@ -225,7 +225,7 @@ def test_a_second_image_column_is_said_not_to_be_used_as_images(tmp_path: Path) 
         "more": ['["a.png", "b.png"]'] * N,
         "mark": ["x.png", "y.png"] * (N // 2),
     }
-    reason = 'names pictures too, and those of one column are used: "pic"'
+    reason = 'names images too, and those of one column are used: "pic"'
     for options in ({}, {"image_column": "pic"}):
         schema, _ = infer(columns, folder=ImageFolder(tmp_path), **options)
         assert schema.image_column == "pic"

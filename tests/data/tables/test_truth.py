@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from gaal_fast.data.tables.preprocess import TablePreprocessor
-from gaal_fast.data.tables.schema import infer_schema
 from gaal_fast.data.tables.truth import is_boolean, unify
+from tests.data.conftest import schema_of
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_every_spelling_of_training_and_prediction_gives_the_same_features(
     train = pd.DataFrame(
         {"flag": [trained[0] if t else trained[1] for t in truth], "kind": list("ababab")}
     )
-    schema = infer_schema(train, target="kind")
+    schema = schema_of(train, target="kind")
     assert schema.booleans == ("flag",)
     fitted = TablePreprocessor(schema).fit(train, np.arange(6))
     new = pd.DataFrame({"flag": [given[0] if t else given[1] for t in truth]})
@@ -65,7 +65,7 @@ def test_every_spelling_of_training_and_prediction_gives_the_same_features(
 
 def test_a_level_beside_true_and_false_is_kept_and_a_new_one_named() -> None:
     train = pd.DataFrame({"flag": ["True", "False", "unknown"] * 4, "kind": list("ab") * 6})
-    fitted = TablePreprocessor(infer_schema(train, target="kind")).fit(train, np.arange(12))
+    fitted = TablePreprocessor(schema_of(train, target="kind")).fit(train, np.arange(12))
     assert fitted.feature_names == ["flag=False", "flag=True", "flag=unknown"]
     warnings: list[str] = []
     features = fitted.transform(
@@ -79,11 +79,11 @@ def test_a_level_beside_true_and_false_is_kept_and_a_new_one_named() -> None:
 
 def test_one_value_in_two_spellings_is_constant() -> None:
     frame = pd.DataFrame({"flag": ["TRUE", "True"] * 3, "kind": list("ab") * 3})
-    assert infer_schema(frame, target="kind").dropped == {"flag": "is constant"}
+    assert schema_of(frame, target="kind").dropped == {"flag": "is constant"}
 
 
 def test_a_declared_number_may_be_a_truth_value() -> None:
     frame = pd.DataFrame({"flag": ["yes", "no"] * 3, "kind": list("aba") * 2})
-    schema = infer_schema(frame, target="kind", numeric=["flag"])
+    schema = schema_of(frame, target="kind", numeric=["flag"])
     fitted = TablePreprocessor(schema).fit(frame, np.arange(6))
     assert fitted.transform(frame).features[:, 0].tolist() == [1, -1] * 3

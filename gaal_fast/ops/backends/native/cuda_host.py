@@ -54,8 +54,8 @@ def availability(device: torch.device) -> str | None:
         return f"the CUDA kernels were not built: {found}"
     if torch.version.hip is not None:
         return "the CUDA kernels do not run on AMD GPUs"
-    number = torch.cuda.current_device() if device.index is None else device.index
-    return found.obstacle(number) or None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return found.obstacle(index) or None
 
 
 @functools.cache
@@ -68,7 +68,12 @@ def place(tensor: Tensor) -> tuple[int, int, int]:
     """The device, the current stream and the dtype of ``tensor``, the first arguments of every
     kernel.
     """
-    return tensor.device.index or 0, stream(tensor.device), codes()[tensor.dtype]
+    return number(tensor.device), stream(tensor.device), codes()[tensor.dtype]
+
+
+def number(device: torch.device) -> int:
+    """The number of a CUDA device."""
+    return device.index or 0
 
 
 # The public `torch.cuda.current_stream` makes a Python object for the stream, which costs more than
@@ -85,7 +90,7 @@ def stream(device: torch.device) -> int:
 
 def workspace(op: str, device: torch.device, *sizes: int | tuple[int, ...]) -> Tensor | None:
     """Memory for a kernel beside its arguments, from PyTorch's allocator; None for none."""
-    size = _workspace_bytes(module(), op, device.index or 0, *sizes)
+    size = _workspace_bytes(module(), op, number(device), *sizes)
     return torch.empty(size, dtype=torch.uint8, device=device) if size else None
 
 
