@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
-from gaal_fast.data.dataset import Batch, FusionDataset
+from gaal_fast.data.batch import Batch
+from gaal_fast.data.dataset import FusionDataset
 from gaal_fast.data.image_store import available_cpus
 from gaal_fast.errors import UserError
 
