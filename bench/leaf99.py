@@ -79,7 +79,7 @@ def _one(
     """Train one run in a folder that is thrown away; returns its summary."""
     import torch
 
-    from gaal_fast.run_folder import RunFolder
+    from gaal_fast.runs.folder import RunFolder
     from gaal_fast.train import run_one
 
     torch.set_num_threads(1)
@@ -174,7 +174,7 @@ def main() -> int:
     rows = tabulate(summaries, arguments.part)
 
     from gaal_fast.compare import table
-    from gaal_fast.training import plots
+    from gaal_fast.runs import figures
 
     for columns in dict.fromkeys(row["columns"] for row in rows):
         mine = [row for row in rows if row["columns"] == columns]
@@ -189,7 +189,7 @@ def main() -> int:
             writer.writeheader()
             writer.writerows(rows)
         for columns in dict.fromkeys(row["columns"] for row in rows):
-            plots.comparison(
+            figures.comparison(
                 [row for row in rows if row["columns"] == columns],
                 arguments.out / f"leaf99-{columns}.png",
             )

@@ -9,19 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from gaal_fast import run_folder
-from gaal_fast.cli import INTERRUPTED, command, pick_device
-from gaal_fast.config import (
-    Config,
-    MethodConfig,
-    Parser,
-    add_config_flags,
-    nearest,
-    resolve,
-    to_yaml,
-)
-from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
-from gaal_fast.run_folder import RunFolder
+from gaal_fast.config import Config, MethodConfig, Parser, add_config_flags, resolve, to_yaml
+from gaal_fast.config.command import INTERRUPTED, command, pick_device
+from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, nearest
+from gaal_fast.runs import folder as run_folder
+from gaal_fast.runs.folder import RunFolder
 from gaal_fast.train import (
     check_paths,
     load,
@@ -103,7 +95,7 @@ def compare(
     ``resume`` is the folder of a comparison that was stopped. Raises ``AlreadyFinished`` where
     nothing is left to do in it.
     """
-    from gaal_fast.training import plots
+    from gaal_fast.runs import figures
 
     config = with_demo(config)
     device = pick_device(config.train.device)
@@ -135,7 +127,7 @@ def compare(
             rows += rows_of(name, summary)
             if trained:
                 folder.write_rows(COMPARISON, rows, COLUMNS)
-                plots.comparison(rows, folder.file(FIGURE), f"{PARTS[part]} accuracy")
+                figures.comparison(rows, folder.file(FIGURE), f"{PARTS[part]} accuracy")
         if (
             not trained
             and folder.file(FIGURE).exists()
@@ -147,7 +139,7 @@ def compare(
         folder.remove_partial()
         folder.write_config(config)
         folder.write_rows(COMPARISON, rows, COLUMNS)
-        plots.comparison(rows, folder.file(FIGURE), f"{PARTS[part]} accuracy")
+        figures.comparison(rows, folder.file(FIGURE), f"{PARTS[part]} accuracy")
     if part == "val":
         print(
             "there is no test part: the accuracies are those of the validation rows, which also"

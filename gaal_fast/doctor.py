@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gaal_fast import run_folder
-from gaal_fast.cli import command
 from gaal_fast.config import Parser
+from gaal_fast.config.command import command
+from gaal_fast.runs import folder as run_folder
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -47,3 +48,9 @@ def carried_by_errors(warnings: list[str]) -> Iterator[None]:
     except UserError as error:
         error.warnings = [*warnings, *error.warnings]
         raise
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean X?"`` or nothing, for messages about unknown names."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

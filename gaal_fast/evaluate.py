@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gaal_fast import run_folder
-from gaal_fast.cli import (
+from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
+from gaal_fast.config.command import (
     add_inference_flags,
     check_new_file,
     command,
@@ -20,13 +20,13 @@ from gaal_fast.cli import (
     warn,
     worker_count,
 )
-from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
 from gaal_fast.files import write_text
+from gaal_fast.runs import folder as run_folder
 
 if TYPE_CHECKING:
-    from gaal_fast.inference import TrainedRun
-    from gaal_fast.training import Predictions
+    from gaal_fast.engine import Predictions
+    from gaal_fast.engine.inference import TrainedRun
 
 WORDS = {
     "accuracy": "accuracy",
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 def check_image_format(path: Path) -> None:
     """Refuse a file that matplotlib cannot draw, before any work is done."""
-    from gaal_fast.training.plots import formats
+    from gaal_fast.runs.figures import formats
 
     if path.suffix[1:].lower() not in formats():
         raise UserError(
@@ -106,8 +106,9 @@ def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
     import numpy as np
     from sklearn.metrics import confusion_matrix
 
-    from gaal_fast.inference import TrainedRun
-    from gaal_fast.training import plots, scores
+    from gaal_fast.engine import scores
+    from gaal_fast.engine.inference import TrainedRun
+    from gaal_fast.runs import figures
 
     run = TrainedRun.load(arguments.run, device=device)
     run.warn_if_unfinished(warn)
@@ -130,7 +131,7 @@ def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
         matrix = confusion_matrix(
             predictions.target[known], guess[known], labels=np.arange(len(run.classes))
         )
-        plots.confusion(matrix, [str(name) for name in run.classes], arguments.picture)
+        figures.confusion(matrix, [str(name) for name in run.classes], arguments.picture)
     return 0
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gaal_fast.cli import (
+from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
+from gaal_fast.config.command import (
     add_inference_flags,
     check_new_file,
     command,
@@ -18,7 +19,6 @@ from gaal_fast.cli import (
     warn,
     worker_count,
 )
-from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.errors import UserError
 from gaal_fast.files import replacing
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
 def predict(arguments: Namespace, table: Mapping[str, str | None]) -> int:
     """Read, predict and write what the command line says; table: how the text of its table is read."""
     device = pick_device(arguments.device)
-    from gaal_fast.inference import TrainedRun
+    from gaal_fast.engine.inference import TrainedRun
 
     run = TrainedRun.load(arguments.run, device=device)
     run.warn_if_unfinished(warn)

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gaal_fast import run_folder
-from gaal_fast.cli import INTERRUPTED, command, os_error_words, pick_device, warn
 from gaal_fast.config import Config, Parser, add_config_flags, build, flag_values, resolve, to_yaml
+from gaal_fast.config.command import INTERRUPTED, command, os_error_words, pick_device, warn
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
-from gaal_fast.run_folder import RunFolder
+from gaal_fast.runs import folder as run_folder
+from gaal_fast.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from gaal_fast.data import FusionData
@@ -265,7 +265,7 @@ def run_one(config: Config, data: FusionData, folder: RunFolder, *, device: Any)
 
     Raises ``AlreadyFinished`` where nothing is left to do.
     """
-    from gaal_fast.training import Trainer
+    from gaal_fast.engine import Trainer
 
     trainer = Trainer(folder.located(config), data, folder, device=device)
     trainer.resume()
@@ -365,7 +365,7 @@ def scored_part(summary: dict[str, Any]) -> str:
 
 
 def _score_words(summary: dict[str, Any], part: str, score: str) -> str:
-    from gaal_fast.training.log import accuracy_words
+    from gaal_fast.engine.log import accuracy_words
 
     found, rows = summary[part][score], summary[part]["rows"]["multi"]
     if "std" not in summary:

@@ -30,7 +30,15 @@ LAYERS = {
     },
     "gaal_fast/_gradients.py": {"gaal_fast.ops"},
     "gaal_fast/surgery.py": {"gaal_fast._gradients", "gaal_fast.ops"},
-    "gaal_fast/config.py": {"gaal_fast.errors"},
+    "gaal_fast/config": {"gaal_fast.config", "gaal_fast.errors", "gaal_fast.files"},
+    "gaal_fast/runs": {
+        "gaal_fast.__version__",
+        "gaal_fast.runs",
+        "gaal_fast.config",
+        "gaal_fast.data",
+        "gaal_fast.errors",
+        "gaal_fast.files",
+    },
 }
 KERNEL_DEPENDENCIES = {"triton", "torch"}
 

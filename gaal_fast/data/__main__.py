@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaal_fast.cli import check_new_file, command, warn
 from gaal_fast.config import Parser, add_config_flags, resolve, to_yaml
+from gaal_fast.config.command import check_new_file, command, warn
 from gaal_fast.errors import UserError
 from gaal_fast.train import check_paths, with_demo
 

@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gaal_fast.config import nearest
-from gaal_fast.errors import UserError
+from gaal_fast.errors import UserError, nearest
 
 # The image encoders of our own and of torchvision with the number of features they end in.
 WIDTHS = {"small": 128, "resnet18": 512, "resnet50": 2048}

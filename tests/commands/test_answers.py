@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gaal_fast import run_folder
 from gaal_fast.data.__main__ import main as data_main
+from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import Answer, flags
 from tests.commands.test_bad_input import assert_one_line, snapshot
 

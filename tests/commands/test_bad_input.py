@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gaal_fast import run_folder
+from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import Answer, flags, write_data
 
 Run = Callable[..., Answer]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gaal_fast import run_folder
+from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import Answer, flags
 from tests.commands.test_bad_input import assert_one_line, snapshot
 from tests.commands.test_train import assert_same_bits
@@ -22,7 +22,7 @@ from tests.commands.test_train import assert_same_bits
 Run = Callable[..., Answer]
 # Where a process is killed: the place in the program, and the text that stands for it.
 KILL = (
-    "import os, signal; from gaal_fast.run_folder import RunFolder; from gaal_fast.training.trainer"
+    "import os, signal; from gaal_fast.runs.folder import RunFolder; from gaal_fast.engine.trainer"
     " import Trainer\n"
 )
 DIE = "lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)"

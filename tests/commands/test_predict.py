@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gaal_fast import run_folder
+from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import CLASSES, Answer, flags
 
 Run = Callable[..., Answer]

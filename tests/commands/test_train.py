@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from gaal_fast import run_folder
+from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import Answer, flags
 
 Run = Callable[..., Answer]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from gaal_fast import run_folder
+from gaal_fast.runs import folder as run_folder
 from gaal_fast.files import replacing
-from gaal_fast.run_folder import RunFolder
+from gaal_fast.runs.folder import RunFolder
 
 COLOURS = {
     "multi": "#222222",

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaal_fast import run_folder
 from gaal_fast.config import Config
 from gaal_fast.data import (
     FusionDataset,
@@ -18,11 +17,12 @@ from gaal_fast.data import (
     load_for_prediction,
     make_loader,
 )
+from gaal_fast.engine import Predictions, predict
 from gaal_fast.errors import UserError
 from gaal_fast.methods import build_method
 from gaal_fast.models import FusionModel
-from gaal_fast.run_folder import RunFolder
-from gaal_fast.training import Predictions, predict
+from gaal_fast.runs import folder as run_folder
+from gaal_fast.runs.folder import RunFolder
 
 
 @dataclass

@@ -121,7 +121,7 @@ def check_new_file(flag: str, path: Path | None) -> None:
 
 
 def add_inference_flags(parser: Parser) -> None:
-    """Add ``--device`` and ``--workers``, which every command that reads with a trained run takes."""
+    """Add ``--device`` and ``--workers``, for every command that reads with a trained run."""
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help=f"{DEVICE_WORDS} (default auto)"
     )

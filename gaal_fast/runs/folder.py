@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gaal_fast
+from gaal_fast import __version__
 from gaal_fast.config import Config, build, load_yaml, to_yaml
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
@@ -345,7 +345,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             packages[package] = None
     return {
-        "gaal_fast": gaal_fast.__version__,
+        "gaal_fast": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": packages,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gaal_fast import run_folder
 from gaal_fast.config import Config
 from gaal_fast.data import (
     DataIssue,
@@ -25,13 +24,14 @@ from gaal_fast.data import (
     make_loader,
     write_issues,
 )
+from gaal_fast.engine.evaluation import MULTI, predict, scores
+from gaal_fast.engine.log import STEP_COLUMNS, accuracy_words, describe, epoch_row, step_rows
+from gaal_fast.engine.optim import build_optimizer, build_scheduler
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.methods import HalfStep, build_method
-from gaal_fast.run_folder import RunFolder
-from gaal_fast.training import plots
-from gaal_fast.training.evaluation import MULTI, predict, scores
-from gaal_fast.training.log import STEP_COLUMNS, accuracy_words, describe, epoch_row, step_rows
-from gaal_fast.training.optimiser import build_optimizer, build_scheduler
+from gaal_fast.runs import figures
+from gaal_fast.runs import folder as run_folder
+from gaal_fast.runs.folder import RunFolder
 
 # Steps between two updates of the bar's numbers: each waits for the device.
 BAR_EVERY = 8
@@ -359,8 +359,8 @@ class Trainer:
         }
         self.model.load_state_dict(latest)
         write_issues(self.issues.values(), self.folder.file(run_folder.DATA_ISSUES))
-        plots.learning_curves(self.folder)
-        plots.conflict(self.folder)
+        figures.learning_curves(self.folder)
+        figures.conflict(self.folder)
         self.folder.write_json(run_folder.SUMMARY, summary)
         return summary
 

@@ -1,0 +1,58 @@
+"""The one typed configuration: every key is a dotted flag (``--method.lambda-image``) and a YAML
+key.
+
+Order of precedence, weakest first: defaults, preset, YAML file, flags. Nothing here imports torch,
+so that a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+from gaal_fast.config.flags import (
+    INFERENCE_FLAGS,
+    TABLE_KEYS,
+    Parser,
+    add_config_flags,
+    add_table_flags,
+    flag_values,
+    resolve,
+    table_settings,
+)
+from gaal_fast.config.layers import PRESETS, build, load_yaml, to_yaml
+from gaal_fast.config.sections import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    Section,
+    TrainConfig,
+    keys,
+)
+from gaal_fast.config.values import DEVICE, DEVICE_WORDS
+
+__all__ = [
+    "DEVICE",
+    "DEVICE_WORDS",
+    "INFERENCE_FLAGS",
+    "PRESETS",
+    "TABLE_KEYS",
+    "Config",
+    "DataConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Parser",
+    "RunConfig",
+    "Section",
+    "TrainConfig",
+    "add_config_flags",
+    "add_table_flags",
+    "build",
+    "flag_values",
+    "keys",
+    "load_yaml",
+    "resolve",
+    "table_settings",
+    "to_yaml",
+]

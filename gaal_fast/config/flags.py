@@ -1,0 +1,175 @@
+"""Every key of the configuration as a flag, and a command line as a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from gaal_fast.config.layers import PRESETS, build, load_yaml, plain
+from gaal_fast.config.sections import Config, DataConfig, keys
+from gaal_fast.config.values import kebab
+from gaal_fast.errors import UserError, nearest
+
+# How the text of a table is read, which may differ between the tables of training and prediction.
+TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands")
+# How the commands that read with a trained run spell the keys that training knows under a longer
+# name.
+INFERENCE_FLAGS = {"train.device": "--device", "data.workers": "--workers"} | {
+    f"data.{name}": f"--{name}" for name in TABLE_KEYS
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """``argparse`` that answers a mistake with one line instead of a page of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(
+            *args,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse all of ``argv``; an unknown flag is a ``UserError`` with the nearest known one."""
+        argv = _with_negative_numbers(argv)
+        argv = [
+            kebab(a.split("=", 1)[0]) + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a
+            for a in argv
+        ]
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].split("=", 1)[0]
+            flags = [option for action in self._actions for option in action.option_strings]
+            what = "unknown key" if flag.startswith("-") else "unexpected argument"
+            raise UserError(f"{what} {flag}{nearest(flag, flags)}")
+        return namespace
+
+
+def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
+    """``--flag -1,2`` as ``--flag=-1,2``.
+
+    For argparse what begins with a minus is a flag, unless it is one plain number.
+    """
+    joined: list[str] = []
+    for argument in argv:
+        after_flag = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if after_flag and re.match(r"-[\d.]+[^\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--preset``, ``--print-config`` and one flag for every key."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file with the same keys; flags win"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="a named set of values, weaker than file and flags",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved YAML and stop"
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for key, field in keys():
+        section = key.split(".")[0]
+        group = groups.setdefault(section, parser.add_argument_group(section))
+        choices = (
+            [str(v) for v in get_args(field.annotation)]
+            if get_origin(field.annotation) is Literal
+            else None
+        )
+        default = (
+            ",".join(field.default) if isinstance(field.default, list) else plain(field.default)
+        )
+        values = f"{'|'.join(choices)}; " if choices else ""
+        text = f"{field.description} ({values}default {default or 'none'})"
+        group.add_argument(
+            f"--{key}",
+            dest=key,
+            default=argparse.SUPPRESS,
+            metavar="VALUE",
+            help=text.replace("%", "%%"),
+        )
+
+
+def add_table_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how the text of another table than the training's is read:
+    ``--decimal`` and the like.
+    """
+    known = dict(keys())
+    for name in TABLE_KEYS:
+        parser.add_argument(f"--{name}", metavar="VALUE", help=known[f"data.{name}"].description)
+
+
+def table_settings(namespace: argparse.Namespace) -> dict[str, str | None]:
+    """The values of ``add_table_flags``, checked as their ``--data`` counterparts are; None where
+    nothing is said.
+    """
+    given = {
+        f"data.{name}": value
+        for name in TABLE_KEYS
+        if (value := getattr(namespace, name)) is not None
+    }
+    config = build([("the command line", given)])
+    return {name: getattr(config.data, name) for name in TABLE_KEYS}
+
+
+def flag_values(namespace: argparse.Namespace) -> dict[str, Any]:
+    """The keys given as flags, dotted."""
+    return {key: value for key, value in vars(namespace).items() if "." in key}
+
+
+# What makes sense for the demo set too; every other key of this section describes a table that the
+# user has.
+_FOR_ANY_DATA = frozenset(
+    {
+        "val-fraction",
+        "test-fraction",
+        "split-seed",
+        "image-size",
+        "image-range",
+        "augment",
+        "class-weights",
+        "min-category-count",
+    }
+    | {"cache", "cache-dir", "workers"}
+)
+
+
+def resolve(namespace: argparse.Namespace) -> Config:
+    """The configuration a command line asks for. Without a table it is the demo preset.
+
+    Raises:
+        UserError: For keys that describe a table where none is named, beside all that ``build``
+            refuses.
+    """
+    layers = [("--config", load_yaml(namespace.config))] if namespace.config else []
+    layers.append(("the command line", flag_values(namespace)))
+    config = build(layers)
+    if config.data.csv is None:
+        _check_that_no_table_is_meant(config.data)
+    preset = namespace.preset or ("demo" if config.data.csv is None else None)
+    return build([(f"preset {preset}", PRESETS[preset]), *layers]) if preset else config
+
+
+def _check_that_no_table_is_meant(data: DataConfig) -> None:
+    fields = DataConfig.model_fields
+    given = [kebab(name) for name in fields if getattr(data, name) != fields[name].default]
+    about_a_table = [f"--data.{name}" for name in given if name not in _FOR_ANY_DATA]
+    if about_a_table:
+        names = ", ".join(about_a_table)
+        raise UserError(
+            f"is needed with {names}: which table? Without any of these the demo set is used",
+            key="data.csv",
+        )

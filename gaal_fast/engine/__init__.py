@@ -1,0 +1,32 @@
+"""The loop around a method: epochs, evaluation, checkpoints, logs and images.
+
+What is named here is imported at its first use: it needs torch, for which ``--help`` does not wait.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaal_fast.engine.evaluation import Predictions, predict, scores
+    from gaal_fast.engine.inference import TrainedRun
+    from gaal_fast.engine.trainer import Trainer
+
+_PLACES = {
+    "Predictions": "evaluation",
+    "TrainedRun": "inference",
+    "Trainer": "trainer",
+    "predict": "evaluation",
+    "scores": "evaluation",
+}
+
+__all__ = ["Predictions", "TrainedRun", "Trainer", "predict", "scores"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
