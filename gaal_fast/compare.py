@@ -5,11 +5,22 @@ budget.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from gaal_fast.config import Config, MethodConfig, Parser, add_config_flags, resolve, to_yaml
+from gaal_fast.config import (
+    Config,
+    Parser,
+    add_config_flags,
+    build,
+    flag_values,
+    known_methods,
+    load_yaml,
+    resolve,
+    to_yaml,
+)
 from gaal_fast.config.command import INTERRUPTED, command, pick_device
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, nearest
 from gaal_fast.runs import folder as run_folder
@@ -17,6 +28,7 @@ from gaal_fast.runs.folder import RunFolder
 from gaal_fast.train import (
     check_paths,
     load,
+    main_score,
     resumed_config,
     run_seeds,
     scored_part,
@@ -24,10 +36,9 @@ from gaal_fast.train import (
     with_demo,
 )
 
-METHODS = get_args(MethodConfig.model_fields["name"].annotation)
 PARTS = {"test": "test", "val": "validation"}
 COMPARISON, FIGURE = "comparison.csv", "comparison.png"
-COLUMNS = ("method", "modality", "accuracy", "std", "seeds")
+SCORE_WORDS = {"accuracy": "accuracy", "r2": "R²"}
 
 
 @command()
@@ -41,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         epilog="example: python -m gaal_fast.compare --methods gaal,concat --train.seeds 5",
     )
     parser.add_argument(
-        "--methods", metavar="NAMES", help=f"comma-separated (default {','.join(METHODS)})"
+        "--methods", metavar="NAMES", help=f"comma-separated (default {','.join(all_methods())})"
     )
     parser.add_argument(
         "--resume", type=Path, metavar="DIR", help="go on with the comparison in this folder"
@@ -49,21 +60,24 @@ def main(argv: Sequence[str]) -> int:
     add_config_flags(parser)
     arguments = parser.parse(argv)
     if arguments.resume:
-        config = resumed_config(arguments, "compare")
         if arguments.methods is not None:
             raise UserError("--methods cannot change when a comparison is resumed")
-        methods = [folder.path.name for folder in RunFolder(arguments.resume).compared()]
+        configs = resumed_configs(arguments)
     else:
-        config, methods = resolve(arguments), wanted_methods(arguments.methods)
+        plugins = flag_values(arguments).get("plugin")
+        layer = load_yaml(arguments.config) if arguments.config else {}
+        named = build([("", {"plugin": plugins or layer.get("plugin")})]).plugin
+        methods = wanted_methods(arguments.methods, named)
+        configs = [resolve(arguments, name, methods) for name in methods]
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(configs[0]), end="")
         return 0
     if arguments.resume:
-        check_paths(RunFolder(arguments.resume).located(config), resuming=True)
+        check_paths(RunFolder(arguments.resume).located(configs[0]), resuming=True)
     else:
-        check_paths(config)
+        check_paths(configs[0])
     try:
-        compare(config, methods, resume=arguments.resume)
+        compare(configs, resume=arguments.resume)
     except Interrupted as stopped:
         print(
             f"interrupted and saved; {RunFolder(stopped.args[0]).how_to_go_on('compare')}",
@@ -73,46 +87,66 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def wanted_methods(text: str | None) -> list[str]:
+def all_methods(plugins: Sequence[Path] = ()) -> list[str]:
+    """The methods that need nothing to be said about them."""
+    return [name for name, entry in known_methods(plugins).items() if entry.needs_nothing]
+
+
+def wanted_methods(text: str | None, plugins: Sequence[Path] = ()) -> list[str]:
     """The methods of a flag, all of them where it is not given."""
     if text is None:
-        return list(METHODS)
+        return all_methods(plugins)
+    known = list(known_methods(plugins))
     methods = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in methods:
-        if name not in METHODS:
-            raise UserError(f"--methods: no method {name}{nearest(name, METHODS)}")
+        if name not in known:
+            raise UserError(f"--methods: no method {name}{nearest(name, known)}")
     if not methods:
-        raise UserError(f"--methods must name one or more of {', '.join(METHODS)}")
+        raise UserError(f"--methods must name one or more of {', '.join(known)}")
     return methods
 
 
-def compare(
-    config: Config, methods: Sequence[str], *, resume: Path | None = None
-) -> list[dict[str, Any]]:
+def resumed_configs(arguments: Namespace) -> list[Config]:
+    """The configurations of the methods of a comparison that goes on."""
+    config, folder = resumed_config(arguments, "compare"), RunFolder(arguments.resume)
+    values = config.model_dump(mode="json", by_alias=True, exclude={"method"})
+    contents = folder.read_json(run_folder.COMPARISON)
+    options = contents.get("options", {})
+    layers = [{"method": options.get(name, {"name": name})} for name in contents["methods"]]
+    origin = str(folder.path)
+    return [folder.build([(origin, values), (origin, layer)]) for layer in layers]
+
+
+def compare(configs: Sequence[Config], *, resume: Path | None = None) -> list[dict[str, Any]]:
     """Train every method with every seed into one folder; returns the rows of its
     ``comparison.csv``.
 
-    ``resume`` is the folder of a comparison that was stopped. Raises ``AlreadyFinished`` where
-    nothing is left to do in it.
+    Args:
+        configs: one for each method, which differ in nothing else.
+        resume: the folder of a comparison that was stopped.
+
+    Raises:
+        AlreadyFinished: Nothing is left to do.
     """
     from gaal_fast.runs import figures
 
-    config = with_demo(config)
+    configs = [with_demo(config) for config in configs]
+    config, methods = configs[0], [each.method.name for each in configs]
     device = pick_device(config.train.device)
-    data = load(RunFolder(resume).located(config) if resume else config, device, methods=methods)
+    data = load([RunFolder(resume).located(c) if resume else c for c in configs], device)
     folder = RunFolder(
         resume or config.run.dir or run_folder.default_path(config.data.csv.stem, "compare")
     )
     if not resume:
-        RunFolder.create(folder.path, config, {run_folder.COMPARISON: {"methods": list(methods)}})
+        options = {c.method.name: c.method.model_dump(mode="json", by_alias=True) for c in configs}
+        contents = {"methods": methods, "options": options}
+        RunFolder.create(folder.path, config, {run_folder.COMPARISON: contents})
     rows: list[dict[str, Any]] = []
-    trained, part = 0, "test"
+    trained, part, score = 0, "test", "accuracy"
     with tidy_after_errors(folder, new=not resume, module="compare"):
-        for name in methods:
+        for own in configs:
+            name = own.method.name
             print(f"method {name}")
-            own = config.model_copy(
-                update={"method": config.method.model_copy(update={"name": name})}
-            )
             own_folder = RunFolder(folder.path / name)
             if not own_folder.path.exists():
                 RunFolder.create(own_folder.path, own)
@@ -123,11 +157,11 @@ def compare(
                 summary = own_folder.read_json(run_folder.SUMMARY)
             except Interrupted:
                 raise Interrupted(folder.path) from None
-            part = scored_part(summary)
+            part, score = scored_part(summary), main_score(summary)
             rows += rows_of(name, summary)
             if trained:
-                folder.write_rows(COMPARISON, rows, COLUMNS)
-                figures.comparison(rows, folder.file(FIGURE), f"{PARTS[part]} accuracy")
+                folder.write_rows(COMPARISON, rows, columns(score))
+                figures.comparison(rows, folder.file(FIGURE), title_of(part, score), score)
         if (
             not trained
             and folder.file(FIGURE).exists()
@@ -138,16 +172,26 @@ def compare(
             )
         folder.remove_partial()
         folder.write_config(config)
-        folder.write_rows(COMPARISON, rows, COLUMNS)
-        figures.comparison(rows, folder.file(FIGURE), f"{PARTS[part]} accuracy")
+        folder.write_rows(COMPARISON, rows, columns(score))
+        figures.comparison(rows, folder.file(FIGURE), title_of(part, score), score)
     if part == "val":
         print(
             "there is no test part: the accuracies are those of the validation rows, which also"
             " chose each method's epoch"
         )
-    print(table(rows, f"{PARTS[part]} accuracy"))
+    print(table(rows, title_of(part, score), score))
     print(f"run folder: {folder.path}")
     return rows
+
+
+def columns(score: str) -> tuple[str, ...]:
+    """The columns of ``comparison.csv``."""
+    return ("method", "modality", score, "std", "seeds")
+
+
+def title_of(part: str, score: str) -> str:
+    """What the numbers of a comparison are."""
+    return f"{PARTS[part]} {SCORE_WORDS[score]}"
 
 
 def is_complete(file: Path, methods: Sequence[str]) -> bool:
@@ -161,36 +205,38 @@ def rows_of(method: str, summary: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of ``comparison.csv`` for one method, one a modality; of the validation rows where
     there is no test part.
     """
-    part = scored_part(summary)
+    part, score = scored_part(summary), main_score(summary)
     return [
         {
             "method": method,
             "modality": modality,
-            "accuracy": value,
-            "std": summary["std"][part]["accuracy"][modality] if "std" in summary else None,
+            score: value,
+            "std": summary["std"][part][score][modality] if "std" in summary else None,
             "seeds": len(summary.get("seeds", [0])),
         }
-        for modality, value in summary[part]["accuracy"].items()
+        for modality, value in summary[part][score].items()
     ]
 
 
-def table(rows: Sequence[dict[str, Any]], title: str = "test accuracy") -> str:
-    """Accuracy by method and modality, with sample standard deviations over several seeds; title:
+def table(
+    rows: Sequence[dict[str, Any]], title: str = "test accuracy", score: str = "accuracy"
+) -> str:
+    """A score by method and modality, with sample standard deviations over several seeds; title:
     of which rows.
     """
     cells = {(row["method"], row["modality"]): row for row in rows}
+    modalities = sorted(dict.fromkeys(row["modality"] for row in rows), key=lambda n: n != "fused")
     width = max(16, len(title) + 1)
-    lines = [f"{title:<{width}}{'fused':>16}{'image':>16}{'table':>16}"]
+    lines = [f"{title:<{width}}" + "".join(f"{name:>16}" for name in modalities)]
     for method in dict.fromkeys(row["method"] for row in rows):
         words = []
-        for modality in ("multi", "image", "table"):
+        for modality in modalities:
             row = cells.get((method, modality))
-            if row is None or row["accuracy"] is None:
+            if row is None or row[score] is None:
                 words.append("-")
             else:
                 words.append(
-                    f"{row['accuracy']:.3f}"
-                    + ("" if row["std"] is None else f" ± {row['std']:.3f}")
+                    f"{row[score]:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}")
                 )
         lines.append(f"{method:<{width}}" + "".join(f"{word:>16}" for word in words))
     return "\n".join(lines)

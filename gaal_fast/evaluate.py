@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gaal_fast.config import INFERENCE_FLAGS, Parser, add_table_flags, table_settings
 from gaal_fast.config.command import (
@@ -25,16 +25,8 @@ from gaal_fast.files import write_text
 from gaal_fast.runs import folder as run_folder
 
 if TYPE_CHECKING:
-    from gaal_fast.engine import Predictions
     from gaal_fast.engine.inference import TrainedRun
-
-WORDS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "nll": "NLL (nats)",
-    "rows": "rows",
-}
+    from gaal_fast.tasks import Predictions, Scores
 
 
 @command(flags=INFERENCE_FLAGS)
@@ -103,15 +95,14 @@ def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
     is read.
     """
     device = pick_device(arguments.device)
-    import numpy as np
-    from sklearn.metrics import confusion_matrix
-
-    from gaal_fast.engine import scores
     from gaal_fast.engine.inference import TrainedRun
-    from gaal_fast.runs import figures
+    from gaal_fast.runs.naming import renamed, stored
+    from gaal_fast.tasks import FUSED, Classification
 
     run = TrainedRun.load(arguments.run, device=device)
     run.warn_if_unfinished(warn)
+    if arguments.picture is not None and not isinstance(run.task, Classification):
+        raise UserError("--picture: a confusion matrix is about classes, this run predicts values")
     if arguments.csv is None:
         predictions = _on_own_data(run, arguments.split or "test", arguments.workers)
     else:
@@ -119,20 +110,30 @@ def evaluate(arguments: Namespace, table: Mapping[str, str | None]) -> int:
         for message in data.warnings:
             warn(message)
         predictions = run.predict(data, workers=arguments.workers)
-    found = scores(predictions)
-    if not found["rows"]["multi"]:
+    found = run.task.scores(predictions)
+    if not found["rows"][FUSED]:
         raise UserError(f"--csv: {arguments.csv} has no row whose label the model knows")
-    print(_table(found))
+    print(_table(found, run.task.words))
     if arguments.out is not None:
-        write_text(arguments.out, json.dumps(found, indent=2) + "\n")
-    if arguments.picture is not None:
-        known = predictions.target >= 0
-        guess = predictions.logits["multi"].argmax(axis=1)
-        matrix = confusion_matrix(
-            predictions.target[known], guess[known], labels=np.arange(len(run.classes))
-        )
-        figures.confusion(matrix, [str(name) for name in run.classes], arguments.picture)
+        write_text(arguments.out, json.dumps(renamed(found, stored), indent=2) + "\n")
+    if arguments.picture is not None and isinstance(run.task, Classification):
+        draw_confusion(predictions, run.task.classes, arguments.picture)
     return 0
+
+
+def draw_confusion(predictions: Predictions, classes: Sequence[str | int], picture: Path) -> None:
+    """The confusion matrix of the fused prediction, as an image file."""
+    import numpy as np
+    from sklearn.metrics import confusion_matrix
+
+    from gaal_fast.runs import figures
+    from gaal_fast.tasks import FUSED
+
+    known = predictions.target >= 0
+    guess = predictions.outputs[FUSED].argmax(axis=1)
+    places = np.arange(len(classes))
+    matrix = confusion_matrix(predictions.target[known], guess[known], labels=places)
+    figures.confusion(matrix, [str(name) for name in classes], picture)
 
 
 def _on_own_data(run: TrainedRun, part: str, workers: int | None) -> Predictions:
@@ -159,13 +160,13 @@ def _on_own_data(run: TrainedRun, part: str, workers: int | None) -> Predictions
     return run.predict_dataset(data.dataset(rows), workers=workers)
 
 
-def _table(found: dict[str, dict[str, Any]]) -> str:
-    names = sorted(found["accuracy"], key=lambda name: (name != "multi", name))
-    lines = [f"{'':<20}" + "".join(f"{'fused' if name == 'multi' else name:>10}" for name in names)]
-    for score, words in WORDS.items():
+def _table(found: Scores, words: Mapping[str, str]) -> str:
+    names = sorted(found["rows"], key=lambda name: name != "fused")
+    lines = [f"{'':<20}" + "".join(f"{name:>10}" for name in names)]
+    for score, title in words.items():
         cells = [found[score][name] for name in names]
         lines.append(
-            f"{words:<20}"
+            f"{title:<20}"
             + "".join(
                 f"{'-' if c is None else c if score == 'rows' else format(c, '.4f'):>10}"
                 for c in cells

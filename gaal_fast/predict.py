@@ -25,7 +25,7 @@ from gaal_fast.files import replacing
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTION, USED = "prediction", "used_modalities"
+USED = "used_modalities"
 SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
 
 
@@ -87,7 +87,7 @@ def predict(arguments: Namespace, table: Mapping[str, str | None]) -> int:
         warn(message)
     predictions = run.predict(data, workers=arguments.workers)
     used = predictions.used_modalities()
-    write(data.frame, predictions.probabilities, run.classes, used, arguments.out)
+    write(data.frame, run.task.columns(predictions), used, arguments.out)
 
     unusable = {(issue.row, issue.column): issue for issue in (*data.issues, *predictions.issues)}
     for issue in list(unusable.values())[:5]:
@@ -110,21 +110,13 @@ def suffix(out: Path) -> str:
     raise UserError(f"--out: {out} must end in one of {', '.join(SUFFIXES)}")
 
 
-def write(
-    frame: pd.DataFrame,
-    probabilities: object,
-    classes: Sequence[object],
-    used: Sequence[str],
-    out: Path,
-) -> None:
-    """The input's columns in their order, then the prediction, one probability for each class, and
-    what each row was predicted from.
+def write(frame: pd.DataFrame, columns: pd.DataFrame, used: Sequence[str], out: Path) -> None:
+    """The input's columns in their order, then those of the predictions, and what each row was
+    predicted from.
     """
     import pandas as pd
 
-    table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
-    table.insert(0, PREDICTION, [classes[best] for best in table.to_numpy().argmax(axis=1)])
-    table[USED] = list(used)
+    table = columns.assign(**{USED: list(used)})
     replaced = [name for name in frame.columns if name in table.columns]
     if replaced:
         warn(

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gaal_fast.config import Config, Parser, add_config_flags, build, flag_values, resolve, to_yaml
+from gaal_fast.config import Config, Parser, add_config_flags, flag_values, resolve, to_yaml
 from gaal_fast.config.command import INTERRUPTED, command, os_error_words, pick_device, warn
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
 from gaal_fast.runs import folder as run_folder
 from gaal_fast.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gaal_fast.data import FusionData
 
 # The commonest class has this many times the rows of the rarest: the console shows balanced
@@ -103,7 +105,7 @@ def resumed_config(arguments: Any, module: str = "train") -> Config:
             # these are about this one.
             flags[key] = str(Path(value).expanduser().absolute())
     stored = folder.config()
-    config = build(
+    config = folder.build(
         [
             (str(folder.path), stored.model_dump(mode="json", by_alias=True)),
             ("the command line", flags),
@@ -124,6 +126,7 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
         ("--data.csv", config.data.csv),
         ("--data.images", config.data.images),
         ("--model.weights", config.model.weights),
+        *(("--plugin", file) for file in config.plugin),
     ):
         if path is not None and not path.exists():
             raise UserError(
@@ -164,7 +167,7 @@ def train(
     config = with_demo(config)
     located = RunFolder(resume).located(config) if resume else config
     device = pick_device(config.train.device)
-    data = load(located, device, methods=[config.method.name])
+    data = load([located], device)
     if dry_run:
         print("dry run: nothing was written")
         return None
@@ -177,27 +180,27 @@ def train(
         RunFolder.create(folder.path, config)
     with tidy_after_errors(folder, new=not resume):
         summary = run_seeds(config, data, folder, device=device)
-    print(result_words(summary, uneven=is_uneven(data.class_counts)))
+    classes = data.target.dtype.kind != "f"
+    print(result_words(summary, uneven=classes and is_uneven(data.class_counts)))
     print(f"run folder: {folder.path}")
     return summary
 
 
-def load(config: Config, device: Any, *, methods: Sequence[str]) -> FusionData:
-    """The data for ``methods``, after printing what was found; raises ``UserError`` where one of
-    them cannot use it.
+def load(configs: Sequence[Config], device: Any) -> FusionData:
+    """The data for configurations that differ in their methods, after printing what was found;
+    raises ``UserError`` where one of the methods cannot use it.
     """
     from gaal_fast.data import load_data
 
-    data = load_data(
-        config.data, decode=any(name != "table" for name in methods), progress=config.train.progress
-    )
+    config = configs[0]
+    decode = any(each.method.name != "table" for each in configs)
+    data = load_data(config.data, decode=decode, progress=config.train.progress)
     for message in data.warnings:
         warn(message)
-    for name in methods:
-        check_modalities(
-            config.model_copy(update={"method": config.method.model_copy(update={"name": name})}),
-            data,
-        )
+    for each in configs:
+        check_modalities(each, data)
+    for each in configs[1:]:
+        encoders(each, data)
     print(describe(config, data, device))
     return data
 
@@ -297,7 +300,7 @@ def over_seeds(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{part: gather(part, statistics.fmean) for part in parts},
         "std": {part: gather(part, statistics.stdev) for part in parts},
         "runs": [
-            {"seed": run["seed"], **{part: run[part]["accuracy"] for part in parts}}
+            {"seed": run["seed"], **{part: run[part][main_score(run)] for part in parts}}
             for run in summaries
         ],
     }
@@ -305,27 +308,48 @@ def over_seeds(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def check_modalities(config: Config, data: FusionData) -> None:
     """Refuse a method whose modalities the data does not have."""
-    if data.images is None and config.method.name != "table":
+    from gaal_fast.methods.build import modalities_of
+
+    names = data.modality_names
+    wanted = modalities_of(config, names if data.images is not None else ["image", *names])
+    if data.images is None and "image" in wanted:
         raise UserError(
             f"--data.image-column: no column of {config.data.csv} names images; "
             "name it, or train on the table alone with --method.name table"
         )
-    if not data.schema.features and config.method.name != "image":
+    if not data.schema.features and "table" in wanted:
         raise UserError(
             f"{config.data.csv}: {data.schema.without_features()}; "
             "train on the images alone with --method.name image"
         )
 
 
+def encoders(config: Config, data: FusionData) -> dict[str, int]:
+    """The parameters of each encoder, or of the whole model where it has none of that name.
+
+    The model is built without its values: shapes cost no memory and no draw of random numbers. A
+    method that its options do not suit raises ``UserError``.
+    """
+    import torch
+
+    from gaal_fast.engine.task import task_of
+    from gaal_fast.methods import build_method
+    from gaal_fast.models import Encoders
+
+    model = config.model.model_copy(update={"weights": None})
+    with torch.device("meta"):
+        method = build_method(config, task_of(data, config), data.train.specs, model)
+    method.task.selection(config.train.select)
+    own = getattr(method, "encoders", None)
+    parts: dict[str, nn.Module] = {"model": method}
+    if isinstance(own, Encoders):
+        parts = {f"{name} encoder": own.of(name) for name in method.modalities}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
 def describe(config: Config, data: FusionData, device: Any) -> str:
     """The plan in a few lines: data, split, model, steps."""
-    from gaal_fast.methods import build_method
-
-    model = build_method(config, classes=len(data.classes), table_features=data.table_width).model
-    sizes = ", ".join(
-        f"{name} encoder {sum(p.numel() for p in e.parameters()) / 1e6:.2f} M"
-        for name, e in model.encoders.items()
-    )
+    sizes = ", ".join(f"{n} {count / 1e6:.2f} M" for n, count in encoders(config, data).items())
     batches = -(-len(data.train) // config.train.batch_size)
     lines = [
         f"{config.data.csv}",
@@ -353,26 +377,34 @@ def result_words(summary: dict[str, Any], *, uneven: bool = False) -> str:
     lines = (
         ["there is no test part: these are the rows that chose the epoch"] if part == "val" else []
     )
-    for score, name in (("accuracy", "accuracy"), ("balanced_accuracy", "balanced accuracy")):
-        if score == "accuracy" or uneven:
+    scores = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+    if main_score(summary) == "r2":
+        scores, uneven = {"r2": "R²", "rmse": "RMSE"}, True
+    for score, name in scores.items():
+        if score == main_score(summary) or uneven:
             lines.append(f"{words} {name}{_score_words(summary, part, score)}")
     return "\n".join(lines)
 
 
+def main_score(summary: dict[str, Any]) -> str:
+    """The score that comparisons go by."""
+    return "r2" if "r2" in summary["test"] else "accuracy"
+
+
 def scored_part(summary: dict[str, Any]) -> str:
     """``test``, or ``val`` where the data has no test part."""
-    return "test" if summary["test"]["rows"]["multi"] else "val"
+    return "test" if summary["test"]["rows"]["fused"] else "val"
 
 
 def _score_words(summary: dict[str, Any], part: str, score: str) -> str:
-    from gaal_fast.engine.log import accuracy_words
+    from gaal_fast.runs.recorder import score_words
 
-    found, rows = summary[part][score], summary[part]["rows"]["multi"]
+    found, rows = summary[part][score], summary[part]["rows"]["fused"]
     if "std" not in summary:
-        return f"  {accuracy_words(found)}  ({rows:.0f} rows)"
+        return f"  {score_words(found)}  ({rows:.0f} rows)"
     std = summary["std"][part][score]
     words = [
-        f"{'fused' if name == 'multi' else name} {value:.3f} ± {std[name]:.3f}"
+        f"{name} {value:.3f} ± {std[name]:.3f}"
         for name, value in found.items()
         if value is not None
     ]

@@ -18,6 +18,7 @@ from gaal_fast.config.flags import (
     table_settings,
 )
 from gaal_fast.config.layers import PRESETS, build, load_yaml, to_yaml
+from gaal_fast.config.methods import MethodEntry, keys, known_methods
 from gaal_fast.config.sections import (
     Config,
     DataConfig,
@@ -26,10 +27,10 @@ from gaal_fast.config.sections import (
     OptimConfig,
     RunConfig,
     Section,
+    TaskConfig,
     TrainConfig,
-    keys,
 )
-from gaal_fast.config.values import DEVICE, DEVICE_WORDS
+from gaal_fast.config.values import DEVICE, DEVICE_WORDS, Fraction, Names
 
 __all__ = [
     "DEVICE",
@@ -39,18 +40,23 @@ __all__ = [
     "TABLE_KEYS",
     "Config",
     "DataConfig",
+    "Fraction",
     "MethodConfig",
+    "MethodEntry",
     "ModelConfig",
+    "Names",
     "OptimConfig",
     "Parser",
     "RunConfig",
     "Section",
+    "TaskConfig",
     "TrainConfig",
     "add_config_flags",
     "add_table_flags",
     "build",
     "flag_values",
     "keys",
+    "known_methods",
     "load_yaml",
     "resolve",
     "table_settings",

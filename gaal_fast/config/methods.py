@@ -10,14 +10,18 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gaal_fast.config.sections import MethodConfig
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from gaal_fast.config.sections import Config, MethodConfig, Section
+from gaal_fast.config.values import kebab
 from gaal_fast.errors import UserError
 
 DEFAULT = "gaal"
@@ -27,6 +31,8 @@ _PACKAGE = "gaal_fast.methods"
 _MODULES = ("typing", "collections", "math", "pathlib", "pydantic", "annotated_types")
 _CONFIG = "gaal_fast.config"
 _BUILT_IN_TYPES = {"bool", "dict", "float", "frozenset", "int", "list", "str", "tuple"}
+# Defaults in the files of runs from before each method had options of its own.
+_FORMER_DEFAULTS = {"order": ["image", "table"]}
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -58,6 +64,29 @@ class MethodEntry:
         """Whether all of its options have defaults."""
         return not any(field.is_required() for field in self.options.model_fields.values())
 
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """Its options by dotted key, ``method.name`` among them."""
+        return {f"method.{kebab(n)}": field for n, field in self.options.model_fields.items()}
+
+    def field(self, key: str) -> FieldInfo | None:
+        """The option under a dotted key, also where it is one of a further modality."""
+        for stem in self.options.per_modality:
+            if key not in self.fields and key.startswith(f"method.{stem}-"):
+                return next(f for k, f in self.fields.items() if k.startswith(f"method.{stem}-"))
+        return self.fields.get(key)
+
+    def is_default(self, key: str, value: object) -> bool:
+        """Whether ``value`` is what the option is without being given."""
+        field, name = self.field(key), key.removeprefix("method.")
+        if field is None or value == _FORMER_DEFAULTS.get(name):
+            return field is not None
+        try:
+            options = self.options.model_validate({name: value})
+        except ValidationError:
+            return False
+        return bool(options.model_dump(by_alias=True)[name] == field.default)
+
 
 @lru_cache
 def built_in() -> Mapping[str, MethodEntry]:
@@ -86,6 +115,28 @@ def known_methods(plugins: Sequence[Path] = ()) -> Mapping[str, MethodEntry]:
                 raise UserError(f": {file} registers {name}, as {other} does", key="plugin")
             found[name] = entry
     return found
+
+
+def owners(key: str, methods: Mapping[str, MethodEntry]) -> list[str]:
+    """The methods that take an option."""
+    return [name for name, entry in methods.items() if entry.field(key) is not None]
+
+
+def keys(methods: Mapping[str, MethodEntry] | None = None) -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key with its field, in the order of the help page, the options of all methods
+    among them.
+    """
+    for section, outer in Config.model_fields.items():
+        if section == "method":
+            found: dict[str, FieldInfo] = {}
+            for entry in (built_in() if methods is None else methods).values():
+                found = {**entry.fields, **found}
+            yield from found.items()
+        elif isinstance(outer.annotation, type) and issubclass(outer.annotation, Section):
+            for name, field in outer.annotation.model_fields.items():
+                yield f"{section}.{kebab(name)}", field
+        else:
+            yield section, outer
 
 
 def digest(file: Path) -> str:
@@ -194,10 +245,8 @@ class _File:
             raise self._error(getattr(node, "name", "import"), str(error)) from None
 
     def _error(self, what: str, reason: str) -> UserError:
-        return UserError(
-            f": {self.file}: the options of {what} cannot be read without running the file: {reason}",
-            key="plugin",
-        )
+        message = f"the options of {what} cannot be read without running the file: {reason}"
+        return UserError(f": {self.file}: {message}", key="plugin")
 
 
 @lru_cache(maxsize=256)

@@ -51,7 +51,7 @@ def _not_empty(value: Any) -> Any:
     return value
 
 
-def _each_once(value: list[str]) -> list[str]:
+def _each_once(value: list[Any]) -> list[Any]:
     if len(set(value)) != len(value):
         raise ValueError("names one thing twice")
     return value
@@ -126,6 +126,7 @@ Texts = Annotated[
     list[str], BeforeValidator(_texts), BeforeValidator(_split_commas), AfterValidator(_each_once)
 ]
 Place = Annotated[Path, BeforeValidator(_not_empty)]
+Places = Annotated[list[Place], BeforeValidator(_split_commas), AfterValidator(_each_once)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Limits = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
 # The largest seed that torch, NumPy and scikit-learn all take.

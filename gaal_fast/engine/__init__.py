@@ -9,19 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaal_fast.engine.evaluation import Predictions, predict, scores
+    from gaal_fast.engine.evaluation import predict
     from gaal_fast.engine.inference import TrainedRun
     from gaal_fast.engine.trainer import Trainer
 
-_PLACES = {
-    "Predictions": "evaluation",
-    "TrainedRun": "inference",
-    "Trainer": "trainer",
-    "predict": "evaluation",
-    "scores": "evaluation",
-}
+_PLACES = {"TrainedRun": "inference", "Trainer": "trainer", "predict": "evaluation"}
 
-__all__ = ["Predictions", "TrainedRun", "Trainer", "predict", "scores"]
+__all__ = ["TrainedRun", "Trainer", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,9 +12,6 @@ from gaal_fast.config import MethodConfig, ModelConfig
 from gaal_fast.data.batch import Batch, InputSpec
 from gaal_fast.tasks import Task
 from gaal_fast.tasks.base import Reduce
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
 
 # Batch normalization has no variance to divide by on a single row.
 SMALLEST_BATCH = 2
@@ -120,13 +117,14 @@ class Method(nn.Module):
         """The parts of the training, in order."""
         return [Phase("train", self.step, [self])]
 
-    def start_epoch(self, phase: Phase, epoch: int, rows: DataLoader[Batch]) -> None:
+    def start_epoch(self, phase: Phase, epoch: int, rows: Iterable[Batch]) -> None:
         """Prepare an epoch with a pass over the whole training set.
 
         Args:
             phase: the phase under way.
             epoch: of the phase, from 0.
-            rows: batches of all training rows in the table's order, not augmented.
+            rows: batches of all training rows in the table's order, not augmented, on the model's
+                device; they may be iterated over more than once.
         """
 
     def step(self, batch: Batch, update: Update) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from pydantic import Field
 
 from gaal_fast.config import MethodConfig

@@ -7,16 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from gaal_fast.runs import folder as run_folder
 from gaal_fast.files import replacing
+from gaal_fast.runs import folder as run_folder
 from gaal_fast.runs.folder import RunFolder
+from gaal_fast.runs.naming import loaded
 
 COLOURS = {
-    "multi": "#222222",
+    "fused": "#222222",
     "image": "#0072b2",
     "table": "#d55e00",
 }  # told apart by colour-blind readers too
-LABELS = {"multi": "fused"}
+OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 
 
 def _figure(columns: int) -> tuple[Any, Any]:
@@ -44,12 +45,12 @@ def _save(figure: Any, path: Path) -> None:
 def _lines(axes: Any, frame: pd.DataFrame, prefix: str, x: str) -> None:
     for column in frame.columns:
         if column.startswith(prefix):
-            name = column[len(prefix) :]
+            name = loaded(column).removeprefix(prefix)
             axes.plot(
                 frame[x],
                 frame[column],
                 color=COLOURS.get(name),
-                label=LABELS.get(name, name),
+                label=name,
                 marker="o",
                 markersize=2.5,
             )
@@ -68,9 +69,10 @@ def learning_curves(folder: RunFolder) -> None:
     frame = pd.read_csv(folder.file(run_folder.METRICS))
     figure, (loss, accuracy) = _figure(2)
     _lines(loss, frame, "train.loss.", "epoch")
-    loss.set_ylabel("training loss (nats)")
-    _lines(accuracy, frame, "val.accuracy.", "epoch")
-    accuracy.set_ylabel("validation accuracy")
+    loss.set_ylabel("training loss")
+    values = any(name.startswith("val.r2.") for name in frame)
+    _lines(accuracy, frame, "val.r2." if values else "val.accuracy.", "epoch")
+    accuracy.set_ylabel(f"validation {'R²' if values else 'accuracy'}")
     _save(figure, folder.file(run_folder.CURVES))
 
 
@@ -130,23 +132,33 @@ def confusion(matrix: Any, classes: list[str], path: Any) -> None:
     _save(figure, path)
 
 
-def comparison(rows: Any, path: Any, title: str = "test accuracy") -> None:
-    """Accuracy by method, one bar a modality with the sample standard deviation over seeds.
+def comparison(rows: Any, path: Any, title: str = "test accuracy", score: str = "accuracy") -> None:
+    """A score by method, one bar a modality with the sample standard deviation over seeds.
 
     rows: those of ``comparison.csv``; title: of which rows of the data.
     """
     figure, (axes,) = _figure(1)
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    modalities = sorted(dict.fromkeys(row["modality"] for row in rows), key=lambda n: n != "fused")
     figure.set_size_inches(max(5.0, 1.5 * len(methods) + 1), 3.8)
-    for offset, modality in enumerate(("multi", "image", "table")):
-        mine = [row for row in rows if row["modality"] == modality and row["accuracy"] is not None]
-        places = [methods.index(row["method"]) + 0.26 * (offset - 1) for row in mine]
-        heights, errors = [row["accuracy"] for row in mine], [row["std"] or 0 for row in mine]
-        bars = axes.bar(places, heights, 0.25, yerr=errors if any(errors) else None, capsize=2,
-                        color=COLOURS[modality], label=LABELS.get(modality, modality))  # fmt: skip
+    step = 0.78 / len(modalities)
+    for offset, modality in enumerate(modalities):
+        mine = [row for row in rows if row["modality"] == modality and row[score] is not None]
+        shift = step * (offset - (len(modalities) - 1) / 2)
+        places = [methods.index(row["method"]) + shift for row in mine]
+        heights, errors = [row[score] for row in mine], [row["std"] or 0 for row in mine]
+        bars = axes.bar(
+            places,
+            heights,
+            0.96 * step,
+            yerr=errors if any(errors) else None,
+            capsize=2,
+            color=COLOURS.get(modality, OTHERS[offset % len(OTHERS)]),
+            label=modality,
+        )
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.set_xticks(range(len(methods)), methods)
     axes.set_ylabel(title)
-    axes.set_ylim(0, 1.12)
+    axes.set_ylim(top=1.12)
     axes.legend(frameon=False, ncols=3, loc="upper center")
     _save(figure, path)

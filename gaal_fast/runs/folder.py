@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from gaal_fast import __version__
 from gaal_fast.config import Config, build, load_yaml, to_yaml
+from gaal_fast.config.methods import digest
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
+from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,9 @@ CHECKPOINT = "checkpoint.pt"
 CURVES = "learning_curves.png"
 CONFLICT = "conflict.png"
 COMPARISON = "comparison.json"  # only where the folder holds one run for each of several methods
+# What a checkpoint holds and how it is named. Raised with every change; the ones before the number
+# have none.
+CHECKPOINT_FORMAT = 2
 
 # Paths of a configuration. Relative ones are about the folder that training was started in.
 _PATHS = (("data", "csv"), ("data", "images"), ("data", "cache_dir"), ("model", "weights"))
@@ -69,7 +74,9 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             new.path.mkdir()
             new.write_config(config)
-            new.write_environment({"directory": cls(path)._relative(Path.cwd())})
+            start = {"directory": cls(path)._relative(Path.cwd())}
+            plugins = {str(file): digest(file.expanduser()) for file in config.plugin}
+            new.write_environment(start | ({"plugins": plugins} if plugins else {}))
             for name, content in (contents or {}).items():
                 new.write_json(name, content)
             os.rename(new.path, path)
@@ -129,20 +136,26 @@ class RunFolder:
         there from that place stays as it is, relative to the working directory: so a run folder
         that was moved alone still works beside its data.
         """
-        if not self.file(ENVIRONMENT).is_file():
-            return config
-        start = self.read_json(ENVIRONMENT).get("directory")
+        start = self._start()
         if start is None:
             return config
-        start = Path(os.path.normpath(Path(os.path.realpath(self.path)) / start))
         update: dict[str, dict[str, Path]] = {}
         for section, name in _PATHS:
             path = getattr(getattr(config, section), name)
             if path is not None and (start / path.expanduser()).exists():
                 update.setdefault(section, {})[name] = start / path.expanduser()
-        return config.model_copy(
-            update={s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
-        )
+        sections = {s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
+        plugin = [start / file.expanduser() for file in config.plugin]
+        return config.model_copy(update={**sections, "plugin": plugin})
+
+    def _start(self) -> Path | None:
+        """The directory that training was started in; None where the folder does not say."""
+        if not self.file(ENVIRONMENT).is_file():
+            return None
+        start = self.read_json(ENVIRONMENT).get("directory")
+        if start is None:
+            return None
+        return Path(os.path.normpath(Path(os.path.realpath(self.path)) / start))
 
     def _relative(self, place: Path) -> str:
         """``place`` seen from this folder: a tree moved as a whole keeps its links, and no home
@@ -164,9 +177,9 @@ class RunFolder:
         write_text(self.file(name), text)
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write_text(
-            name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        """Give the file called ``name`` what JSON can hold; no NaN."""
+        text = json.dumps(renamed(content, stored), indent=2, ensure_ascii=False, allow_nan=False)
+        self.write_text(name, text + "\n")
 
     def write_config(self, config: Config) -> None:
         self.write_text(CONFIG, to_yaml(config))
@@ -201,10 +214,10 @@ class RunFolder:
     def _rows(
         stream: Any, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool
     ) -> None:
-        writer = csv.DictWriter(stream, columns)
+        writer = csv.DictWriter(stream, [stored(name) for name in columns])
         if header:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(stored_row(row) for row in rows)
 
     def keep_rows(self, name: str, column: str, largest: int) -> None:
         """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``, and
@@ -234,7 +247,7 @@ class RunFolder:
 
         # Through memory: what torch says of a full disk is no OSError.
         content = io.BytesIO()
-        torch.save(dict(state), content)
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, content)
         with replacing(self.file(CHECKPOINT)) as stream:
             stream.write(content.getbuffer())
 
@@ -245,10 +258,19 @@ class RunFolder:
         data.preprocessor.save(self.path)
         data.reading.save(self.path)
         self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
+        values = data.target.dtype.kind == "f"
         facts = {
             "fingerprint": data.fingerprint,
             "split": data.split.hash,
-            "class_counts": data.class_counts.tolist(),
+            **(
+                {"targets": int(data.train.target.shape[1])}
+                if values
+                else {"class_counts": data.class_counts.tolist()}
+            ),
+            "inputs": {
+                name: {"kind": spec.kind, "shape": list(spec.shape)}
+                for name, spec in data.train.specs.items()
+            },
             "warnings": data.warnings,
         }
         self.write_json(DATA, facts)
@@ -257,11 +279,37 @@ class RunFolder:
     # ---------------------------------------------------------------------------------------------------
 
     def config(self) -> Config:
-        return build([(str(self.file(CONFIG)), load_yaml(self.file(CONFIG), flag=None))])
+        """The configuration of the run, with its paths as they were given.
+
+        Raises:
+            UserError: A plug-in file of its method is gone or has changed.
+        """
+        values = load_yaml(self.file(CONFIG), flag=None)
+        self._check_plugins()
+        return self.build([(str(self.file(CONFIG)), values)], stored=True)
+
+    def build(
+        self, layers: Sequence[tuple[str, dict[str, Any]]], *, stored: bool = False
+    ) -> Config:
+        """A configuration whose relative plug-in files are about the run's own start."""
+        return build(layers, base=self._start(), stored=stored)
+
+    def _check_plugins(self) -> None:
+        environment = self.file(ENVIRONMENT)
+        plugins = self.read_json(ENVIRONMENT).get("plugins", {}) if environment.is_file() else {}
+        for name, former in plugins.items():
+            file = (self._start() or Path()) / Path(name).expanduser()
+            if not file.is_file():
+                raise UserError(f"{self.path} was trained with the plug-in {file}, which is gone")
+            if digest(file) != former:
+                raise UserError(
+                    f"{self.path} was trained with the plug-in {file}, which has changed since; put"
+                    " the former file back or train anew"
+                )
 
     def read_json(self, name: str) -> Any:
         try:
-            return json.loads(self.file(name).read_text(encoding="utf-8"))
+            return renamed(json.loads(self.file(name).read_text(encoding="utf-8")), loaded)
         except FileNotFoundError:
             raise UserError(
                 f"{self.path} has no {name}: the run has not finished; {self.how_to_go_on()}"
@@ -287,17 +335,32 @@ class RunFolder:
             raise UserError(f"{self.file(WEIGHTS)} is damaged: {error}") from None
 
     def checkpoint(self) -> dict[str, Any]:
+        """What ``save_checkpoint`` was given.
+
+        Raises:
+            UserError: With the key ``resume``, where it is damaged or of another format.
+        """
         import torch
 
+        file = self.file(CHECKPOINT)
         # `weights_only` unpickles tensors and plain containers and runs no code.
         try:
-            return torch.load(self.file(CHECKPOINT), map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # a damaged archive fails in zip, in pickle or in torch
+            reason = str(error).splitlines()[0]
+            raise UserError(f": {file} is damaged: {reason}", key="resume") from error
+        found = state.pop("format", None) if isinstance(state, dict) else None
+        if found != CHECKPOINT_FORMAT:
+            older = not isinstance(found, int) or found < CHECKPOINT_FORMAT
             raise UserError(
-                f"--resume: {self.file(CHECKPOINT)} is damaged: {str(error).splitlines()[0]}"
-            ) from error
+                f": {file} has {'no format number' if found is None else f'format {found}'}, this"
+                f" version reads format {CHECKPOINT_FORMAT}; go on with the"
+                f" {'older' if older else 'newer'} version that wrote it, or train anew",
+                key="resume",
+            )
+        return state
 
     def preprocessor(self) -> TablePreprocessor:
         from gaal_fast.data import TablePreprocessor

@@ -203,7 +203,7 @@ class Task(nn.Module, ABC):
         if reduce is not None:
             reduce([*grads, *guides])
         projection = align_(grads, guides, **rule)
-        return GuidedStep(loss.detach(), grad_features, *grads, projection, index)
+        return GuidedStep(loss.detach(), grad_features, grads[0], grads[1], projection, index)
 
     @torch.no_grad()
     def _guiding_rows(self, head: nn.Linear, guide: Guide) -> Tensor:
