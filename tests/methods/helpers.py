@@ -32,7 +32,7 @@ def make_batch(
     size: int = ROWS,
     dtype: torch.dtype = torch.float64,
 ) -> Batch:
-    """Rows of classes that have every modality; each is a table that carries a trace of the class."""
+    """Rows with every modality, each a table that carries a trace of the class."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(CLASSES, (size,), generator=generator)
     views = {

@@ -193,8 +193,10 @@ def test_three_modalities_are_each_guided_by_the_one_before() -> None:
     method.step(make_batch(0, names), update)
     assert update.parts == list(names)
     assert [(n, g) for n, _, g in record.forwards] == [
-        ("image", True), ("sound", False), ("table", True), ("image", False), ("sound", True), ("table", False),
-    ]  # fmt: skip
+        *(("image", True), ("sound", False)),
+        *(("table", True), ("image", False)),
+        *(("sound", True), ("table", False)),
+    ]
     assert record.backwards == {"image": 1, "table": 1, "sound": 1}
 
 
