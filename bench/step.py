@@ -13,13 +13,14 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,16 +28,18 @@ from bench import machine, pictures, report
 from bench.report import Row
 from bench.timing import Timing, in_one_line, undisturbed, wait_for_other_threads
 from gaal_fast import ops
-from gaal_fast.methods import AlternatingLearning
-from gaal_fast.methods.alternating import SurgeryOptions
-from gaal_fast.models import SharedHeadModel, TableEncoder, build_image_encoder
+from gaal_fast.config import ModelConfig
+from gaal_fast.data.batch import Batch, InputSpec, View
+from gaal_fast.engine.precision import set_precision
+from gaal_fast.engine.update import OptimizerUpdate
+from gaal_fast.methods import Gaal
+from gaal_fast.tasks import Classification
 from tests.reference.released import ReleasedStep
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = ("image", "table")
 TABLE_COLUMNS = 63  # of the preprocessed DVM table
 WIDTH = 2048  # features of the paper's encoders
-RULE = {"rule": "official"}
 OPTIMISER = {"lr": 1e-3, "weight_decay": 1e-4}
 
 Optimiser = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -62,17 +65,11 @@ class Options:
     compile: bool
 
 
-@dataclass
-class Batch:
-    """A ``TrainingBatch`` in which every row has both modalities."""
-
-    target: Tensor
-    inputs: dict[str, Tensor]
-    rows: dict[str, Tensor]
-
-    def to_channels_last(self) -> Batch:
-        pictures_last = self.inputs["image"].contiguous(memory_format=torch.channels_last)
-        return Batch(self.target, self.inputs | {"image": pictures_last}, self.rows)
+def to_channels_last(batch: Batch) -> Batch:
+    """The batch with the channels of its images innermost."""
+    values, rows = batch.views["image"]
+    last = values.contiguous(memory_format=torch.channels_last)
+    return Batch(batch.target, batch.index, {**batch.views, "image": View(last, rows)})
 
 
 def make_batch(options: Options, seed: int, dtype: torch.dtype = torch.float32) -> Batch:
@@ -88,24 +85,42 @@ def make_batch(options: Options, seed: int, dtype: torch.dtype = torch.float32) 
     )
     table = torch.randn(options.batch, TABLE_COLUMNS, generator=generator) + shift
     rows = torch.arange(options.batch, device=options.device)
-    inputs = {"image": pixels.to(options.device, dtype), "table": table.to(options.device, dtype)}
-    return Batch(target.to(options.device), inputs, dict.fromkeys(ORDER, rows))
+    views = {
+        "image": View(pixels.to(options.device, dtype), rows),
+        "table": View(table.to(options.device, dtype), rows),
+    }
+    return Batch(target.to(options.device), rows, views)
 
 
-def make_model(options: Options) -> SharedHeadModel:
-    """The paper's networks, always with the same initial weights."""
+def make_model(options: Options, guide: str = "fresh") -> Gaal:
+    """The paper's networks, always with the same initial weights, trained with the released code's
+    rule and fractions.
+    """
     torch.manual_seed(0)
-    image, width = build_image_encoder(options.image)
-    return SharedHeadModel(
-        {"image": image, "table": TableEncoder(TABLE_COLUMNS, width, WIDTH)}, width, options.classes
+    inputs = {
+        "image": InputSpec("image", (3, options.pixels, options.pixels)),
+        "table": InputSpec("table", (TABLE_COLUMNS,)),
+    }
+    return Gaal(
+        Gaal.Options.model_validate({"rule": "official", "guide": guide}),
+        Classification(range(options.classes), np.ones(options.classes)),
+        inputs,
+        ModelConfig(image=options.image, hidden=WIDTH),
     )
 
 
-def our_method(model: SharedHeadModel, guide: str) -> AlternatingLearning:
-    """Ours with the released code's rule and fractions."""
-    return AlternatingLearning(
-        model, order=ORDER, surgery=SurgeryOptions(dict.fromkeys(ORDER, 0.5), RULE, guide)
-    )
+class Step:
+    """Ours; the scalars of the last batch's updates stay in ``reports``."""
+
+    def __init__(self, method: Gaal, optimizer: torch.optim.Optimizer) -> None:
+        self.method = method
+        self.reports: list[Mapping[str, Tensor]] = []
+        self.update = OptimizerUpdate(optimizer, lambda _part, found: self.reports.append(found))
+
+    def __call__(self, batch: Batch) -> list[Mapping[str, Tensor]]:
+        self.reports = []
+        self.method.step(batch, self.update)
+        return self.reports
 
 
 # -- variants
@@ -118,7 +133,7 @@ class Trainer:
 
     name: str
     step: Callable[[Batch], Any]
-    model: SharedHeadModel
+    model: Gaal
     optimizer: torch.optim.Optimizer
     released: ReleasedStep | None = None
     channels_last: bool = False
@@ -136,11 +151,11 @@ def released(options: Options, *, isolate: bool = False, optimiser: Optimiser = 
     model = make_model(options).to(options.device).train()
     optimizer = optimiser(model.parameters())
     step = ReleasedStep(
-        model.encoders["image"], model.encoders["table"], model.head, optimizer, isolate=isolate
+        *(model.encoders.of(name) for name in ORDER), model.head, optimizer, isolate=isolate
     )
     return Trainer(
         "released",
-        lambda b: step(b.inputs["image"], b.inputs["table"], b.target),
+        lambda b: step(*(b.views[name].values for name in ORDER), b.target),
         model,
         optimizer,
         step,
@@ -151,24 +166,23 @@ def ours(
     options: Options, *, guide: str = "fresh", name: str = "ours", optimiser: Optimiser = adam
 ) -> Trainer:
     """Ours in plain fp32, the released step's optimiser and settings."""
-    model = make_model(options).to(options.device).train()
+    model = make_model(options, guide).to(options.device).train()
     optimizer = optimiser(model.parameters())
-    method = our_method(model, guide)
-    return Trainer(name, lambda b: method.training_step(b, optimizer), model, optimizer)
+    return Trainer(name, Step(model, optimizer), model, optimizer)
 
 
 def fast(options: Options, *, guide: str, compile: bool, graph: bool, name: str) -> Trainer:
     """Ours with bfloat16 encoders, channels-last pictures and a fused optimiser; compiled encoders
     and one CUDA graph if asked.
     """
-    model = make_model(options).to(options.device, memory_format=torch.channels_last).train()
-    model.autocast_dtype = torch.bfloat16
+    model = make_model(options, guide).to(options.device, memory_format=torch.channels_last).train()
+    set_precision(model, "bf16")
     if compile:
         for encoder in model.encoders.values():
             encoder.compile(dynamic=False)
     optimizer = torch.optim.Adam(model.parameters(), **OPTIMISER, fused=True, capturable=graph)
-    method = our_method(model, guide)
-    step = GraphedStep(method, optimizer) if graph else lambda b: method.training_step(b, optimizer)
+    plain = Step(model, optimizer)
+    step = GraphedStep(plain) if graph else plain
     return Trainer(name, step, model, optimizer, channels_last=True, opaque=graph)
 
 
@@ -179,12 +193,12 @@ def released_fast(options: Options, *, compile: bool) -> Trainer:
         for encoder in model.encoders.values():
             encoder.compile(dynamic=False)
     optimizer = torch.optim.Adam(model.parameters(), **OPTIMISER, fused=True)
-    image, table = (Bfloat16(model.encoders[name]) for name in ORDER)
+    image, table = (Bfloat16(model.encoders.of(name)) for name in ORDER)
     step = ReleasedStep(image, table, model.head, optimizer, isolate=False)
     name = "released, bf16" + ", compiled" * compile
     return Trainer(
         name,
-        lambda b: step(b.inputs["image"], b.inputs["table"], b.target),
+        lambda b: step(*(b.views[name].values for name in ORDER), b.target),
         model,
         optimizer,
         step,
@@ -208,38 +222,32 @@ class Bfloat16(nn.Module):
 class GraphedStep:
     """A whole training step in one CUDA graph, which has buffers of its own for the batch."""
 
-    def __init__(
-        self, method: AlternatingLearning, optimizer: torch.optim.Optimizer, warm_up: int = 3
-    ) -> None:
-        self.method, self.optimizer, self.warm_up = method, optimizer, warm_up
+    def __init__(self, step: Callable[[Batch], Any], warm_up: int = 3) -> None:
+        self.step, self.warm_up = step, warm_up
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> Any:
         if self.graph is None:
             self._capture(batch)
         self.batch.target.copy_(batch.target)
-        for name, values in batch.inputs.items():
-            self.batch.inputs[name].copy_(values)
+        for name, view in batch.views.items():
+            self.batch.views[name].values.copy_(view.values)
         self.graph.replay()
         return self.reports
 
     def _capture(self, batch: Batch) -> None:
-        self.batch = Batch(
-            batch.target.clone(),
-            {name: values.clone() for name, values in batch.inputs.items()},
-            batch.rows,
-        )
+        self.batch = batch.map(torch.clone)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(
             side
         ):  # the optimiser's state and the libraries' workspaces come into being here
             for _ in range(self.warm_up):
-                self.method.training_step(self.batch, self.optimizer)
+                self.step(self.batch)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.reports = self.method.training_step(self.batch, self.optimizer)
+            self.reports = self.step(self.batch)
 
 
 def makers(options: Options) -> dict[str, Callable[[], Trainer]]:
@@ -347,7 +355,7 @@ def breakdown(
     ]
     if trainer.released is None:
         wrapped += [
-            (trainer.model, "encode", forward),
+            (trainer.model.encoders, "forward", forward),
             (ops, "guided_linear_ce", "head and surgery"),
         ]
     else:
@@ -449,7 +457,7 @@ def time_steps(
     """
     draw = random.Random(0)
     together = 3 if options.device.type == "cuda" else 1
-    last_batches = [batch.to_channels_last() for batch in batches]
+    last_batches = [to_channels_last(batch) for batch in batches]
     began, rounds = time.perf_counter(), 0
     with undisturbed():
         while rounds < least or (rounds < most and time.perf_counter() - began < options.seconds):
@@ -479,7 +487,7 @@ def run(options: Options) -> tuple[list[Row], Equality]:
         try:
             trainer = make()
             for batch in batches[:2]:
-                trainer.step(batch.to_channels_last() if trainer.channels_last else batch)
+                trainer.step(to_channels_last(batch) if trainer.channels_last else batch)
             machine.synchronize(options.device)
         except (
             Exception
@@ -502,7 +510,7 @@ def run(options: Options) -> tuple[list[Row], Equality]:
     )
     rows = []
     for trainer in trainers:
-        mine = [batch.to_channels_last() for batch in batches] if trainer.channels_last else batches
+        mine = [to_channels_last(batch) for batch in batches] if trainer.channels_last else batches
         rows.append(common | _row(trainer, mine, options, baseline))
     for row in rows:
         if row["variant"] == "ours":

@@ -8,14 +8,16 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from gaal_fast.config import (
     Config,
-    MethodConfig,
     Parser,
     add_config_flags,
+    build,
+    flag_values,
     flags_alone,
+    known_methods,
+    load_yaml,
     resolve,
     to_yaml,
 )
@@ -23,22 +25,20 @@ from gaal_fast.config.command import INTERRUPTED, command, pick_device, warn_all
 from gaal_fast.errors import Interrupted, UserError, nearest
 from gaal_fast.runs.comparison import table
 from gaal_fast.runs.folder import RunFolder
-from gaal_fast.runs.resume import check_paths, resumed_config
-
-METHODS = get_args(MethodConfig.model_fields["name"].annotation)
+from gaal_fast.runs.resume import check_paths, resumed_configs
 
 
 @command()
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     folder = RunFolder.open(arguments.resume, "resume") if arguments.resume else None
-    config, methods = _settings(arguments, folder)
+    configs = _configs(arguments, folder)
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(configs[0]), end="")
         return 0
-    check_paths(folder.located(config) if folder else config, resuming=folder is not None)
+    check_paths(folder.located(configs[0]) if folder else configs[0], resuming=folder is not None)
     try:
-        _compare(config, methods, folder)
+        _compare(configs, folder)
     except Interrupted as stopped:
         go_on = RunFolder(stopped.args[0]).how_to_go_on("compare")
         print(f"interrupted and saved; {go_on}", file=sys.stderr)
@@ -57,7 +57,7 @@ def _parser() -> Parser:
         example="python -m gaal_fast.compare --methods gaal,concat --train.seeds 5",
     )
     parser.add_argument(
-        "--methods", metavar="NAMES", help=f"comma-separated (default {','.join(METHODS)})"
+        "--methods", metavar="NAMES", help=f"comma-separated (default {','.join(all_methods())})"
     )
     parser.add_argument(
         "--resume", type=Path, metavar="DIR", help="go on with the comparison in this folder"
@@ -66,38 +66,47 @@ def _parser() -> Parser:
     return parser
 
 
-def _settings(arguments: Namespace, resumed: RunFolder | None) -> tuple[Config, list[str]]:
-    if resumed is None:
-        return resolve(arguments), wanted_methods(arguments.methods)
-    config = resumed_config(resumed, flags_alone(arguments), "compare")
-    if arguments.methods is not None:
-        raise UserError("cannot change when a comparison is resumed", key="methods")
-    return config, [folder.path.name for folder in resumed.compared()]
+def _configs(arguments: Namespace, resumed: RunFolder | None) -> list[Config]:
+    """One configuration for each method."""
+    if resumed is not None:
+        if arguments.methods is not None:
+            raise UserError("cannot change when a comparison is resumed", key="methods")
+        return resumed_configs(resumed, flags_alone(arguments))
+    plugins = flag_values(arguments).get("plugin")
+    layer = load_yaml(arguments.config) if arguments.config else {}
+    named = build([("", {"plugin": plugins or layer.get("plugin")})]).plugin
+    methods = wanted_methods(arguments.methods, named)
+    return [resolve(arguments, name, methods) for name in methods]
 
 
-def wanted_methods(text: str | None) -> list[str]:
+def all_methods(plugins: Sequence[Path] = ()) -> list[str]:
+    """The methods that need nothing to be said about them."""
+    return [name for name, entry in known_methods(plugins).items() if entry.needs_nothing]
+
+
+def wanted_methods(text: str | None, plugins: Sequence[Path] = ()) -> list[str]:
     """The methods of a flag, all of them where it is not given.
 
     Raises:
         UserError: For an unknown name, and for none at all.
     """
     if text is None:
-        return list(METHODS)
+        return all_methods(plugins)
+    known = list(known_methods(plugins))
     methods = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in methods:
-        if name not in METHODS:
-            raise UserError(f": no method {name}{nearest(name, METHODS)}", key="methods")
+        if name not in known:
+            raise UserError(f": no method {name}{nearest(name, known)}", key="methods")
     if not methods:
-        raise UserError(f"must name one or more of {', '.join(METHODS)}", key="methods")
+        raise UserError(f"must name one or more of {', '.join(known)}", key="methods")
     return methods
 
 
-def _compare(config: Config, methods: Sequence[str], resumed: RunFolder | None) -> None:
-    device = pick_device(config.train.device)
+def _compare(configs: Sequence[Config], resumed: RunFolder | None) -> None:
+    device = pick_device(configs[0].train.device)
     from gaal_fast.engine import comparison, experiment
 
-    config = experiment.with_demo(config)
-    configs = [experiment.with_method(config, name) for name in methods]
+    configs = [experiment.with_demo(config) for config in configs]
     located = [resumed.located(each) if resumed else each for each in configs]
     data = experiment.load(located)
     warn_all(data.warnings)

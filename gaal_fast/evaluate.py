@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,8 @@ from gaal_fast.runs.naming import FUSED
 from gaal_fast.runs.summary import Scores, fused_first, write_scores
 
 if TYPE_CHECKING:
-    from gaal_fast.engine import Predictions, TrainedRun
-
-WORDS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "nll": "NLL (nats)",
-    "rows": "rows",
-}
+    from gaal_fast.engine import TrainedRun
+    from gaal_fast.tasks import Predictions
 
 
 @command(flags=INFERENCE_FLAGS)
@@ -109,20 +102,24 @@ def _check_image_format(path: Path) -> None:
 
 def _evaluate(arguments: Namespace, table: TableSettings, workers: int | None) -> None:
     device = pick_device(arguments.device)
-    from gaal_fast.engine import TrainedRun, confusion_counts, scores
+    from gaal_fast.engine import TrainedRun, confusion_counts
     from gaal_fast.runs.figures import confusion
+    from gaal_fast.tasks import Classification
 
     run = TrainedRun.load(arguments.run, device=device)
     warn_all(run.doubts())
+    if arguments.picture is not None and not isinstance(run.task, Classification):
+        message = ": a confusion matrix is about classes, this run predicts values"
+        raise UserError(message, key="picture")
     predictions = _predictions(run, arguments, table, workers)
-    found = scores(predictions)
+    found = run.task.scores(predictions)
     if not found["rows"][FUSED]:
         raise UserError(f": {arguments.csv} has no row whose label the model knows", key="csv")
-    print(score_table(found))
+    print(score_table(found, run.task.words))
     if arguments.out is not None:
         write_scores(arguments.out, found)
-    if arguments.picture is not None:
-        names = [str(name) for name in run.classes]
+    if arguments.picture is not None and isinstance(run.task, Classification):
+        names = [str(name) for name in run.task.classes]
         confusion(confusion_counts(predictions, len(names)), names, arguments.picture)
 
 
@@ -136,13 +133,13 @@ def _predictions(
     return run.predict(data, workers=workers)
 
 
-def score_table(found: Scores) -> str:
-    """Scores by line, modalities by column."""
-    names = fused_first(found["accuracy"])
+def score_table(found: Scores, words: Mapping[str, str]) -> str:
+    """Scores by line, modalities by column; words: what each score is called."""
+    names = fused_first(found["rows"])
     lines = [f"{'':<20}" + "".join(f"{name:>10}" for name in names)]
-    for score, words in WORDS.items():
+    for score, title in words.items():
         cells = [_cell(score, found[score][name]) for name in names]
-        lines.append(f"{words:<20}" + "".join(f"{cell:>10}" for cell in cells))
+        lines.append(f"{title:<20}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -74,7 +74,7 @@ def _train(config: Config, resumed: RunFolder | None, arguments: Namespace) -> N
         print("dry run: nothing was written")
         return
     folder, summary = experiment.train(config, data, device=device, say=print, resumed=resumed)
-    print(result_words(summary, uneven=experiment.is_uneven(data.class_counts)))
+    print(result_words(summary, uneven=experiment.is_uneven(data)))
     print(f"run folder: {folder.path}")
 
 

@@ -6,15 +6,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gaal_fast.config import build
+from gaal_fast.config import ModelConfig, build
+from gaal_fast.data.batch import InputSpec
 from gaal_fast.errors import UserError
 from gaal_fast.methods import build_method
-from gaal_fast.models import SmallImageEncoder, TableEncoder, build_image_encoder
+from gaal_fast.models import (
+    SmallImageEncoder,
+    TableEncoder,
+    build_encoders,
+    build_image_encoder,
+    image_width,
+)
+from gaal_fast.tasks import Classification
+
+IMAGE, TABLE = InputSpec("image", (3, 16, 16)), InputSpec("table", (5,))
 
 
 @pytest.mark.parametrize(
@@ -26,6 +37,7 @@ def test_image_encoder_gives_features_of_the_width_it_says(
 ) -> None:
     encoder, found = build_image_encoder(name, width=width)
     assert found == features
+    assert width is not None or image_width(name) == features
     assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, features)
 
 
@@ -89,6 +101,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
 def test_timm_encoders_are_taken_when_timm_is_there() -> None:
     pytest.importorskip("timm", reason="timm is an optional dependency")
     encoder, features = build_image_encoder("timm:mobilenetv3_small_050")
+    assert image_width("timm:mobilenetv3_small_050") == features
     assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, features)
     with pytest.raises(UserError, match="timm has no model mobilnet"):
         build_image_encoder("timm:mobilnet")
@@ -97,7 +110,46 @@ def test_timm_encoders_are_taken_when_timm_is_there() -> None:
 def test_both_encoders_end_in_one_width_also_when_a_modality_is_alone() -> None:
     def width(name: str) -> int:
         config = build([("test", {"method": {"name": name}, "model": {"image": "resnet18"}})])
-        return build_method(config, classes=3, table_features=5).model.head.in_features
+        inputs = {"image": IMAGE, "table": TABLE}
+        method = build_method(config, Classification("abc", np.ones(3)), inputs)
+        return int(method.head.in_features)
 
     assert {width("gaal"), width("image"), width("table")} == {512}
     assert width("concat") == 1024
+
+
+def test_images_have_encoders_of_their_own_or_share_one() -> None:
+    inputs = {"front": IMAGE, "kitchen": IMAGE, "facts": TABLE}
+    own = build_encoders(inputs, ModelConfig(image="small", width=8))
+    assert own.of("front") is not own.of("kitchen")
+    assert sorted({name.split(".")[0] for name in own.state_dict()}) == [
+        "facts",
+        "front",
+        "kitchen",
+    ]
+    shared = build_encoders(inputs, ModelConfig(image="small", width=8, share_images=True))
+    assert shared.of("front") is shared.of("kitchen")
+    assert {name.split(".")[0] for name in shared.state_dict()} == {"facts", "images"}
+    for encoders in (own, shared):
+        assert encoders("kitchen", torch.rand(2, 3, 16, 16)).shape == (2, 8)
+        assert encoders("facts", torch.rand(2, 5)).shape == (2, 8)
+
+
+def test_a_modality_may_have_any_name() -> None:
+    names = ["front.jpg", "values", "Grundriß 2", "images", "a/b"]
+    encoders = build_encoders(dict.fromkeys(names, TABLE), ModelConfig(image="small", width=8))
+    assert len(set(map(id, map(encoders.of, names)))) == len(names)
+    for name in names:
+        assert encoders(name, torch.rand(2, 5)).shape == (2, 8)
+
+
+def test_encoders_compute_in_half_precision_and_hand_on_float32() -> None:
+    encoders = build_encoders({"table": TABLE}, ModelConfig(image="small", width=8))
+    seen: list[torch.dtype] = []
+    encoders.of("table").register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    exact = encoders("table", torch.ones(2, 5))
+    encoders.autocast = torch.bfloat16
+    rounded = encoders("table", torch.ones(2, 5))
+    assert seen == [torch.float32, torch.bfloat16]
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.05)

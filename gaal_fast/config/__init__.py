@@ -19,7 +19,8 @@ from gaal_fast.config.flags import (
     resolve,
     table_settings,
 )
-from gaal_fast.config.layers import PRESETS, build, load_yaml, to_yaml
+from gaal_fast.config.layers import COMMAND_LINE, PRESETS, build, load_yaml, to_yaml
+from gaal_fast.config.methods import MethodEntry, keys, known_methods
 from gaal_fast.config.sections import (
     Config,
     DataConfig,
@@ -28,12 +29,13 @@ from gaal_fast.config.sections import (
     OptimConfig,
     RunConfig,
     Section,
+    TaskConfig,
     TrainConfig,
-    keys,
 )
-from gaal_fast.config.values import DEVICE, DEVICE_WORDS
+from gaal_fast.config.values import DEVICE, DEVICE_WORDS, Fraction, Names
 
 __all__ = [
+    "COMMAND_LINE",
     "DEVICE",
     "DEVICE_WORDS",
     "INFERENCE_FLAGS",
@@ -41,13 +43,17 @@ __all__ = [
     "TABLE_KEYS",
     "Config",
     "DataConfig",
+    "Fraction",
     "MethodConfig",
+    "MethodEntry",
     "ModelConfig",
+    "Names",
     "OptimConfig",
     "Parser",
     "RunConfig",
     "Section",
     "TableSettings",
+    "TaskConfig",
     "TrainConfig",
     "add_config_flags",
     "add_table_flags",
@@ -55,6 +61,7 @@ __all__ = [
     "flag_values",
     "flags_alone",
     "keys",
+    "known_methods",
     "load_yaml",
     "resolve",
     "table_settings",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypedDict, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from gaal_fast.config.help import page
-from gaal_fast.config.layers import PRESETS, build, load_yaml, plain
-from gaal_fast.config.sections import Config, DataConfig, keys
+from gaal_fast.config.layers import COMMAND_LINE, PRESET, PRESETS, build, load_yaml, plain
+from gaal_fast.config.methods import MethodEntry, built_in, keys, known_methods, owners
+from gaal_fast.config.sections import Config, DataConfig
 from gaal_fast.config.values import kebab
 from gaal_fast.errors import UserError, nearest
 
@@ -36,6 +39,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.leading, self.example = leading, example
+        self.groups: dict[str, argparse._ArgumentGroup] = {}
+        self.takes_config = False
 
     def format_help(self) -> str:
         """The page that begins with the sentence, the ``leading`` flags and the ``example``."""
@@ -51,13 +56,41 @@ class Parser(argparse.ArgumentParser):
             kebab(a.split("=", 1)[0]) + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a
             for a in argv
         ]
+        if self.takes_config and (plugins := _plugins(argv)):
+            _add_keys(self, known_methods(plugins))
         namespace, unknown = self.parse_known_args(argv)
+        if self.takes_config:
+            unknown = _take_method_flags(unknown, namespace)
         if unknown:
             flag = unknown[0].split("=", 1)[0]
             flags = [option for action in self._actions for option in action.option_strings]
             what = "unknown key" if flag.startswith("-") else "unexpected argument"
             raise UserError(f"{what} {flag}{nearest(flag, flags)}")
         return namespace
+
+
+def _plugins(argv: Sequence[str]) -> list[Path]:
+    """The files after ``--plugin``, whose methods have flags of their own."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--plugin", nargs="?", default="")
+    text = early.parse_known_args(list(argv))[0].plugin or ""
+    return build([(COMMAND_LINE, {"plugin": text})]).plugin
+
+
+def _take_method_flags(unknown: Sequence[str], namespace: argparse.Namespace) -> list[str]:
+    """What is left of ``unknown`` after the options of methods: those of a plug-in that a file
+    names, and of further modalities, are known only when the configuration is built.
+    """
+    left, tokens = [], list(unknown)
+    while tokens:
+        flag, given, value = tokens.pop(0).partition("=")
+        if not flag.startswith("--method."):
+            left.append(flag + given + value)
+        elif not given and (not tokens or tokens[0].startswith("--")):
+            raise UserError(": expected one argument", key=flag.removeprefix("--"))
+        else:
+            setattr(namespace, flag.removeprefix("--"), value if given else tokens.pop(0))
+    return left
 
 
 def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
@@ -75,7 +108,7 @@ def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
+def add_config_flags(parser: Parser) -> None:
     """Add ``--config``, ``--preset``, ``--print-config`` and one flag for every key."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file with the same keys; flags win"
@@ -88,27 +121,42 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved YAML and stop"
     )
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for key, field in keys():
-        section = key.split(".")[0]
-        group = groups.setdefault(section, parser.add_argument_group(section))
-        choices = (
-            [str(v) for v in get_args(field.annotation)]
-            if get_origin(field.annotation) is Literal
-            else None
-        )
-        default = (
-            ",".join(field.default) if isinstance(field.default, list) else plain(field.default)
-        )
-        values = f"{'|'.join(choices)}; " if choices else ""
-        text = f"{field.description} ({values}default {default or 'none'})"
-        group.add_argument(
+    _add_keys(parser, built_in())
+    parser.takes_config = True
+
+
+def _add_keys(parser: Parser, methods: Mapping[str, MethodEntry]) -> None:
+    """Add the flags that are not there yet, those of a method under the methods that take it."""
+    for key, field in keys(methods):
+        section = key.partition(".")[0]
+        title, choices = section, list[str]()
+        if get_origin(field.annotation) is Literal:
+            choices = [str(value) for value in get_args(field.annotation)]
+        if key == "method.name":
+            choices = [f"{name}: {entry.summary}" for name, entry in methods.items()]
+        elif section == "method":
+            title = f"method {', '.join(owners(key, methods))}"
+        if f"--{key}" in parser._option_string_actions:
+            continue
+        if title not in parser.groups:
+            parser.groups[title] = parser.add_argument_group(title)
+        parser.groups[title].add_argument(
             f"--{key}",
             dest=key,
             default=argparse.SUPPRESS,
             metavar="VALUE",
-            help=text.replace("%", "%%"),
+            help=_help(field, choices).replace("%", "%%"),
         )
+
+
+def _help(field: FieldInfo, choices: Sequence[str]) -> str:
+    if field.is_required():
+        return f"{field.description} (needed)"
+    value = field.default
+    default = ",".join(value) if isinstance(value, list) else plain(value)
+    between = "|" if all(choice.isalnum() for choice in choices) else "; "
+    values = f"{between.join(choices)}; " if choices else ""
+    return f"{field.description} ({values}default {default or 'none'})"
 
 
 def add_table_flags(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +186,7 @@ def table_settings(namespace: argparse.Namespace) -> TableSettings:
         for name in TABLE_KEYS
         if (value := getattr(namespace, name)) is not None
     }
-    config = build([("the command line", given)])
+    config = build([(COMMAND_LINE, given)])
     return {
         "encoding": config.data.encoding,
         "delimiter": config.data.delimiter,
@@ -149,7 +197,7 @@ def table_settings(namespace: argparse.Namespace) -> TableSettings:
 
 def flag_values(namespace: argparse.Namespace) -> dict[str, Any]:
     """The keys given as flags, dotted."""
-    return {key: value for key, value in vars(namespace).items() if "." in key}
+    return {key: value for key, value in vars(namespace).items() if "." in key or key == "plugin"}
 
 
 # What makes sense for the demo set too; every other key of this section describes a table that the
@@ -169,20 +217,31 @@ _FOR_ANY_DATA = frozenset(
 )
 
 
-def resolve(namespace: argparse.Namespace) -> Config:
+def resolve(
+    namespace: argparse.Namespace, method: str | None = None, among: Sequence[str] = ()
+) -> Config:
     """The configuration a command line asks for. Without a table it is the demo preset.
+
+    Args:
+        namespace: of a parser that ``add_config_flags`` was given.
+        method: the method, whatever the command line says.
+        among: methods whose options may be given too, as in a comparison with them.
 
     Raises:
         UserError: For keys that describe a table where none is named, beside all that ``build``
             refuses.
     """
     layers = [("--config", load_yaml(namespace.config))] if namespace.config else []
-    layers.append(("the command line", flag_values(namespace)))
-    config = build(layers)
+    layers.append((COMMAND_LINE, flag_values(namespace)))
+    if method is not None:
+        layers.append((COMMAND_LINE, {"method.name": method}))
+    config = build(layers, among=among)
     if config.data.csv is None:
         _check_that_no_table_is_meant(config.data)
     preset = namespace.preset or ("demo" if config.data.csv is None else None)
-    return build([(f"preset {preset}", PRESETS[preset]), *layers]) if preset else config
+    if preset is None:
+        return config
+    return build([(f"{PRESET}{preset}", PRESETS[preset]), *layers], among=among)
 
 
 def _check_that_no_table_is_meant(data: DataConfig) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from gaal_fast.config.sections import Config, keys
+from gaal_fast.config.methods import DEFAULT, MethodEntry, built_in, keys, known_methods, owners
+from gaal_fast.config.sections import Config, Section
 from gaal_fast.config.values import kebab
 from gaal_fast.errors import UserError, nearest
 
+logger = logging.getLogger("gaal_fast.config")
+
+# Where a layer of values comes from, which decides what it may hold.
+COMMAND_LINE, PRESET = "the command line", "preset "
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small enough for two CPU cores in under two minutes; used when no table is given.
     "demo": {
@@ -43,7 +50,7 @@ def plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _reason(error: dict[str, Any], field: FieldInfo | None) -> str:
+def _reason(error: ErrorDetails, field: FieldInfo | None) -> str:
     """What pydantic found wrong, in the words of a command line."""
     context, kind = error.get("ctx", {}), error["type"]
     words = {
@@ -94,29 +101,23 @@ def _metadata(field: FieldInfo) -> list[Any]:
     ]
 
 
-def _flat(origin: str, layer: dict[str, Any]) -> dict[str, Any]:
+def _flat(origin: str, layer: dict[str, Any], known: _Known) -> dict[str, Any]:
     """``{"data.csv": value}`` of nested keys, of dotted ones and of a mixture of both.
 
-    A text ``none`` or ``null`` stands for no value where a key may have none. Raises ``UserError``
-    for a key that is unknown or given twice.
+    Raises ``UserError`` for a key that is unknown or given twice.
     """
-    known, found = dict(keys()), {}
+    found: dict[str, Any] = {}
 
     def add(key: str, value: Any) -> None:
-        if key not in known:
-            raise UserError(
-                f"unknown key {key} in {origin}{nearest(key, [*Config.model_fields, *known])}"
-            )
+        if key not in known.keys and not owners(key, known.methods):
+            raise UserError(known.unknown(key, origin))
         if key in found:
             raise UserError(f"{origin} gives {key} twice")
-        clears = (
-            isinstance(value, str) and value.lower() in ("none", "null") and _optional(known[key])
-        )
-        found[key] = None if clears else value
+        found[key] = value
 
     for name, values in layer.items():
         section = _key(name, origin)
-        if section not in Config.model_fields:
+        if section in known.keys or section not in Config.model_fields:
             add(section, values)
         elif isinstance(values, dict):
             for inner, value in values.items():
@@ -124,9 +125,29 @@ def _flat(origin: str, layer: dict[str, Any]) -> dict[str, Any]:
         elif values is not None:
             raise UserError(
                 f"{origin}: {section} must hold keys such as"
-                f" {next(k for k in known if k.startswith(section))}"
+                f" {next(k for k in known.keys if k.startswith(section))}"
             )
     return found
+
+
+class _Known:
+    """The keys that there are, with those of the methods in some plug-in files."""
+
+    def __init__(self, plugins: Sequence[Path]) -> None:
+        self.methods = known_methods(plugins)
+        self.keys = dict(keys(self.methods))
+
+    def unknown(self, key: str, origin: str) -> str:
+        if origin == COMMAND_LINE:
+            return f"unknown key --{key}{nearest(f'--{key}', [f'--{k}' for k in self.keys])}"
+        return f"unknown key {key} in {origin}{nearest(key, [*Config.model_fields, *self.keys])}"
+
+    def method(self, name: object) -> MethodEntry:
+        if not isinstance(name, str) or name not in self.methods:
+            near = nearest(str(name), list(self.methods))
+            message = f"must be one of {', '.join(self.methods)}, got {plain(name)}{near}"
+            raise UserError(message, key="method.name")
+        return self.methods[name]
 
 
 def _key(name: Any, origin: str) -> str:
@@ -139,23 +160,98 @@ def _optional(field: FieldInfo) -> bool:
     return type(None) in get_args(field.annotation)
 
 
-def build(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
+def build(
+    layers: Sequence[tuple[str, dict[str, Any]]],
+    *,
+    among: Sequence[str] = (),
+    base: Path | None = None,
+    stored: bool = False,
+) -> Config:
     """Merge dictionaries of nested or dotted keys, weakest first, into a validated ``Config``.
 
-    ``layers`` holds (where it came from, ``{section: {key: value}}`` or
-    ``{"section.key": value}``). Raises ``UserError`` naming the key.
+    A text ``none`` or ``null`` stands for no value where a key may have none.
+
+    Args:
+        layers: (where it came from, ``{section: {key: value}}`` or ``{"section.key": value}``).
+        among: methods whose options may be given too, as in a comparison with them.
+        base: the folder that relative plug-in files are about; None: the working directory.
+        stored: whether this is the file of a run folder. Older ones hold the options of every
+            method; those that the run's own method does not take are logged, not refused.
+
+    Raises:
+        UserError: Naming the key.
     """
-    merged: dict[str, dict[str, Any]] = {}
-    for origin, layer in layers:
-        for key, value in _flat(origin, layer).items():
-            section, name = key.split(".", 1)
-            merged.setdefault(section, {})[name] = value
+    files = _plugins(layers)
+    known = _Known([file if base is None else base / file.expanduser() for file in files])
+    flat = [(origin, _flat(origin, layer, known)) for origin, layer in layers]
+    names = [values["method.name"] for _, values in flat if "method.name" in values]
+    method = known.method(names[-1] if names else DEFAULT)
+    merged: dict[str, Any] = {}
+    fields = known.keys | method.fields
+    for origin, values in flat:
+        for key, value in values.items():
+            if key.startswith("method.") and method.field(key) is None:
+                _check_dropped(key, value, origin, known.methods, method, among, stored)
+                continue
+            text = isinstance(value, str) and value.lower() in ("none", "null")
+            clears = text and key in fields and _optional(fields[key])
+            section, _, name = key.partition(".")
+            place = merged.setdefault(section, {}) if name else merged
+            place[name or section] = None if clears else value
+    options = _validated(method.options, merged.pop("method", {}), method, "method")
+    return _validated(Config, {**merged, "method": options}, method)
+
+
+def _plugins(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[Path]:
+    """The plug-in files that the strongest of the layers names."""
+    for _, layer in reversed(layers):
+        if layer.get("plugin") is not None:
+            return _validated(Config, {"plugin": layer["plugin"]}, built_in()[DEFAULT]).plugin
+    return []
+
+
+def _check_dropped(
+    key: str,
+    value: object,
+    origin: str,
+    methods: Mapping[str, MethodEntry],
+    method: MethodEntry,
+    among: Sequence[str],
+    stored: bool,
+) -> None:
+    """Refuse an option of another method, unless nothing is lost without it.
+
+    A preset is for every method, a comparison takes the options of all of its methods, and a file
+    may hold what is the default anyway.
+    """
+    takers = owners(key, methods)
+    if origin.startswith(PRESET) or set(takers) & set(among):
+        return
+    if origin != COMMAND_LINE and methods[takers[0]].is_default(key, value):
+        return
+    message = f"is an option of {' and '.join(takers)}, not of {method.name}"
+    if not stored:
+        raise UserError(message, key=key)
+    logger.warning("%s: %s %s, and not used", origin, key, message)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _validated(kind: type[S], values: object, method: MethodEntry, section: str = "") -> S:
+    """A section from plain values; raises ``UserError`` naming the key."""
     try:
-        return Config.model_validate(merged)
+        return kind.model_validate(values)
     except ValidationError as caught:
         error = caught.errors()[0]
-        key = ".".join(kebab(str(part)) for part in error["loc"][:2])
-        field = dict(keys()).get(key)
+        path = [section] if section else []
+        key = ".".join(kebab(str(part)) for part in [*path, *error["loc"]][:2])
+        top = key.partition(".")[0]
+        field = method.field(key) if top == "method" else dict(keys()).get(key)
+        if field is None and top in dict(keys()):
+            key, field = top, dict(keys())[top]
+        if error["type"] == "missing":
+            raise UserError(f"is needed with --method.name {method.name}", key=key) from None
         reason = (
             _bounds(field) if field and error["type"].startswith(("greater", "less")) else ""
         ) or _reason(error, field)

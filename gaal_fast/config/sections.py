@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from gaal_fast.config.values import (
     DEVICE,
@@ -14,7 +13,6 @@ from gaal_fast.config.values import (
     DecimalMark,
     Delimiter,
     Encoding,
-    Fraction,
     Limits,
     Names,
     NamesInText,
@@ -27,6 +25,7 @@ from gaal_fast.config.values import (
     kebab,
     split_commas,
 )
+from gaal_fast.errors import UserError, nearest
 
 
 class Section(BaseModel):
@@ -191,56 +190,60 @@ class ModelConfig(Section):
     hidden: int | None = Field(
         None, ge=1, description="hidden width of the table encoder; none: the features' width"
     )
+    share_images: bool = Field(
+        False, description="one image encoder for all image columns, not one each"
+    )
+
+
+class TaskConfig(Section):
+    loss: Literal["nll", "mse"] = Field(
+        "nll",
+        description=(
+            "regression: Gaussian negative log-likelihood, which predicts a variance too, or half"
+            " the squared error"
+        ),
+    )
 
 
 class MethodConfig(Section):
-    name: Literal["gaal", "alternating", "concat", "image", "table"] = Field(
-        "gaal",
-        description=(
-            "gaal; alternating: no surgery; concat: joint training; image or table: one modality"
-            " alone"
-        ),
-    )
-    rule: Literal["paper", "official"] = Field(
-        "paper", description="equation (5), or what the authors' code does"
-    )
-    # Chosen on validation rows (bench/README.md); a cosine means the same at every size of
-    # gradient, which a plain epsilon does not.
-    epsilon: float = Field(0.3, ge=0, description="alignment margin of equation (3)")
-    relative: bool = Field(
-        True,
-        description=(
-            "epsilon is a cosine: multiply it by both norms; false: equation (3) as it stands"
-        ),
-    )
-    margin: float = Field(0.75, ge=0, description="lower bound of v on conflict, rule official")
-    ridge: float = Field(1e-3, ge=0, description="added to the guide's squared norm, rule official")
-    max_correction: float | None = Field(
-        None, gt=0, description="largest correction as a multiple of the gradient"
-    )
-    lambda_image: Fraction = Field(
-        0.5, description="share of image rows, most uncertain first, that guide the table"
-    )
-    lambda_table: Fraction = Field(
-        0.5, description="share of table rows, most uncertain first, that guide the image"
-    )
-    guide: Literal["fresh", "cached"] = Field(
-        "fresh", description="guiding features: newest weights, or last half-step"
-    )
-    order: Names = Field(
-        ["image", "table"], description="order in which the modalities take their turn"
-    )
-    surgery: bool = Field(True, description="repair the head's gradient (Table II, CGS)")
-    selection: bool = Field(
-        True, description="guide by the most uncertain rows only (Table II, UGG)"
-    )
+    """What every method has; a method's own ``Options`` derive from it.
 
-    @field_validator("order")
-    @classmethod
-    def _every_modality_has_a_turn(cls, value: list[str]) -> list[str]:
-        if sorted(value) != ["image", "table"]:
-            raise ValueError("must name image and table, once each")
-        return value
+    Attributes:
+        per_modality: stems of options that there is one of for each modality: with ``"lambda"``,
+            ``--method.lambda-NAME`` is taken for any NAME. Such a class has ``extra="allow"``.
+    """
+
+    per_modality: ClassVar[tuple[str, ...]] = ()
+
+    name: str = Field("gaal", description="how to train")
+
+    def of(self, stem: str, modality: str, default: float) -> float:
+        """The option of one modality, such as ``lambda-front``."""
+        key = kebab(f"{stem}-{modality}")
+        for name in type(self).model_fields:
+            if kebab(name) == key:
+                return float(getattr(self, name))
+        return float((self.model_extra or {}).get(key, default))
+
+    def check_modalities(self, modalities: Sequence[str]) -> None:
+        """Refuse an option of a modality that is not there.
+
+        Raises:
+            UserError: Naming the flag.
+        """
+        known = [kebab(name) for name in modalities]
+        for key in self.model_extra or {}:
+            for stem in self.per_modality:
+                name = key.removeprefix(f"{stem}-")
+                if name != key and name not in known:
+                    message = f": there is no modality {name}{nearest(name, known)}"
+                    raise UserError(message, key=f"method.{key}")
+
+
+def _default_method() -> MethodConfig:
+    from gaal_fast.config.methods import DEFAULT, built_in  # it needs the class above
+
+    return built_in()[DEFAULT].options()
 
 
 class OptimConfig(Section):
@@ -253,6 +256,9 @@ class OptimConfig(Section):
     )
     step_size: int = Field(10, ge=1, description="epochs between two drops of schedule step")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a drop of schedule step")
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of the gradient; none: no bound"
+    )
 
 
 class TrainConfig(Section):
@@ -267,11 +273,11 @@ class TrainConfig(Section):
     min_delta: float = Field(
         2e-4, ge=0, description="smallest gain of what select measures that counts"
     )
-    select: Literal["accuracy", "balanced", "loss"] = Field(
-        "accuracy",
+    select: Literal["auto", "accuracy", "balanced", "r2", "loss"] = Field(
+        "auto",
         description=(
             "what chooses the best epoch and stops early: fused validation accuracy, balanced"
-            " accuracy or loss"
+            " accuracy or loss, for regression r2 or loss; auto: accuracy or r2"
         ),
     )
     device: str = Field("auto", pattern=f"^({DEVICE})$", description=DEVICE_WORDS)
@@ -290,14 +296,10 @@ class RunConfig(Section):
 class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    method: MethodConfig = MethodConfig()
+    task: TaskConfig = TaskConfig()
+    # One of the classes of options that `gaal_fast.config.methods` knows, by its name.
+    method: SerializeAsAny[MethodConfig] = Field(default_factory=_default_method)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
-
-
-def keys() -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key with its field, in the order of the help page."""
-    for section, outer in Config.model_fields.items():
-        for name, field in outer.annotation.model_fields.items():
-            yield f"{section}.{kebab(name)}", field
+    plugin: Places = Field([], description="Python files with methods of your own, comma-separated")

@@ -1,112 +1,75 @@
-"""Batches in which each modality has only the rows that possess it."""
+"""The modalities of a table's rows, and some of the rows with them as a data set."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from gaal_fast.data.batch import Batch, InputSpec, Loaded, Modality, View
 from gaal_fast.data.images.augment import Preset, augment, normalise, sample_rng
 from gaal_fast.data.images.store import ImageStore, available_cpus
-from gaal_fast.data.issues import DataIssue
 
 Key = int | tuple[int, int]
 
 
-@dataclass
-class Batch:
-    """B rows of the data.
-
-    target: int64 [B], the class, -1 where unknown. index: int64 [B], the rows' numbers in the
-    table. inputs: modality -> the inputs of the n_m rows that have it: "image" float32 [n_I, 3, H,
-    W], "table" float32 [n_T, D]. rows: modality -> int64 [n_m], ascending: where those rows stand
-    in the batch. issues: images that turned out to be broken while this batch was read.
-    """
-
-    target: torch.Tensor
-    index: torch.Tensor
-    inputs: dict[str, torch.Tensor]
-    rows: dict[str, torch.Tensor]
-    issues: list[DataIssue] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Batch":
-        return self.map(torch.Tensor.pin_memory)
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """The same batch with every tensor put through `change`."""
-        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
-        rows = {name: change(tensor) for name, tensor in self.rows.items()}
-        return Batch(change(self.target), change(self.index), inputs, rows, self.issues)
-
-
-class Loaded(NamedTuple):
-    """values: [n, ...] of the rows that have the modality; positions: int64 [n], which of the rows
-    asked for these are.
-    """
-
-    values: torch.Tensor
-    positions: torch.Tensor
-    issues: list[DataIssue]
-
-
-class Modality(Protocol):
-    """One kind of input. `present` is bool [N], the rows of the table that have it; one may still
-    turn out broken in `load`.
-    """
-
-    name: str
-    present: np.ndarray
-
-    def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
-        """The inputs of some rows of the table (int64 [B]) in the given epochs (int64 [B])."""
-        ...
-
-    def is_slow(self) -> bool:
-        """Whether loading is worth processes of its own."""
-        ...
-
-
 class TableModality:
-    """The preprocessed table. features: float32 [N, D]; present: bool [N]."""
+    """The preprocessed table.
 
-    name = "table"
+    Args:
+        features: ``[N, D]`` float32.
+        present: ``[N]`` bool, the rows that have a table value.
+        name: of the modality.
+    """
 
-    def __init__(self, features: np.ndarray, present: np.ndarray):
+    def __init__(self, features: np.ndarray, present: np.ndarray, name: str = "table") -> None:
+        self.name = name
         self.features, self.present = torch.from_numpy(features), present
 
-    def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
+    @property
+    def spec(self) -> InputSpec:
+        return InputSpec("table", (self.features.shape[1],))
+
+    def load(self, rows: np.ndarray, epochs: np.ndarray, views: int = 1) -> Loaded:
+        """Features of the rows that have any; every view of a row is the same."""
         positions = np.flatnonzero(self.present[rows])
-        return Loaded(
-            self.features[torch.from_numpy(rows[positions])], torch.from_numpy(positions), []
-        )
+        values = self.features[torch.from_numpy(rows[positions])]
+        if views > 1:
+            values = values[:, None].expand(-1, views, -1)
+        return Loaded(values, torch.from_numpy(positions), [])
 
     def is_slow(self) -> bool:
         return False
 
 
 class ImageModality:
-    """The images of a store: augmented by a preset as a function of (seed, epoch, row), then
-    normalised.
+    """The images of a store, augmented and normalized.
+
+    Args:
+        store: the decoded images.
+        preset: how they are augmented, as a function of (seed, epoch, row) alone.
+        seed: of the augmentation.
+        name: of the modality.
     """
 
-    name = "image"
-
-    def __init__(self, store: ImageStore, preset: Preset = "none", seed: int = 0):
+    def __init__(
+        self, store: ImageStore, preset: Preset = "none", seed: int = 0, name: str = "image"
+    ) -> None:
+        self.name = name
         self.store, self.preset, self.seed = store, preset, seed
 
     @property
     def present(self) -> np.ndarray:
         return self.store.present
 
-    def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
+    @property
+    def spec(self) -> InputSpec:
+        return InputSpec("image", (3, self.store.size, self.store.size))
+
+    def load(self, rows: np.ndarray, epochs: np.ndarray, views: int = 1) -> Loaded:
+        """Images of the rows that have one; the first of several views is that of ``views=1``."""
         size = self.store.size
         images, positions, issues = [], [], []
         for position, (row, epoch) in enumerate(zip(rows.tolist(), epochs.tolist(), strict=True)):
@@ -114,14 +77,21 @@ class ImageModality:
             if issue is not None:
                 issues.append(issue)
             if image is not None:
-                if self.preset != "none":
-                    image = augment(image, self.preset, sample_rng(self.seed, epoch, row))
-                images.append(image)
+                images += self._views(image, epoch, row, views)
                 positions.append(position)
         stacked = (
             torch.stack(images) if images else torch.empty((0, 3, size, size), dtype=torch.uint8)
         )
-        return Loaded(normalise(stacked), torch.tensor(positions, dtype=torch.int64), issues)
+        values = normalise(stacked)
+        if views > 1:
+            values = values.unflatten(0, (len(positions), views))
+        return Loaded(values, torch.tensor(positions, dtype=torch.int64), issues)
+
+    def _views(self, image: torch.Tensor, epoch: int, row: int, views: int) -> list[torch.Tensor]:
+        if self.preset == "none":
+            return [image] * views
+        rng = sample_rng(self.seed, epoch, row)
+        return [augment(image, self.preset, rng) for _ in range(views)]
 
     def is_slow(self) -> bool:
         # The paper's augmentation takes about a millisecond an image: worth processes where there
@@ -130,18 +100,31 @@ class ImageModality:
         return busy and bool(self.store.files)
 
 
-class FusionDataset(Dataset):
+class FusionDataset(Dataset[Batch]):
     """Some rows of a table (a part of the split, or all) with their modalities.
 
-    rows: int64 [n], row numbers in the table. target: int64 [N], the class of every row of the
-    table, -1 = unknown. A key is a position 0..n-1, or (epoch, position): the epoch matters to
-    augmentation only and defaults to 0.
+    A key is a position 0..n-1, or (epoch, position): the epoch matters to augmentation only and
+    defaults to 0.
+
+    Args:
+        rows: ``[n]`` int64, row numbers in the table.
+        target: of every row of the table: ``[N]`` whole numbers, the class, -1 where unknown; or
+            ``[N]`` or ``[N, t]`` floating values, NaN where unknown.
+        modalities: the inputs, in order.
+        views: augmented views of each row.
     """
 
-    def __init__(self, rows: np.ndarray, target: np.ndarray, modalities: Sequence[Modality]):
+    def __init__(
+        self, rows: np.ndarray, target: np.ndarray, modalities: Sequence[Modality], views: int = 1
+    ) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
-        self.target = np.asarray(target, dtype=np.int64)
+        target = np.asarray(target)
+        if target.dtype.kind == "f":
+            self.target = target.astype(np.float64).reshape(len(target), -1)
+        else:
+            self.target = target.astype(np.int64)
         self.modalities = list(modalities)
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,13 +133,18 @@ class FusionDataset(Dataset):
     def modality_names(self) -> list[str]:
         return [modality.name for modality in self.modalities]
 
-    def only(self, names: Sequence[str]) -> "FusionDataset":
+    @property
+    def specs(self) -> dict[str, InputSpec]:
+        """What each modality's inputs are."""
+        return {modality.name: modality.spec for modality in self.modalities}
+
+    def only(self, names: Collection[str], views: int = 1) -> FusionDataset:
         """The same rows with no other modalities than these, so that the others are not read."""
         kept = [modality for modality in self.modalities if modality.name in names]
-        return FusionDataset(self.rows, self.target, kept)
+        return FusionDataset(self.rows, self.target, kept, views)
 
     def present(self) -> dict[str, np.ndarray]:
-        """modality -> bool [n]: which of the rows have it."""
+        """modality -> ``[n]`` bool: which of the rows have it."""
         return {modality.name: modality.present[self.rows] for modality in self.modalities}
 
     def __getitem__(self, key: Key) -> Batch:
@@ -169,11 +157,10 @@ class FusionDataset(Dataset):
             [key if isinstance(key, tuple) else (0, key) for key in keys], dtype=np.int64
         ).reshape(-1, 2)
         index = self.rows[pairs[:, 1]]
-        loaded = {modality.name: modality.load(index, pairs[:, 0]) for modality in self.modalities}
+        loaded = {m.name: m.load(index, pairs[:, 0], self.views) for m in self.modalities}
         return Batch(
             target=torch.from_numpy(self.target[index]),
             index=torch.from_numpy(index),
-            inputs={name: item.values for name, item in loaded.items()},
-            rows={name: item.positions for name, item in loaded.items()},
+            views={name: View(item.values, item.positions) for name, item in loaded.items()},
             issues=[issue for item in loaded.values() for issue in item.issues],
         )

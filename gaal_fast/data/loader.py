@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
-from gaal_fast.data.dataset import Batch, FusionDataset
+from gaal_fast.data.batch import Batch
+from gaal_fast.data.dataset import FusionDataset
 from gaal_fast.data.images.store import available_cpus
 from gaal_fast.errors import UserError
 
@@ -94,7 +96,7 @@ def make_loader(
         dataset,
         **order,
         num_workers=workers,
-        collate_fn=_for_the_trainer,
+        collate_fn=_for_the_trainer,  # type: ignore[arg-type]  # the data set makes whole batches
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         timeout=_POLL_SECONDS if workers else 0,
@@ -133,12 +135,12 @@ def dead_readers_as_user_errors() -> Iterator[None]:
         raise _reader_error(error) from error
 
 
-class _Loader(DataLoader):
+class _Loader(DataLoader[Batch]):
     """A loader whose reader processes may die, stall or not start without a traceback or a wait
     that never ends.
     """
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         batches = self._start()
         if not self.num_workers:
             yield from batches
@@ -241,7 +243,7 @@ def _for_the_trainer(batch: Batch) -> Batch:
     return batch if get_worker_info() is None else batch.map(_sent)
 
 
-def _sent(tensor: torch.Tensor) -> object:
+def _sent(tensor: torch.Tensor) -> Any:
     # Moved here and not when the batch is sent: a thread does that, whose errors nobody sees, and
     # the trainer waits for ever.
     try:

@@ -9,20 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaal_fast.engine.evaluation import Predictions, predict, scores
+    from gaal_fast.engine.evaluation import predict
     from gaal_fast.engine.inference import TrainedRun, confusion_counts
     from gaal_fast.engine.trainer import Trainer
 
 _PLACES = {
-    "Predictions": "evaluation",
     "TrainedRun": "inference",
     "Trainer": "trainer",
     "confusion_counts": "inference",
     "predict": "evaluation",
-    "scores": "evaluation",
 }
 
-__all__ = ["Predictions", "TrainedRun", "Trainer", "confusion_counts", "predict", "scores"]
+__all__ = ["TrainedRun", "Trainer", "confusion_counts", "predict"]
 
 
 def __getattr__(name: str) -> Any:

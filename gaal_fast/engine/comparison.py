@@ -49,7 +49,7 @@ def compare(
     """Train every method with every seed into one folder.
 
     Args:
-        configs: One for each method, in order, which differ in nothing else.
+        configs: One for each method, in order, which differ in its section alone.
         data: What ``experiment.load`` gave for them.
         device: Where to compute.
         say: Told which method and which of several seeds begins.
@@ -64,9 +64,9 @@ def compare(
         UserError: For input that is bad. A new folder without a checkpoint is removed.
     """
     methods = [config.method.name for config in configs]
-    folder = resumed or RunFolder.create(
-        new_path(configs[0], "compare"), configs[0], {COMPARISON: {"methods": methods}}
-    )
+    options = {c.method.name: c.method.model_dump(mode="json", by_alias=True) for c in configs}
+    contents = {COMPARISON: {"methods": methods, "options": options}}
+    folder = resumed or RunFolder.create(new_path(configs[0], "compare"), configs[0], contents)
     with tidy_after_errors(folder, new=resumed is None, module="compare"):
         found, trained = _run_methods(configs, data, folder, device=device, say=say)
         if not trained and _is_complete(folder, methods):

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from gaal_fast.config import Config, MethodConfig
+from gaal_fast.config import Config
 from gaal_fast.config.command import os_error_words
 from gaal_fast.data import FusionData, load_data
+from gaal_fast.engine.task import task_of
 from gaal_fast.engine.trainer import Trainer
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by_errors
 from gaal_fast.methods import build_method
+from gaal_fast.methods.build import modalities_of
+from gaal_fast.models import Encoders
 from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder, default_path
 from gaal_fast.runs.summary import RunSummary, Summary, over_seeds
 
@@ -46,16 +48,6 @@ def with_demo(config: Config) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
-def with_method(config: Config, name: str) -> Config:
-    """The same configuration with another method."""
-    return config.model_copy(update={"method": config.method.model_copy(update={"name": name})})
-
-
-def modalities_of(method: MethodConfig) -> list[str]:
-    """The modalities that a method trains on."""
-    return [method.name] if method.name in ("image", "table") else list(method.order)
-
-
 def load(configs: Sequence[Config]) -> FusionData:
     """The data of configurations that differ in their methods only, with its warnings.
 
@@ -70,17 +62,19 @@ def load(configs: Sequence[Config]) -> FusionData:
         UserError: For data that is wrong or that one of the methods cannot use. It carries the
             warnings found before.
     """
-    decode = any("image" in modalities_of(config.method) for config in configs)
+    decode = any(config.method.name != "table" for config in configs)
     data = load_data(configs[0].data, decode=decode, progress=configs[0].train.progress)
     with carried_by_errors(data.warnings):
         for config in configs:
             check_modalities(config, data)
+            encoders(config, data)
     return data
 
 
 def check_modalities(config: Config, data: FusionData) -> None:
     """Refuse a method whose modalities the data does not have."""
-    wanted = modalities_of(config.method)
+    names = data.modality_names
+    wanted = modalities_of(config, names if data.images is not None else ["image", *names])
     if data.images is None and "image" in wanted:
         raise UserError(
             f": no column of {config.data.csv} names images; "
@@ -96,10 +90,7 @@ def check_modalities(config: Config, data: FusionData) -> None:
 
 def plan(config: Config, data: FusionData, device: torch.device) -> list[str]:
     """What would be trained, in a few lines: data, split, model, steps."""
-    sizes = ", ".join(
-        f"{name} encoder {_parameters(encoder) / 1e6:.2f} M"
-        for name, encoder in _encoders(config, data).items()
-    )
+    sizes = ", ".join(f"{n} {count / 1e6:.2f} M" for n, count in encoders(config, data).items())
     batches = -(-len(data.train) // config.train.batch_size)
     return [
         f"{config.data.csv}",
@@ -111,18 +102,23 @@ def plan(config: Config, data: FusionData, device: torch.device) -> list[str]:
     ]
 
 
-def _encoders(config: Config, data: FusionData) -> dict[str, nn.Module]:
-    """The encoders without their values: shapes cost no memory and no draw of random numbers."""
-    untrained = config.model_copy(
-        update={"model": config.model.model_copy(update={"weights": None})}
-    )
+def encoders(config: Config, data: FusionData) -> dict[str, int]:
+    """The parameters of each encoder, or of the whole model where it has none of that name.
+
+    The model is built without its values: shapes cost no memory and no draw of random numbers.
+
+    Raises:
+        UserError: For a method that its options do not suit.
+    """
+    model = config.model.model_copy(update={"weights": None})
     with torch.device("meta"):
-        method = build_method(untrained, classes=len(data.classes), table_features=data.table_width)
-    return dict(method.model.encoders.items())
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        method = build_method(config, task_of(data, config), data.train.specs, model)
+    method.task.selection(config.train.select)
+    own = getattr(method, "encoders", None)
+    parts: dict[str, nn.Module] = {"model": method}
+    if isinstance(own, Encoders):
+        parts = {f"{name} encoder": own.of(name) for name in method.modalities}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
 def train(
@@ -242,10 +238,11 @@ def run_one(
         raise Interrupted(folder.path) from None
 
 
-def is_uneven(class_counts: np.ndarray) -> bool:
-    """Whether some class has so many more rows than another that accuracy alone says little.
-
-    Args:
-        class_counts: int64 ``[Y]``, training rows of each class.
+def is_uneven(data: FusionData) -> bool:
+    """Whether some class has so many more training rows than another that accuracy alone says
+    little. Never so for a target of numbers.
     """
-    return bool(class_counts.max() >= UNEVEN * class_counts.min())
+    if data.target.dtype.kind == "f":
+        return False
+    counts = data.class_counts
+    return bool(counts.max() >= UNEVEN * counts.min())

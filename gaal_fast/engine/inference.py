@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,20 +17,23 @@ from gaal_fast.data import (
     DataIssue,
     FusionDataset,
     PredictionData,
+    TablePreprocessor,
     dead_readers_as_user_errors,
     load_data,
     load_for_prediction,
     make_loader,
 )
+from gaal_fast.data.batch import InputSpec
 from gaal_fast.data.reading import Reading
-from gaal_fast.engine.evaluation import Predictions, predict
+from gaal_fast.engine.evaluation import predict
+from gaal_fast.engine.precision import set_precision
+from gaal_fast.engine.task import stored_task
 from gaal_fast.errors import UserError
-from gaal_fast.methods import build_method
-from gaal_fast.models import FusionModel
+from gaal_fast.methods import Method, build_method
 from gaal_fast.runs.folder import DATA, RunFolder
-from gaal_fast.runs.naming import FUSED
+from gaal_fast.tasks import FUSED, Predictions, Task
 
-PREDICTION, USED = "prediction", "used_modalities"
+USED = "used_modalities"
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Answer:
     """A table with predictions.
 
     Attributes:
-        table: The columns of the input in their order, then the prediction, one probability for
-            each class, and what each row was predicted from.
+        table: The columns of the input in their order, then those of the predictions, and what
+            each row was predicted from.
         used: By row, the modalities it was predicted from: ``image+table``, ``none``.
         replaced: Columns of the input whose name a prediction has, and which are left out.
         issues: Cells that could not be used, each once.
@@ -59,9 +62,7 @@ class TrainedRun:
 
     folder: RunFolder
     config: Config
-    model: FusionModel
-    classes: tuple[str | int, ...]
-    prior: np.ndarray  # float64 [Y], class frequencies of the training rows
+    method: Method
     device: torch.device
 
     @classmethod
@@ -81,24 +82,27 @@ class TrainedRun:
             raise UserError(f": {path} holds {len(seeds)} seeds; {one}", key="run")
         config, facts = folder.config(), folder.read_json(DATA)
         preprocessor, weights = folder.preprocessor(), folder.weights()
-        classes = preprocessor.schema.classes
         # The trained weights replace whatever the encoder started from, so a file of pretrained
         # ones need not exist any more.
-        untrained = config.model_copy(
-            update={"model": config.model.model_copy(update={"weights": None})}
+        method = build_method(
+            folder.located(config),
+            stored_task(facts, preprocessor.schema.classes, config),
+            stored_inputs(facts, preprocessor, config),
+            model=config.model.model_copy(update={"weights": None}),
         )
-        model = build_method(
-            untrained, classes=len(classes), table_features=len(preprocessor.feature_names)
-        ).model
         try:
-            model.load_state_dict(weights)
+            method.load_state_dict(weights)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             message = f": the weights in {path} do not fit its configuration: {reason}"
             raise UserError(message, key="run") from None
-        model.autocast_dtype = torch.bfloat16 if config.train.precision == "bf16" else None
-        counts = np.asarray(facts["class_counts"], dtype=np.float64)
-        return cls(folder, config, model.to(device).eval(), classes, counts / counts.sum(), device)
+        set_precision(method, config.train.precision)
+        return cls(folder, config, method.to(device).eval(), device)
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.method.task
 
     def doubts(self) -> list[str]:
         """What to warn of before predicting: a training that was stopped before its end."""
@@ -136,7 +140,7 @@ class TrainedRun:
             images=images,
             image_size=self.config.data.image_size,
             labels=labelled,
-            modalities=tuple(self.model.modalities),
+            modalities=tuple(self.method.modalities),
             progress=self.config.train.progress,
             **table,
         )
@@ -144,13 +148,13 @@ class TrainedRun:
     def predict(
         self, data: PredictionData, *, batch_size: int | None = None, workers: int | None = None
     ) -> Predictions:
-        """Logits for every row of ``data``, in its order."""
+        """Outputs for every row of ``data``, in its order."""
         return self.predict_dataset(data.dataset, batch_size=batch_size, workers=workers)
 
     def predict_dataset(
         self, dataset: FusionDataset, *, batch_size: int | None = None, workers: int | None = None
     ) -> Predictions:
-        """Logits for every row of a dataset, in its order.
+        """Outputs for every row of a dataset, in its order.
 
         Args:
             dataset: Modalities that the model does not know are not read.
@@ -161,15 +165,15 @@ class TrainedRun:
             UserError: Where one of the readers fails.
         """
         loader = make_loader(
-            dataset.only(self.model.modalities),
+            dataset.only(self.method.modalities),
             batch_size or 2 * self.config.train.batch_size,
             workers=self.config.data.workers if workers is None else workers,
         )
         with dead_readers_as_user_errors():
-            return predict(self.model, loader, device=self.device, prior=self.prior)
+            return predict(self.method, loader, device=self.device)
 
     def predict_part(self, part: str, *, workers: int | None = None) -> Predictions:
-        """Logits for a part of the run's own split: ``train``, ``val`` or ``test``.
+        """Outputs for a part of the run's own split: ``train``, ``val`` or ``test``.
 
         Raises:
             UserError: Where the data is not there or no longer the same, or has no such part.
@@ -195,32 +199,26 @@ class TrainedRun:
         """The table of ``data`` with its predictions."""
         predictions = self.predict(data, workers=workers)
         used = predictions.used_modalities()
-        table, replaced = with_predictions(
-            data.frame, predictions.probabilities, self.classes, used
-        )
+        table, replaced = with_predictions(data.frame, self.task.columns(predictions), used)
         issues = {(i.row, i.column): i for i in (*data.issues, *predictions.issues)}
         return Answer(table, used, replaced, list(issues.values()))
 
 
 def with_predictions(
-    frame: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[object], used: Sequence[str]
+    frame: pd.DataFrame, columns: pd.DataFrame, used: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """A table beside its predictions.
 
     Args:
         frame: The input, N rows.
-        probabilities: float64 ``[N, Y]``.
-        classes: The Y labels.
+        columns: What the task says of them, N rows.
         used: What each row was predicted from.
 
     Returns:
-        The columns of the input in their order, then ``prediction``, ``probability_LABEL`` for
-        every class and ``used_modalities``; and the columns of the input that are left out because
-        a prediction has their name.
+        The columns of the input in their order, then those of the task and ``used_modalities``; and
+        the columns of the input that are left out because a prediction has their name.
     """
-    table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in classes])
-    table.insert(0, PREDICTION, [classes[best] for best in probabilities.argmax(axis=1)])
-    table[USED] = list(used)
+    table = columns.assign(**{USED: list(used)})
     replaced = [name for name in frame.columns if name in table.columns]
     kept = frame.drop(columns=replaced).reset_index(drop=True)
     return pd.concat([kept, table], axis=1), replaced
@@ -231,5 +229,27 @@ def confusion_counts(predictions: Predictions, classes: int) -> np.ndarray:
     column.
     """
     known = predictions.target >= 0
-    guess = predictions.logits[FUSED].argmax(axis=1)
+    guess = predictions.outputs[FUSED].argmax(axis=1)
     return confusion_matrix(predictions.target[known], guess[known], labels=np.arange(classes))
+
+
+def stored_inputs(
+    facts: Mapping[str, Any], preprocessor: TablePreprocessor, config: Config
+) -> dict[str, InputSpec]:
+    """The modalities of a finished run's data.
+
+    Args:
+        facts: what the run folder's ``data.json`` holds; older ones do not name the inputs.
+        preprocessor: of the run.
+        config: of the run.
+    """
+    if "inputs" in facts:
+        return {
+            name: InputSpec(spec["kind"], tuple(spec["shape"]))
+            for name, spec in facts["inputs"].items()
+        }
+    inputs = {"table": InputSpec("table", (len(preprocessor.feature_names),))}
+    if preprocessor.schema.image_column is None:
+        return inputs
+    size = config.data.image_size
+    return {"image": InputSpec("image", (3, size, size)), **inputs}

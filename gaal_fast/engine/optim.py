@@ -1,6 +1,8 @@
-"""Optimiser and learning-rate schedule from the configuration."""
+"""Optimizer and learning-rate schedule from the configuration."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -9,19 +11,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, S
 from gaal_fast.config import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """One optimiser for all parameters: it passes over those without a gradient, so encoders not at
-    their turn stand still.
+def build_optimizer(modules: Sequence[nn.Module], config: OptimConfig) -> Optimizer:
+    """One optimizer for all parameters of some modules: it passes over those without a gradient,
+    so encoders not at their turn stand still.
     """
+    parameters = list(dict.fromkeys(p for module in modules for p in module.parameters()))
     if config.name == "sgd":
         return SGD(
-            model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
     kind = Adam if config.name == "adam" else AdamW
-    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def build_scheduler(optimizer: Optimizer, config: OptimConfig, epochs: int) -> LRScheduler:

@@ -1,18 +1,19 @@
-"""The training loop: epochs of a method's steps, validation, early stopping and checkpoints."""
+"""The training loop: phases of epochs of a method's steps, validation, early stopping and
+checkpoints.
+"""
 
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gaal_fast.config import Config
@@ -24,38 +25,30 @@ from gaal_fast.data import (
     make_loader,
     write_issues,
 )
-from gaal_fast.engine.evaluation import predict, scores
-from gaal_fast.engine.log import STEP_COLUMNS, describe, epoch_row, step_rows
+from gaal_fast.data.batch import Batch
+from gaal_fast.engine.evaluation import predict
 from gaal_fast.engine.optim import build_optimizer, build_scheduler
+from gaal_fast.engine.precision import set_precision
+from gaal_fast.engine.state import (
+    Progress,
+    RandomState,
+    interrupt_at_a_step_boundary,
+    optimizer_state,
+    tensors,
+)
+from gaal_fast.engine.task import task_of
+from gaal_fast.engine.update import OptimizerUpdate
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError
-from gaal_fast.methods import HalfStep, build_method
+from gaal_fast.methods import Method, Phase, build_method
 from gaal_fast.runs import figures
 from gaal_fast.runs import folder as run_folder
 from gaal_fast.runs.folder import RunFolder
-from gaal_fast.runs.naming import FUSED
-from gaal_fast.runs.summary import RunSummary, Scores, score_words
+from gaal_fast.runs.recorder import CsvRecorder, Row, step_words
+from gaal_fast.runs.summary import RunSummary, score_words
+from gaal_fast.tasks import FUSED, Scores
 
 # Steps between two updates of the bar's numbers: each waits for the device.
 BAR_EVERY = 8
-
-
-@dataclass
-class Progress:
-    """Where a run stands; all of it is in the checkpoint."""
-
-    step: int = 0  # batches used
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # batches used of the epoch under way
-    seconds: float = 0.0  # spent in training steps
-    best_score: float = -math.inf  # of the kind that ``train.select`` names, higher is better
-    best_nll: float = math.inf
-    best_epoch: int = 0
-    stopping_score: float = -math.inf  # what early stopping measures a gain against
-    stale_epochs: int = 0
-    epoch_steps: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # updates of the epoch under way
-    history: list[dict[str, Any]] = field(default_factory=list)  # finished epochs
 
 
 class Trainer:
@@ -70,50 +63,39 @@ class Trainer:
         self, config: Config, data: FusionData, folder: RunFolder, *, device: torch.device
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self.data = data = replace(data, seed=config.train.seed)
+        self.data = replace(data, seed=config.train.seed)
         torch.manual_seed(config.train.seed)
-        self.method = build_method(
-            config,
-            classes=len(data.classes),
-            table_features=data.table_width,
-            class_weights=None if data.class_weights is None else data.class_weights.to(device),
-        )
+        task = task_of(self.data, config)
+        self.score = task.selection(config.train.select)
+        method = build_method(config, task, self.data.train.specs)
         # Convolutions are fastest with channels innermost, on CPU and GPU alike; the values do not
         # depend on it.
-        self.model = self.method.model.to(device, memory_format=torch.channels_last)
-        self.model.autocast_dtype = torch.bfloat16 if config.train.precision == "bf16" else None
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.scheduler = build_scheduler(self.optimizer, config.optim, config.train.epochs)
+        self.method: Method = method.to(device).to(memory_format=torch.channels_last)
+        set_precision(self.method, config.train.precision)
+        self.phases = self.method.phases()
+        self.recorder = CsvRecorder(folder, phases=len(self.phases) > 1)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.issues: dict[tuple[int, str], DataIssue] = {}
         self._note(data.issues)
-        for part in (data.train, data.val, data.test):
-            part.modalities = [m for m in part.modalities if m.name in self.model.modalities]
         train = config.train
-        self.sampler = EpochSampler(len(data.train), train.batch_size, seed=train.seed)
-        self.loader = make_loader(
-            data.train,
-            sampler=self.sampler,
-            workers=config.data.workers,
-            pin_memory=device.type == "cuda",
-        )
+        self.sampler = EpochSampler(len(self.data.train), train.batch_size, seed=train.seed)
         self._interrupt = threading.Event()
+        self._begin_phase()
 
     # -- the run
-    # -------------------------------------------------------------------------------------------------------
 
     def fit(self) -> RunSummary:
-        """Train to the end and return the summary. Raises ``Interrupted``, after saving, on Ctrl-C."""
+        """Train to the end and return the summary; raises ``Interrupted``, after saving, on Ctrl-C."""
         with dead_readers_as_user_errors():
-            with self._ctrl_c_at_a_step_boundary():
+            with interrupt_at_a_step_boundary(self._interrupt):
                 while not self._finished():
                     if self._run_epoch():
                         self._end_epoch()
                     self._save()
                     if self._interrupt.is_set() and not self._finished():
                         raise Interrupted
-            return self._summarise()
+            return self._summarize()
 
     def resume(self) -> None:
         """Take up the folder's checkpoint, or start from the beginning where the run was stopped
@@ -138,29 +120,81 @@ class Trainer:
             raise UserError(
                 f": the data is not what {self.folder.path} was trained on", key="resume"
             )
-        self.model.load_state_dict(state["model"])
+        at = self.progress = Progress(**state["progress"])
+        self._begin_phase()
+        self._load(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.method.load_state_dict(state["method"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.progress = Progress(**state["progress"])
+        RandomState(**state["random"]).restore(self.device)
         self.best = state["best"]
         self._note(DataIssue(**issue) for issue in state["issues"])
-        at = self.progress
         if self._finished() and self._has_summary():
             raise AlreadyFinished(
                 f": {folder.path} is finished after {at.epoch} epochs ({at.step} steps); "
                 "to go on raise --train.epochs, --train.max-steps or --train.patience",
                 key="resume",
             )
-        folder.keep_rows(run_folder.STEPS, "step", at.step)
-        folder.keep_rows(run_folder.METRICS, "epoch", at.epoch)
+        self.recorder.restore(state["recorder"], step=at.step, epoch=at.epoch)
+
+    def _save(self) -> None:
+        self.folder.save_checkpoint(
+            {
+                "fingerprint": self.data.fingerprint,
+                "method": self.method.state_dict(),
+                **optimizer_state(self.optimizer, self.scheduler),
+                "random": asdict(RandomState.of(self.device)),
+                "progress": asdict(self.progress),
+                "recorder": self.recorder.state(),
+                "best": self.best,
+                "issues": [asdict(issue) for issue in self.issues.values()],
+            }
+        )
+
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        self.method.load_state_dict(state)
+        self.method.to(self.device)  # what a method keeps comes from where the state lies
+
+    # -- phases
+
+    @property
+    def phase(self) -> Phase:
+        """The phase under way."""
+        return self.phases[self.progress.phase]
+
+    @property
+    def _last_phase(self) -> bool:
+        return self.progress.phase == len(self.phases) - 1
+
+    @property
+    def _phase_epochs(self) -> int:
+        return self.config.train.epochs if self.phase.epochs is None else self.phase.epochs
+
+    def _begin_phase(self) -> None:
+        """An optimizer, a schedule and a reader of batches for the phase under way."""
+        phase, config = self.phase, self.config
+        self.optimizer = build_optimizer(phase.trains, config.optim)
+        self.scheduler = build_scheduler(self.optimizer, config.optim, self._phase_epochs)
+        self.update = OptimizerUpdate(
+            self.optimizer, self._record, clip_norm=config.optim.clip_norm
+        )
+        self.loader = make_loader(
+            self.data.train.only(self.method.modalities, phase.views),
+            sampler=self.sampler,
+            workers=config.data.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _phase_over(self) -> bool:
+        at = self.progress
+        stale = self.phase.epochs is None and at.stale_epochs >= self.config.train.patience
+        return stale or at.phase_epoch >= self._phase_epochs
 
     def _finished(self) -> bool:
-        train, at = self.config.train, self.progress
-        return self._enough_steps() or at.epoch >= train.epochs or at.stale_epochs >= train.patience
+        return self._enough_steps() or (self._last_phase and self._phase_over())
+
+    def _enough_steps(self) -> bool:
+        limit = self.config.train.max_steps
+        return limit is not None and self.progress.step >= limit
 
     def _has_summary(self) -> bool:
         """Whether the summary is about where the run stands; one of a shorter run may be there."""
@@ -169,137 +203,109 @@ class Trainer:
         summary = self.folder.read_json(run_folder.SUMMARY)
         return (summary["epochs"], summary["steps"]) == (self.progress.epoch, self.progress.step)
 
-    def _enough_steps(self) -> bool:
-        limit = self.config.train.max_steps
-        return limit is not None and self.progress.step >= limit
-
-    def _save(self) -> None:
-        self.folder.save_checkpoint(
-            {
-                "fingerprint": self.data.fingerprint,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": {
-                    k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"
-                },
-                "method": self.method.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": (
-                    torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-                ),
-                "progress": asdict(self.progress),
-                "best": self.best,
-                "issues": [asdict(issue) for issue in self.issues.values()],
-            }
-        )
-
-    @contextmanager
-    def _ctrl_c_at_a_step_boundary(self) -> Iterator[None]:
-        """The first Ctrl-C asks for a stop after the running step, so that what is saved is whole;
-        the second one is Python's own.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        former = signal.getsignal(signal.SIGINT)
-
-        def ask(_signal: int, _frame: Any) -> None:
-            self._interrupt.set()
-            signal.signal(signal.SIGINT, former)
-
-        signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, former)
-
     # -- one epoch
-    # -----------------------------------------------------------------------------------------------------
 
     def _run_epoch(self) -> bool:
         """Use the batches of the epoch under way; False when ``max_steps`` or Ctrl-C ended it
         early.
         """
-        at, train = self.progress, self.config.train
+        at, phase = self.progress, self.phase
         self.sampler.set_epoch(at.epoch, at.batch)
         batches = self.sampler.batches_per_epoch
         if not batches:
             raise UserError(
                 f"{len(self.data.train)} training rows are too few to train on: a batch needs two"
             )
-        self.model.train()
-        halves: list[tuple[int, HalfStep]] = []
-        whole, started = True, time.perf_counter()
-        bar = tqdm(
-            total=batches,
-            initial=at.batch,
-            desc=f"epoch {at.epoch + 1}/{train.epochs}",
-            unit="batch",
-            leave=False,
-            disable=None if train.progress else True,  # None: only on a terminal
-        )
-        with bar:
+        started = time.perf_counter()
+        self.method.train()
+        if not at.batch and type(self.method).start_epoch is not Method.start_epoch:
+            self.method.start_epoch(phase, at.phase_epoch, self._whole_set())
+            self.method.train()
+        whole = True
+        with self._bar(batches) as bar:
             for batch in self.loader:
                 self._note(batch.issues)
-                reports = self.method.training_step(batch.to(self.device), self.optimizer)
+                phase.step(batch.to(self.device), self.update)
                 at.step += 1
                 at.batch += 1
-                halves += [(at.step, report) for report in reports]
                 bar.update()
                 if not bar.disable and at.batch % BAR_EVERY == 0:
-                    bar.set_postfix_str(self._bar_words(halves))
+                    bar.set_postfix_str(self._bar_words())
                 if at.batch < batches and (self._interrupt.is_set() or self._enough_steps()):
                     whole = False
                     break
         at.seconds += time.perf_counter() - started
-        rows = step_rows(halves, at.epoch + 1)
-        self.folder.append_rows(run_folder.STEPS, rows, STEP_COLUMNS)
-        at.epoch_steps += rows
+        self.recorder.flush()
         return whole
 
-    def _bar_words(self, halves: list[tuple[int, HalfStep]]) -> str:
-        words = describe(step_rows(halves[-4 * BAR_EVERY :], self.progress.epoch))
-        if self.progress.history:
-            last = self.progress.history[-1]
-            words += " | val " + score_words(
-                {
-                    name.removeprefix("val.accuracy."): value
-                    for name, value in last.items()
-                    if name.startswith("val.accuracy.")
-                }
-            )
+    def _record(self, part: str, scalars: Mapping[str, Tensor]) -> None:
+        at = self.progress
+        self.recorder.step(at.step + 1, at.epoch + 1, self.phase.name, part, scalars)
+
+    def _whole_set(self) -> Iterable[Batch]:
+        """All training rows in the table's order, not augmented."""
+        rows = self.data.dataset(self.data.split.train).only(self.method.modalities)
+        size, workers = 2 * self.config.train.batch_size, self.config.data.workers
+        return _OnDevice(make_loader(rows, size, workers=workers), self.device)
+
+    def _bar(self, batches: int) -> tqdm[Any]:
+        name = "" if len(self.phases) == 1 else f"{self.phase.name} "
+        return tqdm(
+            total=batches,
+            initial=self.progress.batch,
+            desc=f"{name}epoch {self.progress.phase_epoch + 1}/{self._phase_epochs}",
+            unit="batch",
+            leave=False,
+            disable=None if self.config.train.progress else True,  # None: only on a terminal
+        )
+
+    def _bar_words(self) -> str:
+        words = step_words(self.recorder.recent(4 * BAR_EVERY))
+        if self.recorder.history:
+            prefix = f"val.{self.method.task.score}."
+            last = {
+                name.removeprefix(prefix): value
+                for name, value in self.recorder.history[-1].items()
+                if name.startswith(prefix) and not isinstance(value, str)
+            }
+            words += f" | val {score_words(last)}"
         return words
 
     def _end_epoch(self) -> None:
-        at = self.progress
+        at, task = self.progress, self.method.task
         validation = self._evaluate("val")
-        at.epoch += 1
-        at.batch = 0
-        row = {"epoch": at.epoch, "step": at.step, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= epoch_row(at.epoch_steps, validation) | {"seconds": round(at.seconds, 3)}
-        at.history.append(row)
+        at.epoch, at.phase_epoch, at.batch = at.epoch + 1, at.phase_epoch + 1, 0
         if self.config.train.progress:
-            tqdm.write(
-                f"epoch {at.epoch:3d}  {describe(at.epoch_steps)} | val"
-                f" {score_words(validation['accuracy'])}"
-            )
-        at.epoch_steps = []
+            steps, scores = step_words(self.recorder.rows), score_words(validation[task.score])
+            tqdm.write(f"epoch {at.epoch:3d}  {steps} | val {scores}")
+        row: Row = {"epoch": at.epoch, "step": at.step}
+        if len(self.phases) > 1:
+            row["phase"] = self.phase.name
+        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        shown = {score: validation[score] for score in task.epoch_scores}
+        self.recorder.epoch(row, shown, seconds=round(at.seconds, 3))
         self.scheduler.step()
         self._keep_best(validation)
-        self.folder.write_rows(
-            run_folder.METRICS,
-            at.history,
-            list(dict.fromkeys(key for entry in at.history for key in entry)),
-        )
+        if self._phase_over() and not self._last_phase:
+            self._next_phase()
+
+    def _next_phase(self) -> None:
+        if self.phase.selects:
+            self._load(self.best)
+        self.progress.next_phase()
+        self._begin_phase()
+
+    # -- selection
 
     def _keep_best(self, validation: Scores) -> None:
-        """Best is the highest fused validation score, among equals the lowest loss; only gains
-        above ``min_delta`` renew patience.
+        """Best is the best fused validation score, among equals that of the task's second one; only
+        gains above ``min_delta`` renew patience.
         """
-        at, score = self.progress, self._score(validation)
-        if self._beats_best(validation):
-            at.best_score, at.best_nll, at.best_epoch = score, validation["nll"][FUSED], at.epoch
-            self.best = self._weights()
+        at = self.progress
+        score, tie = self._rank(validation)
+        if not self.phase.selects or (score, tie) > (at.best_score, at.best_tie):
+            at.best_score, at.best_tie, at.best_epoch = score, tie, at.epoch
+            self.best = tensors(self.method)
             self.folder.save_weights(self.best)
         if score > at.stopping_score + self.config.train.min_delta:
             at.stopping_score, at.stale_epochs = score, 0
@@ -307,53 +313,41 @@ class Trainer:
             at.stale_epochs += 1
 
     def _beats_best(self, validation: Scores) -> bool:
-        return (self._score(validation), -validation["nll"][FUSED]) > (
-            self.progress.best_score,
-            -self.progress.best_nll,
-        )
+        return self._rank(validation) > (self.progress.best_score, self.progress.best_tie)
 
-    def _score(self, validation: Scores) -> float:
-        """The fused validation score that ``train.select`` names, higher is better."""
-        key = {"accuracy": "accuracy", "balanced": "balanced_accuracy", "loss": "nll"}[
-            self.config.train.select
-        ]
-        value = validation[key][FUSED]
-        return -value if key == "nll" else value
+    def _rank(self, validation: Scores) -> tuple[float, float]:
+        """The fused score that ``train.select`` names and the one for ties, higher is better."""
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {
-            name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()
-        }
+        def value(score: str) -> float:
+            found = validation[score.removeprefix("-")][FUSED]
+            if found is None:
+                return -math.inf
+            return -found if score.startswith("-") else found
+
+        return value(self.score), value(self.method.task.tie)
 
     # -- evaluation
-    # ----------------------------------------------------------------------------------------------------
 
     def _evaluate(self, part: str) -> Scores:
         loader = make_loader(
-            getattr(self.data, part),
+            getattr(self.data, part).only(self.method.modalities),
             2 * self.config.train.batch_size,
             workers=self.config.data.workers,
         )
-        predictions = predict(
-            self.model,
-            loader,
-            device=self.device,
-            prior=self.data.class_counts / len(self.data.train),
-        )
+        predictions = predict(self.method, loader, device=self.device)
         self._note(predictions.issues)
-        return scores(predictions)
+        return self.method.task.scores(predictions)
 
-    def _summarise(self) -> RunSummary:
+    def _summarize(self) -> RunSummary:
         """Score the best weights on the test rows, which nothing has read until now, and write what
         a finished run holds.
         """
         at, best, best_epoch = self.progress, self.best, self.progress.best_epoch
-        if at.batch and self._beats_best(
-            self._evaluate("val")
-        ):  # stopped inside an epoch, so not validated yet
-            best, best_epoch = self._weights(), at.epoch + 1
-        latest = self._weights()
-        self.model.load_state_dict(best)
+        # Stopped inside an epoch, so not validated yet.
+        if at.batch and (not self.phase.selects or self._beats_best(self._evaluate("val"))):
+            best, best_epoch = tensors(self.method), at.epoch + 1
+        latest = tensors(self.method)
+        self._load(best)
         self.folder.save_weights(best)
         summary: RunSummary = {
             "method": self.config.method.name,
@@ -366,12 +360,22 @@ class Trainer:
             "val": self._evaluate("val"),
             "test": self._evaluate("test"),
         }
-        self.model.load_state_dict(latest)
+        self._load(latest)
         write_issues(self.issues.values(), self.folder.file(run_folder.DATA_ISSUES))
         figures.learning_curves(self.folder)
         figures.conflict(self.folder)
         self.folder.write_json(run_folder.SUMMARY, summary)
         return summary
 
-    def _note(self, issues: Any) -> None:
+    def _note(self, issues: Iterable[DataIssue]) -> None:
         self.issues |= {(issue.row, issue.column): issue for issue in issues}
+
+
+class _OnDevice:
+    """Batches of a loader on a device, any number of times."""
+
+    def __init__(self, loader: DataLoader[Batch], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.to(self.device) for batch in self.loader)

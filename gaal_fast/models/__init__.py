@@ -1,13 +1,20 @@
-"""Encoders for each modality and the classifiers that join them."""
+"""Encoders for each modality."""
 
-from gaal_fast.models.encoders import SmallImageEncoder, TableEncoder, build_image_encoder
-from gaal_fast.models.fusion import ConcatModel, FusionModel, SharedHeadModel
+from __future__ import annotations
+
+from gaal_fast.models.encoders import (
+    SmallImageEncoder,
+    TableEncoder,
+    build_image_encoder,
+    image_width,
+)
+from gaal_fast.models.encoding import Encoders, build_encoders
 
 __all__ = [
-    "ConcatModel",
-    "FusionModel",
-    "SharedHeadModel",
+    "Encoders",
     "SmallImageEncoder",
     "TableEncoder",
+    "build_encoders",
     "build_image_encoder",
+    "image_width",
 ]

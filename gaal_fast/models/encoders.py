@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from gaal_fast.errors import UserError, nearest
 
-TORCHVISION_NAMES = ("resnet18", "resnet50")
+# The image encoders of our own and of torchvision with the number of features they end in.
+WIDTHS = {"small": 128, "resnet18": 512, "resnet50": 2048}
+TIMM = "timm:"
+_KEY = "model.image"
 
 
 class SmallImageEncoder(nn.Module):
@@ -68,6 +72,23 @@ class TableEncoder(nn.Module):
         return self.layers(table)
 
 
+def image_width(name: str) -> int:
+    """The number of features that the image encoder called ``name`` ends in.
+
+    Only an encoder of timm has to be built for it, without memory for its weights: its
+    ``num_features`` is not the pooled width for every architecture.
+
+    Raises:
+        UserError: An unknown name, or timm is missing.
+    """
+    if name in WIDTHS:
+        return WIDTHS[name]
+    if name.startswith(TIMM):
+        return _timm_width(name.removeprefix(TIMM))
+    known = ", ".join(WIDTHS)
+    raise UserError(f"must be {known} or timm:NAME, got {name}{nearest(name, [*WIDTHS])}", _KEY)
+
+
 def build_image_encoder(
     name: str, *, width: int | None = None, weights: Path | None = None
 ) -> tuple[nn.Module, int]:
@@ -82,24 +103,18 @@ def build_image_encoder(
     Raises:
         UserError: unknown name, timm missing, or weights that do not fit.
     """
+    features = image_width(name)
     if name == "small":
-        encoder: nn.Module = SmallImageEncoder(width or 128)
-        features = encoder.width
-    elif name in TORCHVISION_NAMES:
+        features = width or features
+        encoder: nn.Module = SmallImageEncoder(features)
+    elif name.startswith(TIMM):
+        encoder = _timm_encoder(name.removeprefix(TIMM))
+    else:
         # Imported here: torchvision costs a second that predicting from a table should not pay.
         import torchvision.models
 
         encoder = getattr(torchvision.models, name)(weights=None)
-        features = encoder.fc.in_features
         encoder.fc = nn.Identity()
-    elif name.startswith("timm:"):
-        encoder, features = _timm_encoder(name.removeprefix("timm:"))
-    else:
-        known = ("small", *TORCHVISION_NAMES)
-        raise UserError(
-            f"--model.image must be {', '.join(known)} or timm:NAME, got"
-            f" {name}{nearest(name, known)}"
-        )
     if weights is not None:
         _load_pretrained(encoder, weights)
     if width is not None and width != features:
@@ -107,28 +122,27 @@ def build_image_encoder(
     return encoder, features
 
 
-def _timm_encoder(name: str) -> tuple[nn.Module, int]:
+def _timm_encoder(name: str) -> nn.Module:
     try:
         import timm
     except ImportError:
         raise UserError(
-            f"--model.image timm:{name} needs timm: pip install 'gaal-fast[timm]'"
+            f"timm:{name} needs timm: pip install 'gaal-fast[timm]'", key=_KEY
         ) from None
     if not timm.is_model(name):
-        raise UserError(
-            f"--model.image: timm has no model {name}{nearest(name, timm.list_models())}"
-        )
-    encoder = timm.create_model(name, pretrained=False, num_classes=0)
-    # `num_features` is not the pooled width for every architecture; what comes out is.
-    encoder.eval()
-    size = (
-        encoder.default_cfg.get("input_size", (3, 224, 224))
-        if hasattr(encoder, "default_cfg")
-        else (3, 224, 224)
-    )
-    with torch.no_grad():
-        features = encoder(torch.zeros(1, *size)).shape[1]
-    return encoder.train(), features
+        near = nearest(name, timm.list_models())
+        raise UserError(f": timm has no model {name}{near}", key=_KEY)
+    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    return encoder
+
+
+@lru_cache
+def _timm_width(name: str) -> int:
+    with torch.device("meta"), torch.no_grad():
+        encoder = _timm_encoder(name).eval()
+        configured = getattr(encoder, "default_cfg", {})
+        size = configured.get("input_size", (3, 224, 224))
+        return int(encoder(torch.zeros(1, *size)).shape[1])
 
 
 def _load_pretrained(encoder: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ from gaal_fast.files import replacing
 from gaal_fast.runs.comparison import Row
 from gaal_fast.runs.folder import CONFLICT, CURVES, METRICS, STEPS, RunFolder
 from gaal_fast.runs.naming import FUSED
-from gaal_fast.runs.summary import fused_first
+from gaal_fast.runs.summary import SCORE_WORDS, fused_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,9 +74,10 @@ def learning_curves(folder: RunFolder) -> None:
     frame = folder.read_rows(METRICS)
     figure, (loss, accuracy) = _figure(2)
     _lines(loss, frame, "train.loss.", "epoch")
-    loss.set_ylabel("training loss (nats)")
-    _lines(accuracy, frame, "val.accuracy.", "epoch")
-    accuracy.set_ylabel("validation accuracy")
+    loss.set_ylabel("training loss")
+    score = "r2" if any(name.startswith("val.r2.") for name in frame) else "accuracy"
+    _lines(accuracy, frame, f"val.{score}.", "epoch")
+    accuracy.set_ylabel(f"validation {SCORE_WORDS[score]}")
     _save(figure, folder.file(CURVES))
 
 
@@ -169,6 +170,6 @@ def comparison(rows: Sequence[Row], path: Path, title: str = "test accuracy") ->
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
     axes.set_xticks(range(len(methods)), methods)
     axes.set_ylabel(title)
-    axes.set_ylim(0, 1.12)
+    axes.set_ylim(top=1.12)
     axes.legend(frameon=False, ncols=max(3, len(shades)), loc="upper center")
     _save(figure, path)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gaal_fast.config import Config, build, load_yaml, to_yaml
+from gaal_fast.config.methods import digest
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
 from gaal_fast.runs.environment import environment
@@ -79,7 +80,9 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             new.path.mkdir()
             new.write_config(config)
-            new.write_environment({"directory": cls(path)._relative(Path.cwd())})
+            start = {"directory": cls(path)._relative(Path.cwd())}
+            plugins = {str(file): digest(file.expanduser()) for file in config.plugin}
+            new.write_environment(start | ({"plugins": plugins} if plugins else {}))
             for name, content in (contents or {}).items():
                 new.write_json(name, content)
             os.rename(new.path, path)
@@ -151,20 +154,26 @@ class RunFolder:
         there from that place stays as it is, relative to the working directory: so a run folder
         that was moved alone still works beside its data.
         """
-        if not self.file(ENVIRONMENT).is_file():
-            return config
-        start = self.read_json(ENVIRONMENT).get("directory")
+        start = self._start()
         if start is None:
             return config
-        start = Path(os.path.normpath(Path(os.path.realpath(self.path)) / start))
         update: dict[str, dict[str, Path]] = {}
         for section, name in _PATHS:
             path = getattr(getattr(config, section), name)
             if path is not None and (start / path.expanduser()).exists():
                 update.setdefault(section, {})[name] = start / path.expanduser()
-        return config.model_copy(
-            update={s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
-        )
+        sections = {s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
+        plugin = [start / file.expanduser() for file in config.plugin]
+        return config.model_copy(update={**sections, "plugin": plugin})
+
+    def _start(self) -> Path | None:
+        """The directory that training was started in; None where the folder does not say."""
+        if not self.file(ENVIRONMENT).is_file():
+            return None
+        start = self.read_json(ENVIRONMENT).get("directory")
+        if start is None:
+            return None
+        return Path(os.path.normpath(Path(os.path.realpath(self.path)) / start))
 
     def _relative(self, place: Path) -> str:
         """``place`` seen from this folder: a tree moved as a whole keeps its links, and no home
@@ -269,10 +278,19 @@ class RunFolder:
         data.preprocessor.save(self.path)
         data.reading.save(self.path)
         self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
+        values = data.target.dtype.kind == "f"
         facts = {
             "fingerprint": data.fingerprint,
             "split": data.split.hash,
-            "class_counts": data.class_counts.tolist(),
+            **(
+                {"targets": int(data.train.target.shape[1])}
+                if values
+                else {"class_counts": data.class_counts.tolist()}
+            ),
+            "inputs": {
+                name: {"kind": spec.kind, "shape": list(spec.shape)}
+                for name, spec in data.train.specs.items()
+            },
             "warnings": data.warnings,
         }
         self.write_json(DATA, facts)
@@ -280,8 +298,33 @@ class RunFolder:
     # -- reading
 
     def config(self) -> Config:
-        """The configuration of the run, with its paths as they were given."""
-        return build([(str(self.file(CONFIG)), load_yaml(self.file(CONFIG), flag=None))])
+        """The configuration of the run, with its paths as they were given.
+
+        Raises:
+            UserError: A plug-in file of its method is gone or has changed.
+        """
+        values = load_yaml(self.file(CONFIG), flag=None)
+        self._check_plugins()
+        return self.build([(str(self.file(CONFIG)), values)], stored=True)
+
+    def build(
+        self, layers: Sequence[tuple[str, dict[str, Any]]], *, stored: bool = False
+    ) -> Config:
+        """A configuration whose relative plug-in files are about the run's own start."""
+        return build(layers, base=self._start(), stored=stored)
+
+    def _check_plugins(self) -> None:
+        environment = self.file(ENVIRONMENT)
+        plugins = self.read_json(ENVIRONMENT).get("plugins", {}) if environment.is_file() else {}
+        for name, former in plugins.items():
+            file = (self._start() or Path()) / Path(name).expanduser()
+            if not file.is_file():
+                raise UserError(f"{self.path} was trained with the plug-in {file}, which is gone")
+            if digest(file) != former:
+                raise UserError(
+                    f"{self.path} was trained with the plug-in {file}, which has changed since; put"
+                    " the former file back or train anew"
+                )
 
     def read_json(self, name: str) -> Any:
         """What ``write_json`` wrote. Raises ``UserError`` for a file that is absent or damaged."""

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gaal_fast.config import Config, build
+from gaal_fast.config import COMMAND_LINE, Config
 from gaal_fast.errors import UserError
-from gaal_fast.runs.folder import RunFolder, exists_error
+from gaal_fast.runs.folder import COMPARISON, RunFolder, exists_error
 
 # What may differ when a run goes on: how long, where, and where its data lies (which must be the
 # same data).
@@ -43,17 +43,26 @@ def resumed_config(folder: RunFolder, flags: Mapping[str, str], module: str = "t
             # these are about this one.
             given[key] = str(Path(value).expanduser().absolute())
     stored = folder.config()
-    config = build(
-        [
-            (str(folder.path), stored.model_dump(mode="json", by_alias=True)),
-            ("the command line", given),
-        ]
+    config = folder.build(
+        [(str(folder.path), stored.model_dump(mode="json", by_alias=True)), (COMMAND_LINE, given)]
     )
     if (stored.train.seeds == 1) != (config.train.seeds == 1):
         raise UserError(
             "cannot change between one seed and several when a run is resumed", key="train.seeds"
         )
     return config
+
+
+def resumed_configs(folder: RunFolder, flags: Mapping[str, str]) -> list[Config]:
+    """The configurations of the methods of a comparison that goes on; see ``resumed_config``."""
+    values = resumed_config(folder, flags, "compare").model_dump(
+        mode="json", by_alias=True, exclude={"method"}
+    )
+    contents = folder.read_json(COMPARISON)
+    options = contents.get("options", {})
+    layers = [{"method": options.get(name, {"name": name})} for name in contents["methods"]]
+    origin = str(folder.path)
+    return [folder.build([(origin, values), (origin, layer)]) for layer in layers]
 
 
 def check_paths(config: Config, *, resuming: bool = False) -> None:
@@ -73,6 +82,7 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
         ("data.csv", "file", config.data.csv),
         ("data.images", "folder", config.data.images),
         ("model.weights", "file", config.model.weights),
+        *(("plugin", "file", file) for file in config.plugin),
     ):
         if path is not None and not path.exists():
             raise UserError(f": no such {kind}: {path}", key=key)

@@ -135,8 +135,8 @@ def test_the_variants_for_a_gpu_step_here_too() -> None:
     """bfloat16 encoders and channels-last pictures need no GPU; compiled encoders and graphs do, to
     be worth their time.
     """
-    batch = step.make_batch(options(), 0).to_channels_last()
-    assert batch.inputs["image"].is_contiguous(memory_format=torch.channels_last)
+    batch = step.to_channels_last(step.make_batch(options(), 0))
+    assert batch.views["image"].values.is_contiguous(memory_format=torch.channels_last)
     for trainer in (
         step.fast(options(), guide="fresh", compile=False, graph=False, name="fast"),
         step.released_fast(options(), compile=False),
@@ -150,20 +150,18 @@ def test_the_variants_for_a_gpu_step_here_too() -> None:
 
 
 def test_a_graphed_step_is_captured_once_and_fed_new_batches(fake_cuda: None) -> None:
-    trainer = step.fast(options(), guide="fresh", compile=False, graph=False, name="fast")
     calls: list[torch.Tensor] = []
 
-    class Method:
-        def training_step(self, batch: step.Batch, optimizer: Any) -> list[Any]:
-            calls.append(batch.target)
-            return ["report"]
+    def one(batch: step.Batch) -> list[str]:
+        calls.append(batch.target)
+        return ["report"]
 
-    graphed = step.GraphedStep(Method(), trainer.optimizer, warm_up=2)
+    graphed = step.GraphedStep(one, warm_up=2)
     first, second = (step.make_batch(options(), seed) for seed in range(2))
     assert graphed(first) == graphed(second) == ["report"]
     assert len(calls) == 3
     assert torch.equal(graphed.batch.target, second.target)
-    assert torch.equal(graphed.batch.inputs["image"], second.inputs["image"])
+    assert torch.equal(graphed.batch.views["image"].values, second.views["image"].values)
     assert not torch.equal(first.target, second.target), (
         "the batch that was captured must stay as it was"
     )

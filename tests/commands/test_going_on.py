@@ -53,7 +53,7 @@ def assert_same_numbers(first: Path, second: Path) -> None:
         "RunFolder.write_data",  # nothing there but the configuration
         "Trainer._end_epoch",  # steps.csv is there, no checkpoint
         "RunFolder.save_checkpoint",  # weights and metrics too
-        "Trainer._summarise",  # all but the summary
+        "Trainer._summarize",  # all but the summary
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bits(
@@ -115,7 +115,7 @@ def test_a_comparison_goes_on(trees: Path, tmp_path: Path, run_command: Run) -> 
     whole, run = tmp_path / "whole", tmp_path / "run"
     more = ["--methods", "image,table", "--train.epochs", 1]
     assert run_command("compare", *flags(trees, whole), *more).code == 0
-    killed("Trainer._summarise", "compare", *flags(trees, run), *more)
+    killed("Trainer._summarize", "compare", *flags(trees, run), *more)
     assert_one_line(
         run_command("train", "--resume", run),
         rf"--resume: {run} holds a comparison; go on with: .*compare --resume {run}$",

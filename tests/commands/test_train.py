@@ -28,7 +28,7 @@ Run = Callable[..., Answer]
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / run_folder.CHECKPOINT, weights_only=True)["model"]
+    return torch.load(run / run_folder.CHECKPOINT, weights_only=True)["method"]
 
 
 def assert_same_bits(first: Path, second: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from gaal_fast.data.dataset import Batch, FusionDataset, ImageModality, TableModality
+from gaal_fast.data.batch import Batch, InputSpec
+from gaal_fast.data.dataset import FusionDataset, ImageModality, TableModality
 from gaal_fast.data.images.augment import augment, normalise, sample_rng
 from gaal_fast.data.images.store import ImageStore
 from gaal_fast.data.loader import EpochSampler, auto_workers, make_loader
@@ -55,11 +56,9 @@ def build(
 def equal(one: Batch, two: Batch) -> bool:
     tensors = [(one.target, two.target), (one.index, two.index)]
     tensors += [
-        (part(one)[m], part(two)[m])
-        for part in (lambda b: b.inputs, lambda b: b.rows)
-        for m in ("image", "table")
+        pair for m in ("image", "table") for pair in zip(one.views[m], two.views[m], strict=True)
     ]
-    return one.inputs.keys() == two.inputs.keys() and all(torch.equal(a, b) for a, b in tensors)
+    return one.views.keys() == two.views.keys() and all(torch.equal(a, b) for a, b in tensors)
 
 
 def test_a_batch_has_each_modality_of_the_rows_that_possess_it(
@@ -69,23 +68,26 @@ def test_a_batch_has_each_modality_of_the_rows_that_possess_it(
     assert len(batch) == 7
     assert batch.index.tolist() == ROWS.tolist()
     assert batch.target.tolist() == (ROWS % 3).tolist()
-    assert batch.rows["image"].tolist() == [0, 1, 2, 4]
-    assert batch.rows["table"].tolist() == [0, 1, 2, 3, 5]
-    assert torch.equal(batch.inputs["table"], torch.from_numpy(features[[9, 4, 0, 2, 5]]))
-    assert batch.inputs["image"].dtype == torch.float32
+    assert batch.views["image"].rows.tolist() == [0, 1, 2, 4]
+    assert batch.views["table"].rows.tolist() == [0, 1, 2, 3, 5]
+    assert torch.equal(batch.views["table"].values, torch.from_numpy(features[[9, 4, 0, 2, 5]]))
+    assert batch.views["image"].values.dtype == torch.float32
     assert torch.equal(
-        batch.inputs["image"], normalise(torch.stack([store.get(row)[0] for row in (9, 4, 0, 7)]))
+        batch.views["image"].values,
+        normalise(torch.stack([store.get(row)[0] for row in (9, 4, 0, 7)])),
     )
     assert [(issue.row, issue.column) for issue in batch.issues] == [(5, "photo")]
-    assert {t.dtype for t in (batch.target, batch.index, *batch.rows.values())} == {torch.int64}
+    assert {
+        t.dtype for t in (batch.target, batch.index, *(view.rows for view in batch.views.values()))
+    } == {torch.int64}
 
 
 def test_a_modality_that_no_row_has_is_empty(store: ImageStore, features: np.ndarray) -> None:
     dataset = build(store, features)
     batch = dataset.__getitems__([3, 6])
-    assert batch.inputs["image"].shape == (0, 3, 8, 8)
-    assert batch.rows["image"].shape == (0,)
-    assert dataset[6].inputs["table"].shape == (0, 3)
+    assert batch.views["image"].values.shape == (0, 3, 8, 8)
+    assert batch.views["image"].rows.shape == (0,)
+    assert dataset[6].views["table"].values.shape == (0, 3)
     assert len(dataset[6]) == 1
     assert dataset.modality_names == ["image", "table"]
     assert dataset.present()["table"].tolist() == [True, True, True, True, False, True, False]
@@ -97,8 +99,54 @@ def test_keys_choose_the_augmentation(store: ImageStore, features: np.ndarray) -
         augment(store.get(row)[0], "light", sample_rng(4, epoch, row))
         for epoch, row in ((3, 9), (8, 0))
     ]
-    assert torch.equal(batch.inputs["image"], normalise(torch.stack(expected)))
+    assert torch.equal(batch.views["image"].values, normalise(torch.stack(expected)))
     assert batch.index.tolist() == [9, 0]
+
+
+def test_other_modalities_can_be_left_out(store: ImageStore, features: np.ndarray) -> None:
+    whole = build(store, features)
+    narrow = whole.only(["table"])
+    assert (whole.modality_names, narrow.modality_names) == (["image", "table"], ["table"])
+    batch = narrow.__getitems__(range(7))
+    assert batch.index.tolist() == ROWS.tolist()
+    assert list(batch.views) == ["table"]
+    expected = whole.__getitems__(range(7))
+    assert torch.equal(batch.views["table"].values, expected.views["table"].values)
+    assert list(expected.only(["table"]).views) == ["table"]
+
+
+def test_modalities_say_what_an_encoder_has_to_take(
+    store: ImageStore, features: np.ndarray
+) -> None:
+    specs = build(store, features).specs
+    assert specs == {"image": InputSpec("image", (3, 8, 8)), "table": InputSpec("table", (3,))}
+    assert (specs["image"].features, specs["table"].features) == (192, 3)
+
+
+def test_several_views_of_a_row_are_augmented_on_their_own(
+    store: ImageStore, features: np.ndarray
+) -> None:
+    names = ["image", "table"]
+    one = build(store, features, "paper").__getitems__([(3, 0), (3, 1)])
+    two = build(store, features, "paper").only(names, views=3).__getitems__([(3, 0), (3, 1)])
+    assert two.views["image"].values.shape == (2, 3, 3, 8, 8)
+    assert two.views["table"].values.shape == (2, 3, 3)
+    assert torch.equal(two.views["image"].values[:, 0], one.views["image"].values)
+    assert not torch.equal(two.views["image"].values[:, 0], two.views["image"].values[:, 1])
+    assert torch.equal(two.views["image"].rows, one.views["image"].rows)
+    empty = build(store, features, "light").only(names, views=2).__getitems__([3, 6])
+    assert empty.views["image"].values.shape == (0, 2, 3, 8, 8)
+
+
+def test_values_are_a_column_of_floats_and_an_unknown_one_is_no_number(
+    features: np.ndarray,
+) -> None:
+    target = np.where(np.arange(N) == 4, np.nan, np.arange(N) / 2)
+    dataset = FusionDataset(ROWS, target, [TableModality(features, np.ones(N, bool))])
+    found = dataset.__getitems__([0, 1]).target
+    assert found.dtype == torch.float64
+    assert found.shape == (2, 1)
+    assert found[0, 0] == 4.5 and found[1, 0].isnan()
 
 
 def test_batches_move_between_devices(store: ImageStore, features: np.ndarray) -> None:
@@ -106,7 +154,11 @@ def test_batches_move_between_devices(store: ImageStore, features: np.ndarray) -
     moved = batch.to("meta", non_blocking=True)
     assert {
         t.device.type
-        for t in (moved.target, moved.index, *moved.inputs.values(), *moved.rows.values())
+        for t in (
+            moved.target,
+            moved.index,
+            *(part for view in moved.views.values() for part in view),
+        )
     } == {"meta"}
     assert moved.issues == batch.issues
     assert equal(batch, batch.to("cpu"))
@@ -196,5 +248,5 @@ def test_processes_are_used_only_where_images_cost_something(
 @pytest.mark.gpu
 def test_pinned_batches_reach_the_gpu(store: ImageStore, features: np.ndarray) -> None:
     [batch] = make_loader(build(store, features), 7, pin_memory=True)
-    assert batch.inputs["image"].is_pinned()
+    assert batch.views["image"].values.is_pinned()
     assert equal(batch.to("cuda", non_blocking=True).to("cpu"), batch)

@@ -37,7 +37,7 @@ class Noise:
         self.present = np.ones(ROWS, dtype=bool)
         self.trouble = trouble
 
-    def load(self, rows: np.ndarray, epochs: np.ndarray) -> Loaded:
+    def load(self, rows: np.ndarray, epochs: np.ndarray, views: int = 1) -> Loaded:
         if (
             self.trouble is not None
             and 7 in rows
@@ -58,7 +58,9 @@ def dataset(trouble: object = None) -> FusionDataset:
 
 
 def read(trouble: object = None, workers: int = 2) -> list[torch.Tensor]:
-    return [batch.inputs["image"] for batch in make_loader(dataset(trouble), 4, workers=workers)]
+    return [
+        batch.views["image"].values for batch in make_loader(dataset(trouble), 4, workers=workers)
+    ]
 
 
 def fail() -> None:

@@ -77,21 +77,25 @@ def test_a_table_with_images_is_loaded_whole(make_config: MakeConfig, tmp_path: 
 def test_training_is_augmented_and_evaluation_is_not(make_config: MakeConfig) -> None:
     data = load_data(make_config(catalogue(), augment="paper"), seed=3, progress=False)
     one, two = (
-        data.train.__getitems__([(epoch, i) for i in range(20)]).inputs["image"] for epoch in (0, 1)
+        data.train.__getitems__([(epoch, i) for i in range(20)]).views["image"].values
+        for epoch in (0, 1)
     )
     assert not torch.equal(one, two)
-    plain = data.dataset(data.split.train).__getitems__(range(20)).inputs["image"]
+    plain = data.dataset(data.split.train).__getitems__(range(20)).views["image"].values
     assert not torch.equal(one, plain)
     assert torch.equal(
         load_data(make_config(catalogue()), progress=False)
         .train.__getitems__(range(20))
-        .inputs["image"],
+        .views["image"]
+        .values,
         plain,
     )
     again = load_data(
         make_config(catalogue(), augment="paper", cache="none"), seed=3, progress=False
     )
-    assert torch.equal(again.train.__getitems__([(1, i) for i in range(20)]).inputs["image"], two)
+    assert torch.equal(
+        again.train.__getitems__([(1, i) for i in range(20)]).views["image"].values, two
+    )
 
 
 def test_missing_and_broken_images_and_labels_are_listed_and_the_rest_trains(
@@ -116,8 +120,8 @@ def test_missing_and_broken_images_and_labels_are_listed_and_the_rest_trains(
         assert found[9, "photo"] == "no such file"
         assert 5 not in np.concatenate([data.split.train, data.split.val, data.split.test])
         batch = data.dataset(np.array([3, 6, 7, 8, 9])).__getitems__(range(5))
-        assert batch.rows["image"].tolist() == [1, 2]
-        assert batch.rows["table"].tolist() == [0, 1, 4]
+        assert batch.views["image"].rows.tolist() == [1, 2]
+        assert batch.views["table"].rows.tolist() == [0, 1, 4]
         assert any("rows have no value in the target column" in line for line in data.warnings)
         assert any(
             f"{len(expected & {(r, 'photo') for r in range(60)})} of 60 rows have no usable image"
@@ -224,17 +228,17 @@ def test_prediction_reads_any_order_further_columns_and_rows_that_lack_something
     assert read.classes == data.classes
     assert set(read.target) == {-1}
     [whole] = make_loader(read.dataset, 30)
-    assert sorted(set(range(30)) - set(whole.rows["image"].tolist())) == [2, 4, 8]
-    assert sorted(set(range(30)) - set(whole.rows["table"].tolist())) == [4, 6]
+    assert sorted(set(range(30)) - set(whole.views["image"].rows.tolist())) == [2, 4, 8]
+    assert sorted(set(range(30)) - set(whole.views["table"].rows.tolist())) == [4, 6]
     assert {(issue.row, issue.reason) for issue in read.issues} == {
         (2, "no such file"),
         (4, "no image named"),
     }
     assert [issue.row for issue in whole.issues] == [8]
     same = [row for row in range(30) if frame["colour"][row] != "grey" and row not in (4, 6)]
-    kept = {row: position for position, row in enumerate(whole.rows["table"].tolist())}
+    kept = {row: position for position, row in enumerate(whole.views["table"].rows.tolist())}
     assert torch.equal(
-        whole.inputs["table"][[kept[row] for row in same]],
+        whole.views["table"].values[[kept[row] for row in same]],
         torch.from_numpy(data.table.features[same]),
     )
 
@@ -307,7 +311,7 @@ def test_prediction_from_images_alone_or_from_some_columns(
         " predicting from the images alone"
     ]
     [batch] = make_loader(read.dataset, 60)
-    assert (len(batch.rows["image"]), len(batch.rows["table"])) == (60, 0)
+    assert (len(batch.views["image"].rows), len(batch.views["table"].rows)) == (60, 0)
     catalogue()[["colour"]].to_csv(csv, index=False)
     read = load_for_prediction(csv, tmp_path / "run", image_size=8)
     assert (
@@ -461,7 +465,7 @@ def test_a_resumed_epoch_sees_the_same_images_whatever_the_cache(
             sampler.set_epoch(4, stop)
             del stream[stop:]
             stream += [
-                batch.inputs["image"]
+                batch.views["image"].values
                 for batch in make_loader(data.train, sampler=sampler, workers=workers)
             ]
         streams.append(stream)
@@ -561,7 +565,7 @@ def test_the_range_of_the_training_images_is_kept_and_applied(
     read = load_for_prediction(
         tmp_path / "new.csv", tmp_path / "run", images=config.images, image_size=8
     )
-    image = read.dataset.__getitems__([0]).inputs["image"]
+    image = read.dataset.__getitems__([0]).views["image"].values
     assert torch.equal(image, normalise(torch.full((1, 3, 8, 8), 16, dtype=torch.uint8)))
     assert "nearly black" in read.warnings[0]
     config.image_range = (1000, 2000)
@@ -619,7 +623,7 @@ def rewritten(
 
 
 def table_inputs(data: PredictionData) -> np.ndarray:
-    return data.dataset.__getitems__(list(range(len(data.dataset)))).inputs["table"].numpy()
+    return data.dataset.__getitems__(list(range(len(data.dataset)))).views["table"].values.numpy()
 
 
 @pytest.mark.parametrize(
