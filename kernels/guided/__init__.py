@@ -45,10 +45,6 @@ from torch import Tensor
 
 from .plan import Problem, make_plan
 
-_RESULTS = (
-    *("loss_ptr", "grad_features_ptr", "grad_weight_ptr", "grad_bias_ptr"),
-    *("v_ptr", "dot_ptr", "guide_norm2_ptr", "grad_norm2_ptr", "index_ptr"),
-)
 # Arguments that belong to a bias, where there is none.
 _NO_BIAS = dict.fromkeys(("bias_ptr", "grad_bias_ptr", "plain_bias_ptr", "guide_bias_ptr"))
 
@@ -63,7 +59,7 @@ def guided_linear_ce(
     class_weights: Tensor | None,
     top_k: int,
     rule: Rule,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, feature gradient and corrected head gradient of one step.
 
     Three launches, and two products of PyTorch unless ``plan.own_logits``.
@@ -122,4 +118,14 @@ def guided_linear_ce(
     }
     for launch in plan.launches:
         launch.run({name: values[name] for name in launch.names}, device)
-    return tuple(memory.get(name) for name in _RESULTS)
+    return (
+        memory["loss_ptr"],
+        memory["grad_features_ptr"],
+        memory["grad_weight_ptr"],
+        memory.get("grad_bias_ptr"),
+        memory["v_ptr"],
+        memory["dot_ptr"],
+        memory["guide_norm2_ptr"],
+        memory["grad_norm2_ptr"],
+        memory["index_ptr"],
+    )

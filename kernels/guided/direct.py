@@ -13,6 +13,27 @@ from .shared import feature_grad_tile
 
 
 @triton.jit
+def tile_sums(grad, bias, guide, guide_bias, bias_ptr, first_tile):
+    """<g, g_p>, |g_p|^2, |g|^2 of a tile, float64.
+
+    The first tile of a band of columns adds those of the bias, if there is one at ``bias_ptr``.
+    """
+    g = grad.to(tl.float64)
+    p = guide.to(tl.float64)
+    dot = tl.sum(g * p)
+    guide_norm2 = tl.sum(p * p)
+    grad_norm2 = tl.sum(g * g)
+    if bias_ptr is not None:  # noqa: SIM102 - decided when the kernel is compiled
+        if first_tile:
+            g_bias = bias.to(tl.float64)
+            p_bias = guide_bias.to(tl.float64)
+            dot += tl.sum(g_bias * p_bias, axis=0)
+            guide_norm2 += tl.sum(p_bias * p_bias, axis=0)
+            grad_norm2 += tl.sum(g_bias * g_bias, axis=0)
+    return dot, guide_norm2, grad_norm2
+
+
+@triton.jit
 def direct_kernel(
     features_ptr,  # [B, d]
     features_stride,
@@ -105,18 +126,9 @@ def direct_kernel(
             guide_ptr, guide_bias_ptr, guide, guide_bias, columns, dims, Y, d, first_tile
         )
 
-        g = grad.to(tl.float64)
-        p = guide.to(tl.float64)
-        dot = tl.sum(g * p)
-        guide_norm2 = tl.sum(p * p)
-        grad_norm2 = tl.sum(g * g)
-        if plain_bias_ptr is not None:  # noqa: SIM102 - decided when the kernel is compiled
-            if tile_d == 0:
-                g_bias = bias.to(tl.float64)
-                p_bias = guide_bias.to(tl.float64)
-                dot += tl.sum(g_bias * p_bias, axis=0)
-                guide_norm2 += tl.sum(p_bias * p_bias, axis=0)
-                grad_norm2 += tl.sum(g_bias * g_bias, axis=0)
+        dot, guide_norm2, grad_norm2 = tile_sums(
+            grad, bias, guide, guide_bias, plain_bias_ptr, first_tile
+        )
         power64 = power.to(tl.float64)
         guide_power64 = guide_power.to(tl.float64)
         # No guide at all differs from a guide of zeros: 0 * NaN must not make v NaN.

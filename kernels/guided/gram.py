@@ -1,6 +1,6 @@
 """Launches 2 and 3, gram form: inner products in sample space, and one product over stacked rows.
 
-The package's documentation has the equations.
+The docstring of the package has the equations.
 """
 
 from __future__ import annotations
@@ -36,6 +36,44 @@ def gram_rows(tile, tiles_active, active, guiding, totals_ptr, TILE: tl.constexp
         weight = selected.weight * tl.load(totals_ptr + 3)
         u_ptr = guiding.features_ptr + selected.row * guiding.features_stride
     return selected, u_ptr, weight
+
+
+@triton.jit
+def gram_tile(
+    i,
+    j,
+    tiles_active,
+    active,  # `Rows`
+    guiding,  # `Rows`
+    totals_ptr,
+    d,
+    HAS_BIAS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sum of the products of tile (i, j) of both Gram matrices, float64, times powers of two."""
+    rows_i, u_i, weight_i = gram_rows(i, tiles_active, active, guiding, totals_ptr, TILE)
+    rows_j, u_j, weight_j = gram_rows(j, tiles_active, active, guiding, totals_ptr, TILE)
+    Y = active.logits.Y
+    residuals = tl.zeros((TILE, TILE), tl.float32)
+    for start in range(0, Y, BLOCK_K):
+        columns = start + tl.arange(0, BLOCK_K)
+        a_i = residual_tile(rows_i, weight_i, columns, Y).to(OPERAND)
+        a_j = residual_tile(rows_j, weight_j, columns, Y).to(OPERAND)
+        residuals = tl.dot(a_i, tl.trans(a_j), residuals, input_precision=PRECISION)
+    inner = tl.zeros((TILE, TILE), tl.float32)
+    for start in range(0, d, BLOCK_K):
+        depth = start + tl.arange(0, BLOCK_K)
+        inside_i = rows_i.present[:, None] & (depth < d)[None, :]
+        inside_j = rows_j.present[:, None] & (depth < d)[None, :]
+        x_i = tl.load(u_i[:, None] + depth[None, :], mask=inside_i, other=0.0)
+        x_j = tl.load(u_j[:, None] + depth[None, :], mask=inside_j, other=0.0)
+        inner = tl.dot(x_i, tl.trans(x_j), inner, input_precision=PRECISION)
+    if HAS_BIAS:
+        inner += 1.0
+    return tl.sum(residuals.to(tl.float64) * inner.to(tl.float64))
 
 
 @triton.jit
@@ -110,28 +148,20 @@ def gram_kernel(
         grad_norm2 = tl.cast(0.0, tl.float64)
         # Both matrices are symmetric: the upper triangle counts twice.
         if i <= j:
-            rows_i, u_i, weight_i = gram_rows(i, tiles_active, active, guiding, totals_ptr, TILE)
-            rows_j, u_j, weight_j = gram_rows(j, tiles_active, active, guiding, totals_ptr, TILE)
-            residuals = tl.zeros((TILE, TILE), tl.float32)
-            for start in range(0, Y, BLOCK_K):
-                columns = start + tl.arange(0, BLOCK_K)
-                a_i = residual_tile(rows_i, weight_i, columns, Y).to(OPERAND)
-                a_j = residual_tile(rows_j, weight_j, columns, Y).to(OPERAND)
-                residuals = tl.dot(a_i, tl.trans(a_j), residuals, input_precision=PRECISION)
-            inner = tl.zeros((TILE, TILE), tl.float32)
-            for start in range(0, d, BLOCK_K):
-                depth = start + tl.arange(0, BLOCK_K)
-                within = (depth < d)[None, :]
-                x_i = tl.load(
-                    u_i[:, None] + depth[None, :], mask=rows_i.present[:, None] & within, other=0.0
-                )
-                x_j = tl.load(
-                    u_j[:, None] + depth[None, :], mask=rows_j.present[:, None] & within, other=0.0
-                )
-                inner = tl.dot(x_i, tl.trans(x_j), inner, input_precision=PRECISION)
-            if HAS_BIAS:
-                inner += 1.0
-            value = tl.sum(residuals.to(tl.float64) * inner.to(tl.float64))
+            value = gram_tile(
+                i,
+                j,
+                tiles_active,
+                active,
+                guiding,
+                totals_ptr,
+                d,
+                HAS_BIAS,
+                TILE,
+                BLOCK_K,
+                OPERAND,
+                PRECISION,
+            )
             total = tl.load(totals_ptr).to(tl.float64) * tl.load(totals_ptr + 2)
             guide_total = tl.load(totals_ptr + 1).to(tl.float64) * tl.load(totals_ptr + 3)
             twice = tl.where(i < j, 2.0, 1.0).to(tl.float64)

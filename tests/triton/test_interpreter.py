@@ -18,8 +18,22 @@ import torch
 
 pytest.importorskip("triton")
 
+from tests.triton.conftest import INTERPRETED_FILES
+
 ROOT = Path(__file__).parents[2]
 INTERPRETED = "triton-interpreted"
+
+
+def paths(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/triton/test_{name}.py" for name in names)
+
+
+# The files that only such a process takes, in two parts of about the same time, with the least
+# number of tests in each.
+KERNELS = {
+    "kernels": (paths("arithmetic", "memory", "softmax_stats", "linear_ce_grad", "project"), 240),
+    "launches": (paths("launches", "confident", "confident_step", "guided"), 320),
+}
 
 
 def run(code: list[str]) -> str:
@@ -61,10 +75,9 @@ def interpreter() -> None:
     [
         (["tests/ops/test_guided_linear_ce.py"], INTERPRETED, 100),
         (["tests/ops", "--ignore", "tests/ops/test_guided_linear_ce.py"], INTERPRETED, 300),
-        (["tests/triton/test_arithmetic.py", "tests/triton/test_memory.py"], "", 100),
-        (["tests/triton/test_launches.py", "tests/triton/test_confident.py"], "", 250),
+        *((list(group), "", at_least) for group, at_least in KERNELS.values()),
     ],
-    ids=["guided", "ops", "kernels", "launches"],
+    ids=["guided", "ops", *KERNELS],
 )
 def test_suite(interpreter: None, files: list[str], selection: str, at_least: int) -> None:
     output = run(
@@ -86,6 +99,11 @@ def test_suite(interpreter: None, files: list[str], selection: str, at_least: in
     assert passed and int(passed[1]) >= at_least, (
         f"only {passed and passed[1]} tests ran:\n{output[-2000:]}"
     )
+
+
+def test_every_interpreted_file_is_run() -> None:
+    run_by_us = {name for group, _ in KERNELS.values() for name in group}
+    assert run_by_us == {f"tests/triton/{name}" for name in INTERPRETED_FILES}
 
 
 def test_available_where_it_can_run() -> None:

@@ -81,8 +81,8 @@ MUTATIONS = [
     ),
     change(
         "every tile adds the bias",
-        "            if tile_d == 0:\n",
-        "            if tile_d >= 0:\n",
+        "        if first_tile:\n",
+        "        if True:\n",
         STEP,
         "guided_step",
     ),

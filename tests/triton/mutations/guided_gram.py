@@ -67,8 +67,8 @@ MUTATIONS = [
     ),
     change(
         "gram without the bias",
-        "                inner += 1.0\n",
-        "                inner += 0.0\n",
+        "        inner += 1.0\n",
+        "        inner += 0.0\n",
         STEP,
         "guided_step",
     ),
