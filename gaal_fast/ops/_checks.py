@@ -107,8 +107,8 @@ def logits_matrix(tensor: Tensor) -> tuple[int, int]:
     return rows, classes
 
 
-def vector(name: str, tensor: Tensor, size: int | None, device: torch.device) -> None:
-    """``tensor`` is a vector on ``device``, of that size if given."""
+def vector(name: str, tensor: Tensor, size: int | None, device: torch.device) -> int:
+    """The size of ``tensor``, checked to be a vector on ``device``, of that size if given."""
     shape = tensor.shape
     if len(shape) != 1 or (size is not None and shape[0] != size):
         raise ValueError(
@@ -116,25 +116,33 @@ def vector(name: str, tensor: Tensor, size: int | None, device: torch.device) ->
         )
     if tensor.device != device:
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    return shape[0]
 
 
 @functools.cache
-def _extent() -> Callable[[Tensor], tuple[int, int]]:
-    """A function for the least and the greatest number of a contiguous int64 tensor on the CPU,
-    which is not empty.
+def _native_extent() -> Callable[[int, int], tuple[int, int]] | None:
+    """The least and the greatest of so many int64 numbers at an address, at least one. None where
+    the kernels were not built.
 
-    With torch alone it takes as long as a small op itself.
+    With torch it takes as long as a small op itself.
     """
     try:
         from gaal_fast import _native_cpu as native
     except (ImportError, OSError):
+        return None
+    extent: Callable[[int, int], tuple[int, int]] = native.extent
+    return extent
 
-        def by_torch(tensor: Tensor) -> tuple[int, int]:
-            low, high = torch.aminmax(tensor)
-            return int(low), int(high)
 
-        return by_torch
-    return lambda tensor: native.extent(tensor.data_ptr(), tensor.numel())
+def _extent(tensor: Tensor, size: int) -> tuple[int, int]:
+    """The least and the greatest number of a contiguous int64 tensor on the CPU, which is not
+    empty.
+    """
+    native = _native_extent()
+    if native is not None:
+        return native(tensor.data_ptr(), size)
+    low, high = torch.aminmax(tensor)
+    return int(low), int(high)
 
 
 def integers(
@@ -143,18 +151,19 @@ def integers(
     """``tensor`` as contiguous int64, checked to be a vector of integers, on the CPU also to lie in
     [0, bound).
     """
-    _tensor(name, tensor)
+    if not isinstance(tensor, Tensor):
+        _tensor(name, tensor)
     dtype = tensor.dtype
     if dtype is not torch.int64 and dtype not in INTEGERS:
         raise TypeError(f"{name} must hold integers, got {dtype}")
-    vector(name, tensor, size, device)
+    size = vector(name, tensor, size, device)
     # Both calls cost a microsecond where there is nothing to do.
     if dtype is not torch.int64:
         tensor = tensor.to(torch.int64)
     if not tensor.is_contiguous():
         tensor = tensor.contiguous()
-    if values and tensor.is_cpu and tensor.numel():
-        low, high = _extent()(tensor)
+    if values and size and tensor.is_cpu:
+        low, high = _extent(tensor, size)
         if low < 0 or high >= bound:
             raise ValueError(
                 f"{name} must lie in 0 .. {bound - 1}, got values from {low} to {high}"
@@ -197,7 +206,7 @@ def _in_place(name: str, grad: Tensor, values: bool) -> None:
 
 def sequence(name: str, value: Any) -> list[Any]:
     """``value`` as a list."""
-    if isinstance(value, Tensor):
+    if type(value) is not list and isinstance(value, Tensor):
         raise TypeError(f"{name} must be a sequence of tensors, got one tensor; put it in a list")
     try:
         return list(value)
@@ -219,24 +228,27 @@ def gradient_lists(
         raise ValueError(
             f"guides must hold as many tensors as grads: got {len(guides)} and {len(grads)}"
         )
-    device = None
+    device, on_host = None, False
     for i, (grad, guide) in enumerate(zip(grads, guides, strict=True)):
-        if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
+        if not isinstance(grad, Tensor) or (dtype := grad.dtype) not in FLOATS:
             floating(f"grads[{i}]", grad)
         if not isinstance(guide, Tensor):
             _tensor(f"guides[{i}]", guide)
         if device is None:
-            device = grad.device
+            device, on_host = grad.device, grad.is_cpu
         if grad.shape != guide.shape:
             raise ValueError(
                 f"guides[{i}] must have the shape of grads[{i}]: got {tuple(guide.shape)} and"
                 f" {tuple(grad.shape)}"
             )
-        if grad.dtype is not guide.dtype:
+        if dtype is not guide.dtype:
             raise TypeError(
                 f"guides[{i}] must have the dtype of grads[{i}]: got {guide.dtype} and {grad.dtype}"
             )
-        if grad.device != device or guide.device != device:
+        # Of a device on the host there is but one.
+        if not (on_host and grad.is_cpu and guide.is_cpu) and (
+            grad.device != device or guide.device != device
+        ):
             raise ValueError(
                 f"grads and guides must be on one device: number {i} is on {grad.device} and"
                 f" {guide.device}, not {device}"

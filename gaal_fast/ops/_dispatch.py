@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,9 +33,11 @@ PREFERENCE: dict[str, tuple[str, ...]] = {
 # The device types of a backend that has a module for each.
 DEVICE_MODULES: dict[str, tuple[str, ...]] = {"native": ("cpu", "cuda")}
 
-_Plan = list[tuple[str, Callable[..., bool], Callable[..., Any]]]
+_Choice = tuple[str, Callable[..., bool], Callable[..., Any]]
+_Plan = list[_Choice]
 
 _any_autocast = torch._C._is_any_autocast_enabled
+_set_grad_enabled = torch._C._set_grad_enabled
 _chosen: ContextVar[str | None] = ContextVar(
     "gaal_fast_backend", default=None
 )  # set by ``with backend(name)``
@@ -134,30 +136,31 @@ def _plan(requested: str, op: str, device: torch.device) -> _Plan:
     return plan
 
 
-def resolve(op: str, tensors: tuple[Tensor, ...]) -> tuple[str, Callable[..., Any]]:
-    """The name of the backend that takes this call, and its function.
+def resolve(op: str, tensors: Sequence[Tensor]) -> _Choice:
+    """The backend that takes this call: its name, what it supports, and its function.
 
     ``tensors`` are the floating tensors of the call, as ``supports`` of a backend takes them.
     """
     device = tensors[0].device
-    key = (requested_backend(), op, device)
+    # What `requested_backend` answers, mostly for a call less.
+    key = (_chosen.get() or _default or requested_backend(), op, device)
     plan = _plans.get(key)
     if plan is None:
         plan = _plans[key] = _plan(*key)
-    for name, supports, function in plan:
-        if supports(op, *tensors):
-            return name, function
+    for choice in plan:
+        if choice[1](op, *tensors):
+            return choice
     given = ", ".join(f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for t in tensors[:4])
     raise RuntimeError(
         f"backend {key[0]!r} does not take {op} of {given} on {device}; use 'auto' or 'torch'"
     )
 
 
-def run(op: str, tensors: tuple[Tensor, ...], *args: object) -> Any:
+def run(op: str, tensors: Sequence[Tensor], *args: object) -> Any:
     """Call the backend's function for ``op`` with ``args``, recording no gradient and with autocast
     off.
     """
-    _, function = resolve(op, tensors)
+    function = resolve(op, tensors)[2]
     first = tensors[0]
     # Asking for one device type by name takes as long as ten other checks.
     if _any_autocast() or not (first.is_cpu or first.is_cuda):
@@ -166,12 +169,13 @@ def run(op: str, tensors: tuple[Tensor, ...], *args: object) -> Any:
             with torch.no_grad(), torch.autocast(device_type, enabled=False):
                 return function(*args)
     # What torch.no_grad() does, for a tenth of its 1.5 microseconds.
-    recording = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(False)
+    if not torch.is_grad_enabled():
+        return function(*args)
+    _set_grad_enabled(False)
     try:
         return function(*args)
     finally:
-        torch._C._set_grad_enabled(recording)
+        _set_grad_enabled(True)
 
 
 def selected_backend(op: str, *tensors: Tensor) -> str:

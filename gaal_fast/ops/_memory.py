@@ -42,11 +42,19 @@ def disjoint(tensors: Sequence[Tensor]) -> bool:
 
     Cheap, and all that is needed for nearly every call.
     """
+    stops: dict[int, int] = {}
+    for tensor in tensors:
+        start = tensor.data_ptr()
+        stop = start + tensor.nbytes if tensor.is_contiguous() else _stretch(tensor)[1]
+        if stop > start:
+            if start in stops:
+                return False
+            stops[start] = stop
     end = 0
-    for start, stop in sorted(map(_stretch, tensors)):
+    for start in sorted(stops):
         if start < end:
             return False
-        end = stop
+        end = stops[start]
     return True
 
 

@@ -64,17 +64,20 @@ class Rule(NamedTuple):
             TypeError: an option that is no number, or a bound or ridge in a tensor on a device.
             ValueError: an unknown rule, or a number out of its range.
         """
-        rule, epsilon, relative, margin, ridge, bound = self
+        found, (rule, epsilon, relative, margin, ridge, bound) = self, self
         if rule not in RULES:
             raise ValueError(f"rule must be 'paper' or 'official', got {rule!r}")
-        if type(epsilon) is not float:
+        if not (
+            type(epsilon) is type(margin) is type(ridge) is float
+            and (bound is None or type(bound) is float)
+            and type(relative) is bool
+        ):
             epsilon = _number("epsilon", epsilon, device, values)
-        if type(margin) is not float:
             margin = _number("margin", margin, device, values)
-        if type(ridge) is not float:
             ridge = _host_number("ridge", ridge, values)
-        if bound is not None and type(bound) is not float:
-            bound = _host_number("max_correction", bound, values)
+            if bound is not None:
+                bound = _host_number("max_correction", bound, values)
+            found = Rule(rule, epsilon, bool(relative), margin, ridge, bound)
         if type(epsilon) is float and not math.isfinite(epsilon):
             raise ValueError(f"epsilon must be finite, got {epsilon}")
         if type(margin) is float and not 0.0 <= margin < math.inf:
@@ -85,7 +88,7 @@ class Rule(NamedTuple):
             raise ValueError(
                 f"max_correction must be finite and not negative, or None, got {bound}"
             )
-        return Rule(rule, epsilon, bool(relative), margin, ridge, bound)
+        return found
 
 
 DEFAULT = Rule()

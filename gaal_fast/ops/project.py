@@ -104,10 +104,10 @@ def project_(
 def _eager(grads: list[Tensor], guides: list[Tensor], rule: Rule) -> Scalars:
     grads, guides = check.gradient_lists(grads, guides, values=True)
     rule = rule.checked(grads[0].device)
-    scalars: Scalars = run("project_", (*grads, *guides), grads, guides, rule)
+    scalars: Scalars = run("project_", grads, grads, guides, rule)  # guides are alike
     # A kernel that writes through a pointer is unseen by autograd, which may have saved one of
     # these tensors.
-    torch.autograd.graph.increment_version(grads)
+    torch._C._increment_version(grads)
     return scalars
 
 

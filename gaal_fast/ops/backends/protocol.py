@@ -44,8 +44,8 @@ class Backend(Protocol):
         device, on the host.
 
         ``tensors`` are the call's floating tensors only, in this order: ``softmax_stats(logits)``,
-        ``entropy_topk(logits)``, ``linear_ce_grad(features, logits)``, ``project_(*grads,
-        *guides)``, ``guided_linear_ce(features, guide_features, weight)``.
+        ``entropy_topk(logits)``, ``linear_ce_grad(features, logits)``, ``project_(*grads)`` (guides
+        are alike), ``guided_linear_ce(features, guide_features, weight)``.
         """
 
     def softmax_stats(

@@ -60,9 +60,9 @@ def rule_numbers(rule: Rule) -> tuple[bool, float, bool, float, float, float]:
     kind, epsilon, relative, margin, ridge, bound = rule
     return (
         kind == "official",
-        0.0 if isinstance(epsilon, Tensor) else epsilon,
+        epsilon if type(epsilon) is float else 0.0,
         relative,
-        0.0 if isinstance(margin, Tensor) else margin,
+        margin if type(margin) is float else 0.0,
         ridge,
         -1.0 if bound is None else bound,
     )
