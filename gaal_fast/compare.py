@@ -30,6 +30,7 @@ METHODS = get_args(MethodConfig.model_fields["name"].annotation)
 
 @command()
 def main(argv: Sequence[str]) -> int:
+    """Train and compare the methods that the flags name."""
     arguments = _parser().parse(argv)
     folder = RunFolder.open(arguments.resume, "resume") if arguments.resume else None
     config, methods = _settings(arguments, folder)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_args
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from gaal_fast.config.sections import Config, keys
 from gaal_fast.config.values import kebab
@@ -39,11 +40,12 @@ def to_yaml(config: Config) -> str:
     )
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
+    """A value as a command line and a message say it."""
     return "none" if value is None else str(value)
 
 
-def _reason(error: dict[str, Any], field: FieldInfo | None) -> str:
+def _reason(error: ErrorDetails, field: FieldInfo | None) -> str:
     """What pydantic found wrong, in the words of a command line."""
     context, kind = error.get("ctx", {}), error["type"]
     words = {
