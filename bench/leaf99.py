@@ -20,9 +20,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from gaal_fast.config import Config
+    from gaal_fast.data import FusionData
 
 METHODS = ("gaal", "alternating", "concat", "image", "table")
 COLUMN_SETS = ("shape", "all")
@@ -47,13 +51,13 @@ BUDGET: dict[str, dict[str, Any]] = {
 
 
 @cache
-def _data(root: str, columns: str) -> Any:
+def _data(root: str, columns: str) -> FusionData:
     from gaal_fast.data import load_data
 
     return load_data(_config(root, columns, "gaal", 0, {}).data)
 
 
-def _config(root: str, columns: str, method: str, seed: int, options: dict[str, Any]) -> Any:
+def _config(root: str, columns: str, method: str, seed: int, options: dict[str, Any]) -> Config:
     from gaal_fast.config import build
 
     with (Path(root) / "leaf.csv").open(newline="") as stream:

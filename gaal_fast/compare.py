@@ -30,6 +30,7 @@ from gaal_fast.runs.resume import check_paths, resumed_configs
 
 @command()
 def main(argv: Sequence[str]) -> int:
+    """Train and compare the methods that the flags name."""
     arguments = _parser().parse(argv)
     folder = RunFolder.open(arguments.resume, "resume") if arguments.resume else None
     configs = _configs(arguments, folder)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 @command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
+    """Score the run that the flags name."""
     arguments = _parser().parse(argv)
     table = table_settings(arguments)
     _check(arguments, table)

@@ -25,6 +25,7 @@ TOLD = 5  # cells that cannot be used, by name
 
 @command(flags=INFERENCE_FLAGS)
 def main(argv: Sequence[str]) -> int:
+    """Predict the table that the flags name."""
     arguments = _parser().parse(argv)
     table = table_settings(arguments)
     check_new_file("out", arguments.out)

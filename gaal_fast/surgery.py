@@ -74,7 +74,7 @@ def align_(
         rule, epsilon, relative, margin, ridge, max_correction: as ``gaal_fast.ops.project_``.
 
     Returns:
-        v, <g, g_p>, ‖g_p‖² and ‖g‖² as 0-d tensors on the gradients' device, without waiting for
+        v, ⟨g, g_p⟩, ‖g_p‖² and ‖g‖² as 0-d tensors on the gradients' device, without waiting for
         it.
 
     Raises:
@@ -133,9 +133,9 @@ class GradientSurgery:
     image ['table']
 
     **Several guides.** The gradient is projected on each in turn, in the order given. Each
-    projection establishes its own constraint (with rule "paper": <g, g_p> >= ε); a later one may
-    weaken it again, as adding v g_q to g adds v <g_q, g_p> to <g, g_p>. So the last constraint
-    always holds, and with an absolute ε all of them hold if no two guides conflict (<g_p, g_q> >= 0
+    projection establishes its own constraint (with rule "paper": ⟨g, g_p⟩ >= ε); a later one may
+    weaken it again, as adding v g_q to g adds v ⟨g_q, g_p⟩ to ⟨g, g_p⟩. So the last constraint
+    always holds, and with an absolute ε all of them hold if no two guides conflict (⟨g_p, g_q⟩ >= 0
     for all pairs). In general the result depends on the order, and is not the nearest gradient that
     meets all constraints.
 
@@ -302,7 +302,7 @@ class GradientSurgery:
 
         Returns:
             What each projection did, by guide. The values are those of true gradients, also with a
-            scaler; <g, g_p> and ‖g‖² are those of g as the earlier guides left it.
+            scaler; ⟨g, g_p⟩ and ‖g‖² are those of g as the earlier guides left it.
 
         Raises:
             TypeError: a sparse, sharded or freed gradient.

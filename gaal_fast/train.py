@@ -21,6 +21,7 @@ from gaal_fast.runs.summary import result_words
 
 @command()
 def main(argv: Sequence[str]) -> int:
+    """Train as the flags say, or go on with a run."""
     arguments = _parser().parse(argv)
     folder = RunFolder.open(arguments.resume, "resume") if arguments.resume else None
     config = resumed_config(folder, flags_alone(arguments)) if folder else resolve(arguments)

@@ -47,6 +47,7 @@ class Parser(argparse.ArgumentParser):
         return page(self, self.leading, self.example)
 
     def error(self, message: str) -> NoReturn:
+        """What ``argparse`` calls on a mistake: raises ``UserError``."""
         raise UserError(message)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:

@@ -46,7 +46,8 @@ def to_yaml(config: Config) -> str:
     )
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
+    """A value as a command line and a message say it."""
     return "none" if value is None else str(value)
 
 

@@ -41,6 +41,8 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
+    """What is learned from, and how it is read and divided."""
+
     csv: Place | None = Field(
         None, description="table with one row per example: CSV, TSV or Parquet; none: the demo set"
     )
@@ -178,6 +180,8 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
+    """The encoders."""
+
     image: str = Field(
         "resnet18", description="image encoder: small, resnet18, resnet50 or timm:NAME"
     )
@@ -247,6 +251,8 @@ def _default_method() -> MethodConfig:
 
 
 class OptimConfig(Section):
+    """Optimizer and learning-rate schedule."""
+
     name: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimiser")
     lr: float = Field(1e-3, gt=0, description="learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
@@ -262,6 +268,8 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
+    """How long, how often and where."""
+
     epochs: int = Field(50, ge=1, description="largest number of passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many batches in all")
     batch_size: int = Field(256, ge=2, description="rows a batch")
@@ -288,12 +296,16 @@ class TrainConfig(Section):
 
 
 class RunConfig(Section):
+    """What is left on disk."""
+
     dir: Place | None = Field(
         None, description="new folder for the run; none: runs/NAME-METHOD-TIME"
     )
 
 
 class Config(Section):
+    """Every key of a training."""
+
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()

@@ -6,7 +6,7 @@ import codecs
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -21,7 +21,7 @@ def kebab(name: str) -> str:
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",][^,]*)|)\s*(?:,|\Z)', re.DOTALL)
 
 
-def split_commas(value: Any) -> Any:
+def split_commas(value: object) -> object:
     """The names in a text, by the rules of a line of CSV. A list, as YAML may hold, is taken as it
     is.
     """
@@ -44,7 +44,7 @@ def split_commas(value: Any) -> Any:
     return names
 
 
-def _joined_names(value: Any) -> Any:
+def _joined_names(value: object) -> object:
     """A list of names, as YAML may hold, as the text that ``split_commas`` takes apart."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return value
@@ -54,7 +54,7 @@ def _joined_names(value: Any) -> Any:
     return ",".join(quoted)
 
 
-def _not_empty(value: Any) -> Any:
+def _not_empty(value: object) -> object:
     # An empty path would be the working directory, and comes of a shell variable that is not set.
     if value == "":
         raise ValueError("must not be empty")
@@ -67,14 +67,14 @@ def each_once(value: list[Any]) -> list[Any]:
     return value
 
 
-def _mark(value: Any) -> Any:
+def _mark(value: object) -> object:
     """A mark by its name ("tab", "comma") or as it is."""
     if not isinstance(value, str):
         return value
     return _MARKS.get(value.strip().lower(), value)
 
 
-def _thousands(value: Any) -> Any:
+def _thousands(value: object) -> object:
     return "" if value is False or value in ("no", "off", "false") else _mark(value)
 
 
@@ -95,7 +95,7 @@ def _known_encoding(value: str) -> str:
     return name
 
 
-def _texts(value: Any) -> Any:
+def _texts(value: object) -> object:
     """The items of a list as texts: YAML reads -999 as a number."""
     return (
         [str(item) if isinstance(item, int | float) else item for item in value]
@@ -119,10 +119,12 @@ _MARKS = {
 }
 
 
-def _two_numbers(value: Any) -> Any:
+def _two_numbers(value: object) -> object:
     """``"LOW,HIGH"`` or a pair of numbers as a pair of floats, the lower one first."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
+        if not isinstance(parts, list | tuple):
+            raise TypeError
         low, high = (float(part) for part in parts)
     except (TypeError, ValueError):
         raise ValueError("must be two numbers, LOW,HIGH") from None

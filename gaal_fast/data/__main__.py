@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @command()
 def main(argv: Sequence[str]) -> int:
+    """Print how a table is read, or write the demo set."""
     parser = Parser(
         prog="python -m gaal_fast.data",
         description=(

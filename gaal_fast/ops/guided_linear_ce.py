@@ -29,7 +29,7 @@ class GuidedStep(NamedTuple):
         grad_weight: (Y, d) gradient of the loss with respect to the head's weight, after the
             projection.
         grad_bias: (Y,) likewise for the bias, None for a head without one.
-        projection: v, <g, g_p>, ‖g_p‖² and ‖g‖².
+        projection: v, ⟨g, g_p⟩, ‖g_p‖² and ‖g‖².
         index: (top_k,) int64, the guide rows that made g_p, by entropy descending.
     """
 

@@ -25,7 +25,7 @@ class Projection(NamedTuple):
 
     Attributes:
         v: the factor of the guide that was added, 0 where the gradient stayed as it was.
-        dot: <g, g_p>, before the projection.
+        dot: ⟨g, g_p⟩, before the projection.
         guide_norm2: ‖g_p‖².
         grad_norm2: ‖g‖², before the projection.
     """
@@ -57,16 +57,16 @@ def project_(
     """Add v g_p to g in place, g and g_p being ``grads`` and ``guides`` seen as one flat vector
     each (equation 5).
 
-    ``rule="paper"``: v = max(0, (ε - <g, g_p>) / ‖g_p‖²), the nearest gradient with <g, g_p> >= ε
-    (equation 4). ``rule="official"``, what the authors' released code does: v = max(margin, -<g,
-    g_p> / (‖g_p‖² + ridge)) if <g, g_p> < 0, else 0.
+    ``rule="paper"``: v = max(0, (ε - ⟨g, g_p⟩) / ‖g_p‖²), the nearest gradient with ⟨g, g_p⟩ >= ε
+    (equation 4). ``rule="official"``, what the authors' released code does: v = max(margin, -⟨g,
+    g_p⟩ / (‖g_p‖² + ridge)) if ⟨g, g_p⟩ < 0, else 0.
 
     v is computed and bounded in float64 and applied so that g + v g_p is right wherever v g_p fits
     the dtype, even if v itself is beyond float32: the guide of a saturated head is that small. The
     v returned is then an honest inf, and without ``max_correction`` so may be elements of the
     gradient that are truly too large.
 
-    g_p = 0 gives v = 0, and v = 0 leaves every bit of ``grads`` as it was. If <g, g_p> or ‖g_p‖² is
+    g_p = 0 gives v = 0, and v = 0 leaves every bit of ``grads`` as it was. If ⟨g, g_p⟩ or ‖g_p‖² is
     NaN or infinite then v is NaN and so is the whole result: a broken gradient stays visible.
     Autograd does not record the change.
 
@@ -85,7 +85,7 @@ def project_(
             without bound as g_p -> 0.
 
     Returns:
-        v, <g, g_p>, ‖g_p‖² and ‖g‖² as 0-d tensors; nothing waits for the device.
+        v, ⟨g, g_p⟩, ‖g_p‖² and ‖g‖² as 0-d tensors; nothing waits for the device.
 
     Raises:
         TypeError: an argument that is no sequence of tensors, a wrong dtype, a sparse or freed

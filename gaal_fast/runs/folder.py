@@ -58,7 +58,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: Config, contents: Mapping[str, Any] | None = None
+        cls, path: Path, config: Config, contents: Mapping[str, object] | None = None
     ) -> RunFolder:
         """A new folder with its configuration, so that a run killed at any later moment can go on.
 
@@ -194,7 +194,7 @@ class RunFolder:
         """Give the file called ``name`` new contents."""
         write_text(self.file(name), text)
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: object) -> None:
         """Give the file called ``name`` what JSON can hold; no NaN."""
         text = json.dumps(renamed(content, stored), indent=2, ensure_ascii=False, allow_nan=False)
         self.write_text(name, text + "\n")
@@ -203,7 +203,7 @@ class RunFolder:
         """Write the resolved configuration, which ``config`` reads back."""
         self.write_text(CONFIG, to_yaml(config))
 
-    def write_environment(self, more: Mapping[str, Any]) -> None:
+    def write_environment(self, more: Mapping[str, object]) -> None:
         """Versions and hardware, with ``more`` entries; those of an earlier call that are not given
         again stay.
         """
@@ -211,7 +211,7 @@ class RunFolder:
         self.write_json(ENVIRONMENT, {**former, **environment(), **more})
 
     def write_rows(
-        self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+        self, name: str, rows: Sequence[Mapping[str, object]], columns: Sequence[str]
     ) -> None:
         """A CSV file from dictionaries; None becomes an empty cell."""
         stream = io.StringIO(newline="")
@@ -219,7 +219,7 @@ class RunFolder:
         self.write_text(name, stream.getvalue())
 
     def append_rows(
-        self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+        self, name: str, rows: Sequence[Mapping[str, object]], columns: Sequence[str]
     ) -> None:
         """Add to a CSV file, with its header when it is new."""
         new = not self.file(name).exists()
@@ -231,7 +231,11 @@ class RunFolder:
 
     @staticmethod
     def _rows(
-        stream: TextIO, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool
+        stream: TextIO,
+        rows: Iterable[Mapping[str, object]],
+        columns: Sequence[str],
+        *,
+        header: bool,
     ) -> None:
         writer = csv.DictWriter(stream, [stored(name) for name in columns])
         if header:
@@ -261,7 +265,7 @@ class RunFolder:
         content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
         write_bytes(self.file(WEIGHTS), content)
 
-    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+    def save_checkpoint(self, state: Mapping[str, object]) -> None:
         """Write all that a run needs to go on: tensors and plain containers."""
         import torch
 

@@ -38,12 +38,13 @@ def renamed(content: Any, rename: Callable[[str], str]) -> Any:
     return content
 
 
-def stored_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def stored_row(row: Mapping[str, object]) -> dict[str, object]:
     """A row of a CSV file: its columns, and the name in the column ``modality``, as files spell
     them.
     """
     return {
-        stored(name): stored(value) if name == "modality" else value for name, value in row.items()
+        stored(name): stored(str(value)) if name == "modality" else value
+        for name, value in row.items()
     }
 
 
