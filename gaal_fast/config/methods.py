@@ -224,7 +224,7 @@ class _File:
         """The class's own ``Options``, or those of the class that it derives from."""
         own = [c for c in node.body if isinstance(c, ast.ClassDef) and c.name == "Options"]
         if own:
-            self._run(own[-1])
+            self._run(own[-1], node.name)
             options = self._names.pop("Options")
             if not (isinstance(options, type) and issubclass(options, MethodConfig)):
                 raise self._error(node.name, "they are no MethodConfig")
@@ -236,13 +236,13 @@ class _File:
                 return found
         return MethodConfig
 
-    def _run(self, node: ast.stmt) -> None:
+    def _run(self, node: ast.stmt, what: str = "methods") -> None:
         """Execute one statement, with annotations as they would be without ``__future__``."""
         program = compile(ast.Module([node], []), str(self.file), "exec", dont_inherit=True)
         try:
             exec(program, self._names)
         except Exception as error:
-            raise self._error(getattr(node, "name", "import"), str(error)) from None
+            raise self._error(what, str(error)) from None
 
     def _error(self, what: str, reason: str) -> UserError:
         message = f"the options of {what} cannot be read without running the file: {reason}"

@@ -6,9 +6,12 @@ import codecs
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+
+_Item = TypeVar("_Item", str, Path)
 
 
 def kebab(name: str) -> str:
@@ -61,7 +64,7 @@ def _not_empty(value: object) -> object:
     return value
 
 
-def each_once(value: list[Any]) -> list[Any]:
+def each_once(value: list[_Item]) -> list[_Item]:
     if len(set(value)) != len(value):
         raise ValueError("names one thing twice")
     return value

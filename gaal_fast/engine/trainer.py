@@ -86,7 +86,7 @@ class Trainer:
     # -- the run
 
     def fit(self) -> RunSummary:
-        """Train to the end and return the summary; raises ``Interrupted``, after saving, on Ctrl-C."""
+        """Train to the end and return the summary; on Ctrl-C save and raise ``Interrupted``."""
         with dead_readers_as_user_errors():
             with interrupt_at_a_step_boundary(self._interrupt):
                 while not self._finished():

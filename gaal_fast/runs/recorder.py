@@ -142,20 +142,21 @@ class CsvRecorder:
     def _append(self, rows: Sequence[Row]) -> None:
         if not rows:
             return
-        before = self._columns()
-        columns = list(dict.fromkeys((*before, *(name for row in rows for name in row))))
-        if before and len(columns) > len(before):
+        former = self._header()
+        first = former or [*STEP_COLUMNS, *([PHASE] if self.phases else [])]
+        columns = list(dict.fromkeys((*first, *(name for row in rows for name in row))))
+        if former and len(columns) > len(former):
             with self.folder.file(run_folder.STEPS).open(newline="", encoding="utf-8") as stream:
-                former: list[dict[str, str]] = list(csv.DictReader(stream))
-            self.folder.write_rows(run_folder.STEPS, former, columns)
+                written: list[dict[str, str]] = list(csv.DictReader(stream))
+            self.folder.write_rows(run_folder.STEPS, written, columns)
         self.folder.append_rows(run_folder.STEPS, rows, columns)
 
-    def _columns(self) -> list[str]:
-        """The columns of steps.csv as it is, or as it begins."""
-        if self.folder.file(run_folder.STEPS).exists():
-            with self.folder.file(run_folder.STEPS).open(newline="", encoding="utf-8") as stream:
-                return next(csv.reader(stream), [])
-        return [*STEP_COLUMNS, *([PHASE] if self.phases else [])]
+    def _header(self) -> list[str]:
+        """The columns of steps.csv; none where it is not there."""
+        if not self.folder.file(run_folder.STEPS).exists():
+            return []
+        with self.folder.file(run_folder.STEPS).open(newline="", encoding="utf-8") as stream:
+            return next(csv.reader(stream), [])
 
 
 def _to_host(values: Sequence[Tensor]) -> list[float]:

@@ -129,7 +129,7 @@ def test_its_file_has_to_be_there_and_as_it_was(
         ),
         (
             TOY.read_text().replace("Field(0.5", "Field(F.THERE"),
-            r"the options of Options cannot be read without running the file: name 'F' is not defin",
+            r"the options of Toy cannot be read without running the file: name 'F' is not",
         ),
         (
             TOY.read_text() + "\nraise RuntimeError('stop here')\n",
