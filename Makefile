@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What a user names, and the rooms behind it. The package itself names ops and surgery.
 MODULES := $(filter-out ops surgery,$(sort $(basename $(notdir $(wildcard gaal_fast/[a-z]*.py))) \
-  $(notdir $(patsubst %/__init__.py,%,$(wildcard gaal_fast/*/__init__.py)))))
+  $(notdir $(patsubst %/__init__.py,%,$(wildcard gaal_fast/[a-z]*/__init__.py)))))
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: train test lint docs examples install doctor bench clean
