@@ -2,6 +2,8 @@
 (warnings).
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -39,7 +41,7 @@ def issues_frame(issues: Iterable[DataIssue]) -> pd.DataFrame:
 
 
 def write_issues(issues: Iterable[DataIssue], path: Path) -> int:
-    """Writes `issues_frame` as CSV (a header alone if there is none); returns the number of lines
+    """Writes ``issues_frame`` as CSV (a header alone if there is none); returns the number of lines
     written.
     """
     frame = issues_frame(issues)
@@ -54,7 +56,7 @@ def warn(warnings: list[str], text: str) -> None:
 
 
 def some(names: Iterable[object], limit: int = 5) -> str:
-    """'"a", "b" and 3 more': at most `limit` names for a message of one line."""
+    """'"a", "b" and 3 more': at most ``limit`` names for a message of one line."""
     names = list(names)
     shown = ", ".join(f'"{name}"' for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

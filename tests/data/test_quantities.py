@@ -55,7 +55,7 @@ def test_what_is_a_quantity(cells: object, task: str) -> None:
 
 
 def test_what_was_decided_is_said_with_the_flag_that_changes_it() -> None:
-    words = '"y" has 60 different numbers in 60 rows'
+    words = f'"y" has {len(set(PRICES))} different numbers in 60 rows'
     assert decide(PRICES)[1] == (
         f"regression: {words} (--data.task classification makes each a class)"
     )
