@@ -1,7 +1,7 @@
 """A table and its images: reading, checking, splitting, and batches for training and prediction.
 
 What is named here is imported at its first use: it needs torch, pandas and scikit-learn, for which
-`--help` is not to wait.
+``--help`` is not to wait.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 (warnings).
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -42,7 +44,7 @@ def issues_frame(issues: Iterable[DataIssue]) -> pd.DataFrame:
 
 
 def write_issues(issues: Iterable[DataIssue], path: Path) -> int:
-    """Writes `issues_frame` as CSV (a header alone if there is none); returns the number of lines
+    """Writes ``issues_frame`` as CSV (a header alone if there is none); returns the number of lines
     written.
     """
     frame = issues_frame(issues)

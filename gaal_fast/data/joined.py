@@ -13,7 +13,7 @@ from gaal_fast.config import DataConfig
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.reading import TableReading
 from gaal_fast.data.sides import TableSide
-from gaal_fast.data.tables.cells import to_texts
+from gaal_fast.data.tables.cells import is_none, to_texts
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.infer import infer_columns
 from gaal_fast.data.tables.numbers import NumberOptions
@@ -80,7 +80,7 @@ def join(
         )
     place = pd.Series(np.arange(len(keys)), index=keys)[keys.notna().to_numpy()]
     rows = place.reindex(wanted).fillna(-1).to_numpy(dtype=np.int64)
-    rows[np.equal(wanted, None)] = -1
+    rows[is_none(wanted)] = -1
     missing = int((rows < 0).sum())
     if missing == len(rows):
         first = next((text for text in wanted if text is not None), "")

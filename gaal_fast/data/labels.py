@@ -14,7 +14,7 @@ from gaal_fast.data.quantities import TaskName, decide_task, read_quantity
 from gaal_fast.data.tables.cells import to_texts
 from gaal_fast.data.tables.numbers import NumberColumns
 from gaal_fast.data.tables.schema import TargetScale
-from gaal_fast.data.targets import NO_LABEL, NO_LABEL_REASON, keep_trained, read_target
+from gaal_fast.data.targets import NO_LABEL, NO_LABEL_REASON, Target, keep_trained, read_target
 from gaal_fast.errors import UserError
 
 
@@ -75,27 +75,28 @@ def read_labels(
             for a quantity.
     """
     task, decided = decide_task(frame[column], config.task, numbers)
+    values: np.ndarray | None = None
     if task == "regression":
         _check_no_class_options(config, decided)
         quantity = read_quantity(frame[column], numbers, warnings)
-        codes, classes, values, issues = quantity.strata, (), quantity.values, quantity.issues
+        values = quantity.values
+        target = Target((), quantity.strata, quantity.issues)
     else:
         target = read_target(frame[column], column, config.rare_classes, warnings)
-        codes, classes, values, issues = target.codes, target.classes, None, target.issues
     parts = None
     if split_column is not None:
-        cells = to_texts(frame[split_column])
-        parts = GivenParts.read(cells, split_column, np.flatnonzero(codes != NO_LABEL), warnings)
+        cells, rows = to_texts(frame[split_column]), np.flatnonzero(target.codes != NO_LABEL)
+        parts = GivenParts.read(cells.tolist(), split_column, rows, warnings)
         if task == "classification" and config.rare_classes == "drop":
             target = keep_trained(target, column, parts.parts, warnings)
-            codes, classes, issues = target.codes, target.classes, target.issues
+    issues = list(target.issues)
     unlabelled = sum(issue.reason == NO_LABEL_REASON for issue in issues)
     if unlabelled:
         warn(
             warnings,
             f'{unlabelled} rows have no value in the target column "{column}" and are left out',
         )
-    return Labels(task, column, codes, tuple(classes), values, parts, list(issues), decided)
+    return Labels(task, column, target.codes, target.classes, values, parts, issues, decided)
 
 
 def _check_no_class_options(config: DataConfig, decided: str) -> None:

@@ -59,7 +59,7 @@ def read_parts(values: Sequence[str | None], column: str, warnings: list[str]) -
     (``is_valid``, ``is_test``, ``is_train``); 0, 1 and 2 in a column called ``split`` or
     ``partition`` are train, val and test. ``warnings`` gets what is not plain from the word.
     """
-    words = {value: _plain(value) for value in set(values) - {None}}
+    words = {value: _plain(value) for value in set(values) if value is not None}
     meaning = _by_words(words) or _by_flag(words, column) or _by_number(words, column) or {}
     odd = {value: part for value, part in meaning.items() if _WORDS.get(words[value]) != part}
     if odd:

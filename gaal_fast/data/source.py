@@ -118,7 +118,9 @@ class _Loading:
         schema = replace(table.schema, classes=labels.classes, scale=scale)
         main_side = self._main_side(replace(table, schema=schema), reading, labels, split)
         further = self._further_sides(joined, labels, split)
-        images = self._images(paths, roles.images, split.train, bool(schema.features or further))
+        others = "table" if schema.features else ""
+        others = "other inputs" if further or len(paths) > 1 else others
+        images = self._images(paths, roles.images, split.train, others)
         sides: dict[str, Side] = {name: side for name, (side, _) in images.items()}
         sides |= {TABLE: main_side, **further}
         issues = [*labels.issues, *missing, *_rows_with_nothing(labels, sides)]
@@ -206,11 +208,7 @@ class _Loading:
         return sides
 
     def _images(
-        self,
-        paths: Mapping[str, Paths],
-        columns: Sequence[str],
-        train: np.ndarray,
-        has_others: bool,
+        self, paths: Mapping[str, Paths], columns: Sequence[str], train: np.ndarray, others: str
     ) -> dict[str, tuple[ImageSide, ImageReading]]:
         """Modality to its images, and to what was decided about their pixels."""
         config, found = self.config, {}
@@ -226,7 +224,7 @@ class _Loading:
             )
             if self.decode:
                 store.fill(self.progress)
-            check_images(store, has_others or len(paths) > 1, self.warnings)
+            check_images(store, others, self.warnings)
             found[name] = (ImageSide(name, store), reading)
         return found
 

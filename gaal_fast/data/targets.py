@@ -1,5 +1,7 @@
 """The labels: what the classes are and which class each row has."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections import Counter
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gaal_fast.data.issues import DataIssue, some, warn
-from gaal_fast.data.tables.cells import to_texts
+from gaal_fast.data.tables.cells import is_none, to_texts
 from gaal_fast.data.tables.truth import truth_of
 from gaal_fast.errors import UserError
 
@@ -28,7 +30,7 @@ _NO_NUMBER = frozenset({"nan", "NaN", "null", "NULL"})
 @dataclass(frozen=True)
 class Target:
     """classes: the labels, naturally sorted (2 before 10; whole numbers are ints). codes: int64
-    [N], the position of each row's label in `classes`, -1 where there is none. issues: the rows
+    [N], the position of each row's label in ``classes``, -1 where there is none. issues: the rows
     without a usable label.
     """
 
@@ -43,7 +45,7 @@ def read_target(
     """Finds the classes of a training table.
 
     rare: what becomes of a class with a single row, which cannot be divided. ``drop`` leaves the
-    row out, ``train`` keeps it for training only. `warnings` gets what was decided about words such
+    row out, ``train`` keeps it for training only. ``warnings`` gets what was decided about words such
     as "None", spellings and rare classes. Raises UserError: fewer than two classes, or, with
     ``error``, a class with a single row.
     """
@@ -117,14 +119,14 @@ def keep_trained(
 def encode_labels(
     series: pd.Series, name: str, classes: tuple[str | int, ...], warnings: list[str] | None = None
 ) -> Target:
-    """Codes of a table's labels in the order of `classes`; a missing or an unknown label gets -1
+    """Codes of a table's labels in the order of ``classes``; a missing or an unknown label gets -1
     and an issue.
 
-    Words such as "None" are labels where the model has a class of that name. `warnings` counts and
+    Words such as "None" are labels where the model has a class of that name. ``warnings`` counts and
     names unknown labels.
     """
     known = {str(label) for label in classes}
-    labels = np.where(np.equal(to_texts(series), None), _words(series, known), to_texts(series))
+    labels = np.where(is_none(to_texts(series)), _words(series, known), to_texts(series))
     spelling = {truth_of(label): label for label in known}
     if known == set(spelling.values()) and None not in spelling:
         labels = np.array(
@@ -153,7 +155,7 @@ def _encode(labels: np.ndarray, name: str, classes: tuple[str | int, ...]) -> Ta
 
 
 def _words(series: pd.Series, wanted: set[str] | frozenset[str]) -> np.ndarray:
-    """object [N]: the cells that are written as one of the `wanted` words that a feature would read
+    """object [N]: the cells that are written as one of the ``wanted`` words that a feature would read
     as missing, else None.
     """
     cells = (cell.strip() if isinstance(cell, str) else None for cell in series)
@@ -243,7 +245,7 @@ def _warn_of_unscored(labels: np.ndarray, target: Target, name: str, warnings: l
             f'target column "{name}": {sum(unknown.values())} of {len(labels)} rows have a class'
             f" that the model does not know and are not scored: {shown}{more}",
         )
-    empty = int(np.equal(labels, None).sum())
+    empty = int(is_none(labels).sum())
     if empty:
         warn(
             warnings,

@@ -279,8 +279,7 @@ class RunFolder:
         """What predicting needs to know of the data, and what says that it is the same data:
         preprocessor, classes, split.
         """
-        data.preprocessor.save(self.path)
-        data.reading.save(self.path)
+        data.save(self.path)
         self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
         values = data.target.dtype.kind == "f"
         facts = {

@@ -6,6 +6,8 @@ of summation, makes the last bit of torchvision's jitter and blur depend on the 
 so that worker processes would see other images. And importing torchvision takes seconds.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 
@@ -122,7 +124,7 @@ def blur_kernel(size: int) -> int:
 
 
 def gaussian_blur(image: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Blurs uint8 [3, S, S] with a normalised Gaussian of `kernel` taps, edges reflected: one
+    """Blurs uint8 [3, S, S] with a normalised Gaussian of ``kernel`` taps, edges reflected: one
     direction after the other.
     """
     radius = min(kernel // 2, image.shape[-1] - 1)

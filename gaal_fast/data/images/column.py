@@ -81,7 +81,9 @@ def paths_for_prediction(
         if not others_usable:
             reason = said[0].removesuffix(TABLE_ALONE) if said else "no image is named"
             raise UserError(f"--images: {reason}")
-    warn(warnings, "no folder of images is given: predicting from the table alone")
+    line = "no folder of images is given: predicting from the table alone"
+    if line not in warnings:  # said of another column
+        warn(warnings, line)
     return None, []
 
 
@@ -106,8 +108,10 @@ def read_heads_again(
     return extend_ranges(found, trained, warnings)
 
 
-def check_images(images: ImageStore, has_others: bool, warnings: list[str]) -> None:
+def check_images(images: ImageStore, others: str, warnings: list[str]) -> None:
     """Count the rows without a usable image.
+
+    others: What such a row can be trained on, "" for nothing.
 
     Raises:
         UserError: Not one image can be read.
@@ -120,5 +124,5 @@ def check_images(images: ImageStore, has_others: bool, warnings: list[str]) -> N
             f" {first.reason})"
         )
     if unusable:
-        use = "train on their table alone" if has_others else "are not used"
+        use = f"train on their {others} alone" if others else "are not used"
         warn(warnings, f"{unusable} of {len(images.present)} rows have no usable image and {use}")

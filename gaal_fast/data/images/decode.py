@@ -1,5 +1,7 @@
 """Decodes image files of any kind to square RGB."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Finds the image files that a column of a table names."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections import Counter
@@ -31,7 +33,7 @@ _SEARCH_LIMIT = 20_000
 
 
 def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, list[str]]:
-    """The columns whose texts name images, by how they do: "exact": files that exist in `folder`;
+    """The columns whose texts name images, by how they do: "exact": files that exist in ``folder``;
     "suffixed": names with an image suffix; "stems": different names that exist once a suffix is
     added; "nearly": once something else is changed."""
     found: dict[str, list[str]] = {"exact": [], "suffixed": [], "stems": [], "nearly": []}
@@ -69,8 +71,8 @@ def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, li
 def find_image_column(
     candidates: pd.DataFrame, folder: ImageFolder, source: object, chosen: str | None = None
 ) -> tuple[str | None, list[str]]:
-    """The one column whose texts name images, by the first way of `image_columns` that has one,
-    None if there is none; and the other columns of image names. With `chosen`, that is the one.
+    """The one column whose texts name images, by the first way of ``image_columns`` that has one,
+    None if there is none; and the other columns of image names. With ``chosen``, that is the one.
     Raises UserError if the first way has more than one."""
     ways = image_columns(candidates, folder)
     for found in ways.values() if chosen is None else ():
@@ -119,8 +121,8 @@ def resolve_images(
     """Path of each row's image, None where there is none, and an issue for each of those rows.
 
     What had to be changed in names so that they are files, and cells that hold something else than
-    a name, are counted in `warnings`. Raises UserError if not one image exists, with the likely
-    reason (`empty_ok`: it becomes a warning).
+    a name, are counted in ``warnings``. Raises UserError if not one image exists, with the likely
+    reason (``empty_ok``: it becomes a warning).
     """
     warnings = [] if warnings is None else warnings
     matches = {name: folder.match(name) for name in dict.fromkeys(names) if name is not None}

@@ -1,5 +1,7 @@
 """A folder of images: which file a name means, as it is written or read in another way."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -106,7 +108,7 @@ class ImageFolder:
     """A folder of images (sub-folders included), read one directory listing at a time and only
     where a name points to.
 
-    Raises UserError, naming the `option` that gave it, if `base` is no folder.
+    Raises UserError, naming the ``option`` that gave it, if ``base`` is no folder.
     """
 
     def __init__(self, base: Path | str, option: str = "--data.images"):
@@ -142,7 +144,7 @@ class ImageFolder:
 
     def match(self, name: str) -> Match:
         """The file that a cell names. A name that is no file as written is read in other ways,
-        until one of them is a file (see `other_readings`); an absolute path that is not here, by
+        until one of them is a file (see ``other_readings``); an absolute path that is not here, by
         its longest end that is. A choice is never made."""
         found = self.look_up(name)
         if found.path is not None or found.others or what_else(name) is not None:

@@ -1,5 +1,7 @@
 """Names what a file holds by its first bytes, for files that turn out not to be an image."""
 
+from __future__ import annotations
+
 import os
 import re
 

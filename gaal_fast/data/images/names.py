@@ -1,6 +1,8 @@
 """What the cells of an image column say: file names as they are written, other readings of them,
 and what is no file name."""
 
+from __future__ import annotations
+
 import json
 import os
 import re

@@ -5,6 +5,8 @@ The range of values that becomes 0 to 255 is decided here, once for all files of
 images stay comparable.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

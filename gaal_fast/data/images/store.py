@@ -2,6 +2,8 @@
 in a file.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -39,10 +41,10 @@ class ImageStore:
 
     paths: one per row, None for a row without an image; rows may share a file, which is then
     decoded and kept once. mode: "none" decodes at each use; "ram" and "disk" decode everything in
-    `fill`; "auto" is "ram" up to `AUTO_RAM_BYTES` of pixels, else "none". A cache file's name is a
+    ``fill``; "auto" is "ram" up to ``AUTO_RAM_BYTES`` of pixels, else "none". A cache file's name is a
     hash of the paths, times and lengths of the image files, of the size and of the ranges, so it
     is never stale and can be shared; it is written whole or not at all. ranges: kind of image ->
-    the values that become 0 and 255, as `decode` takes them.
+    the values that become 0 and 255, as ``decode`` takes them.
     """
 
     def __init__(
@@ -75,13 +77,13 @@ class ImageStore:
 
     @property
     def cached(self) -> bool:
-        """Whether `get` needs no decoding."""
+        """Whether ``get`` needs no decoding."""
         return self._memory is not None or self._file is not None
 
     @property
     def present(self) -> np.ndarray:
         """bool [N]: rows that have an image, less those known to be broken (all of them once
-        `fill` has cached).
+        ``fill`` has cached).
         """
         return (self.slots >= 0) & ~np.isin(self.slots, list(self._broken))
 

@@ -101,6 +101,11 @@ def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
     return Numbers(np.where(infinite, np.nan, values), bad, infinite)
 
 
+def is_none(texts: np.ndarray) -> np.ndarray:
+    """bool [N]: where an array of texts, as of ``to_texts``, has None."""
+    return np.asarray(pd.isna(texts), dtype=bool)
+
+
 def to_texts(series: pd.Series) -> np.ndarray:
     """object [N] of str, None where missing. Blanks around a text are not part of it; a whole
     number reads the same from every file type ("3", "3.0", 3 and 3.0 are all "3"), while "007"

@@ -14,6 +14,7 @@ from gaal_fast.data.reading import TableReading
 from gaal_fast.data.tables.cells import (
     FEW_CELLS,
     Distinct,
+    is_none,
     is_text,
     missing_cells,
     text_of,
@@ -48,7 +49,7 @@ class Column:
             return plain
         if self._distinct is None:
             return missing_cells(self.series)
-        return np.equal(self.texts, None)
+        return is_none(self.texts)
 
     @cached_property
     def cells(self) -> pd.Series:
@@ -116,7 +117,7 @@ class TypedTable:
         for values in self.numbers.values():
             present |= ~np.isnan(values)
         for texts in self.levels.values():
-            present |= ~np.equal(texts, None)
+            present |= ~is_none(texts)
         return present
 
     def take(self, rows: np.ndarray) -> TypedTable:
@@ -186,7 +187,7 @@ class TypedTable:
 
         def is_empty(name: str, series: pd.Series) -> bool:
             if name in levels:
-                return bool(np.equal(levels[name], None).all())
+                return bool(is_none(levels[name]).all())
             # Of cells that are no dates has been told already.
             dates = name in schema.dates
             return bool(missing_cells(series).all() if dates else np.isnan(numbers[name]).all())

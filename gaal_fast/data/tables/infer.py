@@ -141,7 +141,7 @@ def _booleans(
 def _warn_of_blanks(frame: pd.DataFrame, schema: TableSchema, warnings: list[str]) -> None:
     padded = [
         name
-        for name in (schema.target, *schema.categorical)
+        for name in filter(None, (schema.target, *schema.categorical))
         if is_text(frame[name])
         and any(isinstance(cell, str) and cell != cell.strip() for cell in pd.unique(frame[name]))
     ]

@@ -1,5 +1,7 @@
 """Columns that give the answer away."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,8 +23,8 @@ def leaking_columns(
     accuracy.
 
     columns: name -> float64 [N] (numbers or level codes, NaN = missing); target: int64 [N].
-    Training rows, of which `LEAK_ROWS` are enough. The tree grows on one half of each class and is
-    scored on the other, where both accuracy and balanced accuracy must reach `LEAK_ACCURACY`.
+    Training rows, of which ``LEAK_ROWS`` are enough. The tree grows on one half of each class and is
+    scored on the other, where both accuracy and balanced accuracy must reach ``LEAK_ACCURACY``.
     """
     rows = np.random.default_rng(seed).permutation(len(target))
     by_class = rows[np.argsort(target[rows], kind="stable")]

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from gaal_fast.data.issues import some, warn
+from gaal_fast.data.tables.cells import is_none
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.dates import date_parts, informative_parts
 from gaal_fast.data.tables.schema import TableSchema
@@ -286,5 +287,5 @@ def _inputs(table: TypedTable) -> pd.DataFrame:
         if name in table.schema.dates:
             columns |= date_parts(columns[name], name)
     for name, texts in table.levels.items():
-        columns[name] = np.where(np.equal(texts, None), _MISSING_LEVEL, texts)
+        columns[name] = np.where(is_none(texts), _MISSING_LEVEL, texts)
     return pd.DataFrame(columns, index=range(table.rows))

@@ -1,5 +1,7 @@
 """Reads CSV, TSV and Parquet files, and finds columns by name."""
 
+from __future__ import annotations
+
 import csv
 import difflib
 import io
@@ -80,7 +82,7 @@ def open_table(
 
 
 def find_column(columns: Collection[str], name: str) -> str | None:
-    """The column called `name`; blanks around either name are ignored where that leaves exactly one
+    """The column called ``name``; blanks around either name are ignored where that leaves exactly one
     candidate.
     """
     if name in columns:
@@ -90,8 +92,8 @@ def find_column(columns: Collection[str], name: str) -> str | None:
 
 
 def require_column(columns: Iterable[str], name: str, source: object) -> str:
-    """As `find_column`; raises UserError with the nearest name if there is no such column in
-    `source`.
+    """As ``find_column``; raises UserError with the nearest name if there is no such column in
+    ``source``.
     """
     columns = list(columns)
     found = find_column(columns, name)
@@ -106,7 +108,7 @@ def expand_columns(
     """The columns meant by a list of names and shell patterns ("margin*"), in the order of the
     table.
 
-    A pattern never catches a column in `roles` (target, images, split, group); naming one of
+    A pattern never catches a column in ``roles`` (target, images, split, group); naming one of
     those, an unknown column or a pattern without a match raises UserError.
     """
     roles = set(roles)

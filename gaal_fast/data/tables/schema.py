@@ -98,7 +98,8 @@ class TableSchema:
         """Why there is no feature column, for a message."""
         dropped = [f'"{name}" {reason}' for name, reason in self.dropped.items()]
         why = f" ({'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''})" if dropped else ""
-        return f"the table has no usable column besides the target{why}"
+        besides = "target" if self.target else "key"
+        return f"the table has no usable column besides the {besides}{why}"
 
     def to_json(self) -> str:
         """The schema as ``from_json`` reads it."""
