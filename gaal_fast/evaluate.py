@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaal_fast.config import INFERENCE_FLAGS, Parser, TableSettings, add_table_flags, table_settings
+from gaal_fast.config import (
+    INFERENCE_FLAGS,
+    Parser,
+    TableSettings,
+    add_table_flags,
+    plugin_files,
+    table_settings,
+)
 from gaal_fast.config.command import (
     add_inference_flags,
     check_new_file,
@@ -107,7 +114,7 @@ def _evaluate(arguments: Namespace, table: TableSettings, workers: int | None) -
     from gaal_fast.runs.figures import confusion
     from gaal_fast.tasks import Classification
 
-    run = TrainedRun.load(arguments.run, device=device)
+    run = TrainedRun.load(arguments.run, device=device, plugins=plugin_files(arguments.plugin))
     warn_all(run.doubts())
     if arguments.picture is not None and not isinstance(run.task, Classification):
         message = ": a confusion matrix is about classes, this run predicts values"

@@ -8,7 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from gaal_fast.config import INFERENCE_FLAGS, Parser, TableSettings, add_table_flags, table_settings
+from gaal_fast.config import (
+    INFERENCE_FLAGS,
+    Parser,
+    TableSettings,
+    add_table_flags,
+    plugin_files,
+    table_settings,
+)
 from gaal_fast.config.command import (
     add_inference_flags,
     check_new_file,
@@ -80,7 +87,7 @@ def _predict(arguments: Namespace, table: TableSettings, workers: int | None) ->
     from gaal_fast.engine.inference import TrainedRun
     from gaal_fast.runs.tables import write_table
 
-    run = TrainedRun.load(arguments.run, device=device)
+    run = TrainedRun.load(arguments.run, device=device, plugins=plugin_files(arguments.plugin))
     warn_all(run.doubts())
     data = run.read(arguments.csv, arguments.images, **table)
     warn_all(data.warnings)

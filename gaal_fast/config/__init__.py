@@ -16,6 +16,7 @@ from gaal_fast.config.flags import (
     add_table_flags,
     flag_values,
     flags_alone,
+    plugin_files,
     resolve,
     table_settings,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "build",
     "flag_values",
     "flags_alone",
+    "plugin_files",
     "keys",
     "known_methods",
     "load_yaml",

@@ -134,6 +134,9 @@ def add_inference_flags(parser: Parser) -> None:
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help=f"{DEVICE_WORDS} (default auto)"
     )
+    parser.add_argument(
+        "--plugin", metavar="FILES", help="files of your own methods that the run was trained with"
+    )
     parser.add_argument("--workers", metavar="N", help="loader processes (default: as in training)")
 
 

@@ -75,7 +75,12 @@ def _plugins(argv: Sequence[str]) -> list[Path]:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--plugin", nargs="?", default="")
     text = early.parse_known_args(list(argv))[0].plugin or ""
-    return build([(COMMAND_LINE, {"plugin": text})]).plugin
+    return plugin_files(text)
+
+
+def plugin_files(text: str | None) -> list[Path]:
+    """The files in the value of ``--plugin``, none where it is not given."""
+    return Config.model_validate({"plugin": text or ""}).plugin
 
 
 def _take_method_flags(unknown: Sequence[str], namespace: argparse.Namespace) -> list[str]:

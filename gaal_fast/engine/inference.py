@@ -66,8 +66,14 @@ class TrainedRun:
     device: torch.device
 
     @classmethod
-    def load(cls, path: Path, *, device: torch.device) -> TrainedRun:
+    def load(cls, path: Path, *, device: torch.device, plugins: Sequence[Path] = ()) -> TrainedRun:
         """Open a run folder.
+
+        Args:
+            path: The folder.
+            device: Where to compute.
+            plugins: Files of the user's own methods; a run trained with such a file needs it here,
+                as nothing in a run folder is executed.
 
         Raises:
             UserError: With the key ``run``, where it is none, has no weights yet, or holds several
@@ -80,7 +86,7 @@ class TrainedRun:
         if seeds := folder.seeds():
             one = f"name one of them, such as {seeds[0].path}"
             raise UserError(f": {path} holds {len(seeds)} seeds; {one}", key="run")
-        config, facts = folder.config(), folder.read_json(DATA)
+        config, facts = folder.config(plugins), folder.read_json(DATA)
         preprocessor, weights = folder.preprocessor(), folder.weights()
         # The trained weights replace whatever the encoder started from, so a file of pretrained
         # ones need not exist any more.

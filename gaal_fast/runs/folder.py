@@ -21,7 +21,9 @@ from gaal_fast.config.methods import digest
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
 from gaal_fast.runs.environment import environment
+from gaal_fast.runs.facts import data_facts
 from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
+from gaal_fast.runs.plugins import check_plugins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,10 +90,8 @@ class RunFolder:
             os.rename(new.path, path)
         except BaseException as error:
             shutil.rmtree(new.path, ignore_errors=True)
-            if (
-                path.exists() and isinstance(error, OSError) and any(path.iterdir())
-            ):  # another run was first
-                raise exists_error(path) from None
+            if isinstance(error, OSError) and path.exists() and any(path.iterdir()):
+                raise exists_error(path) from None  # another run was first
             if isinstance(error, OSError):
                 message = f": cannot create {path}: {error.strerror}"
                 raise UserError(message, key="run.dir") from None
@@ -281,33 +281,27 @@ class RunFolder:
         """
         data.save(self.path)
         self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
-        values = data.target.dtype.kind == "f"
-        facts = {
-            "fingerprint": data.fingerprint,
-            "split": data.split.hash,
-            **(
-                {"targets": int(data.train.target.shape[1])}
-                if values
-                else {"class_counts": data.class_counts.tolist()}
-            ),
-            "inputs": {
-                name: {"kind": spec.kind, "shape": list(spec.shape)}
-                for name, spec in data.train.specs.items()
-            },
-            "warnings": data.warnings,
-        }
-        self.write_json(DATA, facts)
+        self.write_json(DATA, data_facts(data))
 
     # -- reading
 
-    def config(self) -> Config:
+    def config(self, plugins: Sequence[Path] = ()) -> Config:
         """The configuration of the run, with its paths as they were given.
 
+        A run folder never makes code run by itself. The files of its user's own methods are not
+        looked for: who opens the run names them.
+
+        Args:
+            plugins: The plug-in files that may run.
+
         Raises:
-            UserError: A plug-in file of its method is gone or has changed.
+            UserError: With the key ``plugin``, where these are not the files that the run was
+                trained with.
         """
         values = load_yaml(self.file(CONFIG), flag=None)
-        self._check_plugins()
+        former = self.read_json(ENVIRONMENT).get("plugins", {}) if plugins else {}
+        check_plugins(self.path, values.get("plugin"), plugins, set(former.values()))
+        values["plugin"] = [str(file.expanduser().absolute()) for file in plugins]
         return self.build([(str(self.file(CONFIG)), values)], stored=True)
 
     def build(
@@ -315,19 +309,6 @@ class RunFolder:
     ) -> Config:
         """A configuration whose relative plug-in files are about the run's own start."""
         return build(layers, base=self._start(), stored=stored)
-
-    def _check_plugins(self) -> None:
-        environment = self.file(ENVIRONMENT)
-        plugins = self.read_json(ENVIRONMENT).get("plugins", {}) if environment.is_file() else {}
-        for name, former in plugins.items():
-            file = (self._start() or Path()) / Path(name).expanduser()
-            if not file.is_file():
-                raise UserError(f"{self.path} was trained with the plug-in {file}, which is gone")
-            if digest(file) != former:
-                raise UserError(
-                    f"{self.path} was trained with the plug-in {file}, which has changed since; put"
-                    " the former file back or train anew"
-                )
 
     def read_json(self, name: str) -> Any:
         """What ``write_json`` wrote. Raises ``UserError`` for a file that is absent or damaged."""

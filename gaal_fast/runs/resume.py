@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gaal_fast.config import COMMAND_LINE, Config
+from gaal_fast.config import COMMAND_LINE, Config, plugin_files
 from gaal_fast.errors import UserError
 from gaal_fast.runs.folder import COMPARISON, RunFolder, exists_error
 
@@ -36,13 +36,13 @@ def resumed_config(folder: RunFolder, flags: Mapping[str, str], module: str = "t
         raise UserError(f": {folder.path} holds {what}; {folder.how_to_go_on(owner)}", key="resume")
     given = dict(flags)
     for key, value in flags.items():
-        if key not in RESUMABLE:
+        if key not in RESUMABLE and key != "plugin":
             raise UserError("cannot change when a run is resumed", key=key)
         if key in _PATHS and value.lower() not in ("none", "null", ""):
             # The paths in the run folder are about the directory that training was started in,
             # these are about this one.
             given[key] = str(Path(value).expanduser().absolute())
-    stored = folder.config()
+    stored = folder.config(plugin_files(given.pop("plugin", None)))
     config = folder.build(
         [(str(folder.path), stored.model_dump(mode="json", by_alias=True)), (COMMAND_LINE, given)]
     )

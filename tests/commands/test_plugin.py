@@ -57,10 +57,11 @@ def test_it_trains_in_two_phases_and_predicts(
     summary = json.loads((run / run_folder.SUMMARY).read_text())
     assert summary["best_epoch"] in (3, 4), "an epoch of the phase that selects"
     out = tmp_path / "p.csv"
-    answer = run_command("predict", "--run", run, "--csv", trees, "--out", out)
+    named = ["--run", run, "--plugin", plugin]
+    answer = run_command("predict", *named, "--csv", trees, "--out", out)
     assert answer.code == 0, answer.err
     assert len(pd.read_csv(out)) == 72
-    answer = run_command("evaluate", "--run", run, "--out", tmp_path / "s.json")
+    answer = run_command("evaluate", *named, "--out", tmp_path / "s.json")
     assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "s.json").read_text())
     assert found["accuracy"] == summary["test"]["accuracy"]
@@ -74,7 +75,7 @@ def test_it_goes_on_to_the_same_bits(
     assert run_command("train", *toy(trees, whole, plugin)).code == 0
     answer = run_command("train", *toy(trees, parts, plugin), "--train.max-steps", stop)
     assert answer.code == 0, answer.err
-    answer = run_command("train", "--resume", parts, "--train.max-steps", 1000)
+    answer = run_command("train", "--resume", parts, "--plugin", plugin, "--train.max-steps", 1000)
     assert answer.code == 0, answer.err
     assert_same_bits(whole, parts)
 
@@ -92,26 +93,46 @@ def test_it_is_compared_with_the_others(
     assert "weight: 0.25" in (run / "toy" / run_folder.CONFIG).read_text()
     assert "epsilon: 0.1" in (run / "gaal" / run_folder.CONFIG).read_text()
     assert "epsilon" not in (run / "concat" / run_folder.CONFIG).read_text()
-    assert_one_line(run_command("compare", "--resume", run), r"is finished: all of its 3 methods")
+    assert_one_line(
+        run_command("compare", "--resume", run, "--plugin", plugin),
+        r"is finished: all of its 3 methods",
+    )
 
 
-def test_its_file_has_to_be_there_and_as_it_was(
+def test_a_run_folder_runs_no_code_that_nobody_named(
+    trees: Path, tmp_path: Path, plugin: Path, run_command: Run
+) -> None:
+    run, sign = tmp_path / "run", tmp_path / "sign"
+    assert run_command("train", *toy(trees, run, plugin), "--train.max-steps", 1).code == 0
+    out = ["--csv", trees, "--out", tmp_path / "p.csv"]
+    opened = (
+        ["predict", "--run", run, *out],
+        ["train", "--resume", run],
+        ["evaluate", "--run", run],
+    )
+    text = plugin.read_text()
+    plugin.write_text(text + f"\nopen({str(sign)!r}, 'w')\n")
+    for command in opened:
+        message = rf"--plugin {plugin} is needed: {run} was trained with a method of this file"
+        assert_one_line(run_command(*command), message)
+        named = run_command(*command, "--plugin", plugin)
+        assert_one_line(named, rf"--plugin: {plugin} is not what {run} was trained with, or has ch")
+    assert not sign.exists()
+    moved = tmp_path / "elsewhere.py"
+    moved.write_text(text)
+    plugin.unlink()
+    absent = run_command(*opened[0], "--plugin", plugin)
+    assert_one_line(absent, rf"--plugin: no such file: {plugin}$")
+    assert run_command(*opened[0], "--plugin", moved).code == 0
+
+
+def test_a_run_without_a_plug_in_takes_none(
     trees: Path, tmp_path: Path, plugin: Path, run_command: Run
 ) -> None:
     run = tmp_path / "run"
-    assert run_command("train", *toy(trees, run, plugin), "--train.max-steps", 1).code == 0
-    predict = ["predict", "--run", run, "--csv", trees, "--out", tmp_path / "p.csv"]
-    text = plugin.read_text()
-    plugin.write_text(text + "# another line\n")
-    for command in (predict, ["train", "--resume", run], ["evaluate", "--run", run]):
-        assert_one_line(
-            run_command(*command), rf"with the plug-in {plugin}, which has changed sinc"
-        )
-    plugin.unlink()
-    for command in (predict, ["train", "--resume", run]):
-        assert_one_line(run_command(*command), rf"with the plug-in {plugin}, which is gone$")
-    plugin.write_text(text)
-    assert run_command(*predict).code == 0
+    assert run_command("train", *flags(trees, run), "--train.max-steps", 1).code == 0
+    answer = run_command("evaluate", "--run", run, "--plugin", plugin)
+    assert_one_line(answer, rf"--plugin: {run} was trained without a plug-in$")
 
 
 @pytest.mark.parametrize(

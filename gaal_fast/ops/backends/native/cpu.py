@@ -272,11 +272,8 @@ def _logits(features: Tensor, transposed: Tensor) -> Tensor:
 def _times_weight(residual: Tensor, weight: Tensor) -> Tensor:
     """residual @ weight."""
     n_rows, n_classes = residual.shape
-    if (
-        n_classes > _kernels.small_inner
-        or residual.dtype is not torch.float32
-        or not (weight.is_contiguous() or weight.stride(1) == 1)
-    ):
+    small = n_classes <= _kernels.small_inner and residual.dtype is torch.float32
+    if not small or not (weight.is_contiguous() or weight.stride(1) == 1):
         return torch.mm(residual, weight)
     width = weight.shape[1]
     out = residual.new_empty(n_rows, width)
@@ -310,8 +307,7 @@ def sample_space_is_cheaper(rows: int, k: int, classes: int, width: int) -> bool
     That multiplies k guide rows with B + k rows, and saves, for every element of the head, writing
     g_p and reading both gradients again.
     """
-    new_memory = 4 * classes * width >= _NEW_MEMORY
-    break_even = _BREAK_EVEN_NEW_MEMORY if new_memory else _BREAK_EVEN
+    break_even = _BREAK_EVEN if 4 * classes * width < _NEW_MEMORY else _BREAK_EVEN_NEW_MEMORY
     return sample_space.is_cheaper((rows + k) * k, classes, width, break_even)
 
 
