@@ -57,7 +57,7 @@ def supports(op: str, *tensors: Tensor) -> bool:
     what one block can sort.
     """
     dtype = tensors[0].dtype
-    if dtype not in host.CODES or any(tensor.dtype is not dtype for tensor in tensors):
+    if dtype not in host.codes() or any(tensor.dtype is not dtype for tensor in tensors):
         return False
     if op == "project_":
         return True
@@ -121,7 +121,7 @@ def linear_ce_grad(
     count = rows if index is None else index.shape[0]
     grad_weight = torch.empty(classes, width, dtype=dtype, device=device)
     grad_bias = torch.empty(classes, dtype=dtype, device=device)
-    workspace = host.workspace("linear_ce_grad", device, host.CODES[dtype], count, classes, width)
+    workspace = host.workspace("linear_ce_grad", device, host.codes()[dtype], count, classes, width)
     host.module().linear_ce_grad(
         *(*host.place(features), host.matrix(features), host.matrix(logits)),
         *(target.data_ptr(), address(index), count, address(class_weights)),
@@ -239,7 +239,7 @@ def _in_kernels(
     scalars = torch.empty(5, dtype=torch.float32, device=device)
     index = torch.empty(top_k, dtype=torch.int64, device=device)
     sizes = rows, guide_features.shape[0], classes, width, top_k, sample_space
-    workspace = host.workspace("guided_linear_ce", device, host.CODES[dtype], *sizes)
+    workspace = host.workspace("guided_linear_ce", device, host.codes()[dtype], *sizes)
     host.module().guided_linear_ce(
         *(*host.place(features), host.matrix(features), target.data_ptr()),
         *(host.matrix(guide_features), guide_target.data_ptr(), host.matrix(weight)),

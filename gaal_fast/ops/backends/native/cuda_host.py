@@ -16,9 +16,6 @@ from gaal_fast.ops._rule import Rule
 from gaal_fast.ops.backends.native.buffers import address, rule_numbers
 from gaal_fast.ops.backends.protocol import Scalars
 
-# The dtypes that the kernels take, as they number them.
-CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-
 
 @functools.cache
 def load() -> ModuleType | str:
@@ -27,6 +24,12 @@ def load() -> ModuleType | str:
         return importlib.import_module("gaal_fast._native_cuda")
     except (ImportError, OSError) as error:
         return str(error)
+
+
+@functools.cache
+def codes() -> dict[torch.dtype, int]:
+    """The dtypes that the kernels take, as they number them."""
+    return {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 def module() -> ModuleType:
@@ -65,7 +68,7 @@ def place(tensor: Tensor) -> tuple[int, int, int]:
     """The device, the current stream and the dtype of ``tensor``, the first arguments of every
     kernel.
     """
-    return tensor.device.index or 0, stream(tensor.device), CODES[tensor.dtype]
+    return tensor.device.index or 0, stream(tensor.device), codes()[tensor.dtype]
 
 
 # The public `torch.cuda.current_stream` makes a Python object for the stream, which costs more than
@@ -122,7 +125,7 @@ def project(
     first = pairs[0][0]
     sizes = tuple(grad.numel() for grad, _ in pairs)
     scalars = torch.empty(4, dtype=torch.float32, device=first.device)
-    memory = workspace("project", first.device, CODES[first.dtype], sizes)
+    memory = workspace("project", first.device, codes()[first.dtype], sizes)
     module().project(
         *place(first),
         *([grad.data_ptr() for grad, _ in pairs], [guide.data_ptr() for _, guide in pairs], sizes),
