@@ -62,7 +62,8 @@ def align_(
     >>> head = torch.nn.Linear(3, 2)
     >>> image, table, y = torch.randn(8, 3), torch.randn(8, 3), torch.randint(0, 2, (8,))
     >>> def gradient(features):
-    ...     return torch.autograd.grad(torch.nn.functional.cross_entropy(head(features), y), list(head.parameters()))
+    ...     loss = torch.nn.functional.cross_entropy(head(features), y)
+    ...     return torch.autograd.grad(loss, list(head.parameters()))
     >>> g, guide = gradient(image), gradient(table)
     >>> result = align_(g, guide)
     >>> sum((a * b).sum() for a, b in zip(g, guide)).item() > -1e-6
@@ -119,7 +120,9 @@ class GradientSurgery:
     >>> encoders = {name: torch.nn.Linear(4, 3) for name in ("image", "table")}
     >>> head = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     >>> surgery = GradientSurgery(head)
-    >>> optimizer = torch.optim.SGD([*encoders["image"].parameters(), *encoders["table"].parameters(), *head.parameters()], lr=0.1)
+    >>> parts = (*encoders.values(), head)
+    >>> parameters = [parameter for part in parts for parameter in part.parameters()]
+    >>> optimizer = torch.optim.SGD(parameters, lr=0.1)
     >>> x, y = torch.randn(8, 4), torch.randint(0, 2, (8,))
     >>> for modality in ("image", "table", "image"):
     ...     optimizer.zero_grad()
@@ -223,7 +226,7 @@ class GradientSurgery:
 
     @property
     def captured(self) -> tuple[str, ...]:
-        """The modalities with a captured gradient, in the order in which each was captured first."""
+        """The modalities with a captured gradient, in the order of their first capture."""
         return tuple(self._guides)
 
     def capture(

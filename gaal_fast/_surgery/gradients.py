@@ -25,7 +25,7 @@ def check_dense(name: str, tensor: object) -> None:
 
 
 def check_gradient(name: str, grad: object, parameter: Tensor) -> None:
-    """Raise TypeError or ValueError where ``grad`` cannot be a gradient of ``parameter`` in memory."""
+    """Raise TypeError or ValueError where ``grad`` is no gradient of ``parameter`` in memory."""
     if not isinstance(grad, Tensor):
         raise TypeError(f"{name} must be a tensor or None, got {type(grad).__name__}")
     if sharded(grad):

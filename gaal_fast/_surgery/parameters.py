@@ -67,7 +67,7 @@ class SharedParameters:
         """The gradients by name, each checked; missing ones are left out.
 
         Args:
-            grads: One gradient or None per parameter of :meth:`named`; None to take their ``.grad``.
+            grads: One gradient or None per parameter of :meth:`named`; None for their ``.grad``.
             may_be_empty: Whether no gradient at all is right.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The rule of the projection: six options, their defaults, and the check that every op makes once."""
+"""The rule of the projection: six options, their defaults, and their check."""
 
 from __future__ import annotations
 

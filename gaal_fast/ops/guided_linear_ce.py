@@ -60,10 +60,10 @@ def guided_linear_ce(
 ) -> GuidedStep:
     """Lines 8 to 15 of Algorithm 1 for a linear head that two modalities share, encoders aside.
 
-    1. The active modality's loss: mean cross-entropy of features Wᵀ + b (equation 1), its gradient to the features, and g, its
-       gradient to (W, b).
-    2. The ``top_k`` rows of highest entropy of the guide's logits (equations 6 and 7), and g_p, the gradient of their mean
-       cross-entropy to (W, b) (equation 8).
+    1. The active modality's loss: mean cross-entropy of features Wᵀ + b (equation 1), its gradient
+       to the features, and g, its gradient to (W, b).
+    2. The ``top_k`` rows of highest entropy of the guide's logits (equations 6 and 7), and g_p, the
+       gradient of their mean cross-entropy to (W, b) (equation 8).
     3. g + v g_p (equation 5), see :func:`project_` for the rules.
 
     ``top_k=0`` (or an empty guide) leaves g as it is, and NaN or inf in g_p makes the head's

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,14 @@ from gaal_fast.ops._dispatch import run
 from gaal_fast.ops._registration import call, register, traced
 
 
+@overload
+def softmax_stats(logits: Tensor, target: None = None) -> tuple[Tensor, Tensor, None]: ...
+@overload
+def softmax_stats(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def softmax_stats(
+    logits: Tensor, target: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]: ...
 def softmax_stats(
     logits: Tensor, target: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:

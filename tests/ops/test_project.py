@@ -214,9 +214,9 @@ def test_the_torch_backend_takes_epsilon_and_margin_as_tensors(rule: Rule) -> No
         margin=torch.tensor(plain.margin, dtype=torch.float64),
     )
     results = []
-    for one in (plain, as_tensors):
+    for form in (plain, as_tensors):
         grads, guides = make(SHAPES, torch.float32, "cpu", cosine=-0.5)
-        results.append(helpers.bits((torch_backend.project_(grads, guides, one), grads)))
+        results.append(helpers.bits((torch_backend.project_(grads, guides, form), grads)))
     assert results[0] == results[1]
 
 
@@ -317,7 +317,7 @@ def test_float16_near_its_limit(backend: Backend) -> None:
 def test_layouts_and_canaries(
     backend: Backend, layout: str, dtype: torch.dtype, which: str
 ) -> None:
-    """Strided views of larger tensors; what lies around and between their elements stays as it was."""
+    """Strided views of larger tensors; what lies around and between their elements stays."""
     grads, guides = make([(19, 33), (1, 33)], dtype, backend.device, cosine=-0.5)
     lay = helpers.LAYOUTS[layout]
     if which in ("grads", "both"):

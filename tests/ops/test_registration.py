@@ -378,7 +378,7 @@ def inputs(rows: int, device: str, *, requires_grad: bool = False) -> tuple[Tens
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["constant", "requires_grad"])
 def test_compiles_whole_and_once(backend: Backend, compiler: str, requires_grad: bool) -> None:
-    """fullgraph, and no recompilation for other batch sizes; the results are those of eager mode."""
+    """fullgraph, no recompilation for other batch sizes, and the results of eager mode."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(whole_step, fullgraph=True, backend=compiler)

@@ -1,13 +1,15 @@
 """The contract of a backend, as a type that every backend is checked against.
 
-B rows, Y classes, d features, k selected rows, P guide rows. B, P, k and d may be 0; Y is at least 1.
+B rows, Y classes, d features, k selected rows, P guide rows. B, P, k and d may be 0; Y is at least
+1.
 
-What the public wrapper has already seen to when one of these functions is called: every argument has
-the right type and shape and one device; ``features``, ``logits``, ``guide_features``, ``weight`` and
-``bias`` share one floating dtype, with any strides (``bias`` contiguous); ``target``,
-``guide_target`` and ``index`` are contiguous int64, and in range on the CPU (nowhere else: looking
-would cost a synchronization, so a backend writes NaN for an illegal label); ``class_weights`` is
-contiguous float32, or float64 beside float64 features; ``0 <= k <= B`` and ``0 <= top_k <= P``;
+What the public wrapper has already seen to when one of these functions is called: every argument
+has the right type and shape and one device; ``features``, ``logits``, ``guide_features``,
+``weight`` and ``bias`` share one floating dtype, with any strides (``bias`` contiguous);
+``target``, ``guide_target`` and ``index`` are contiguous int64, and in range on the CPU (nowhere
+else: looking would cost a synchronization, so a backend writes NaN for an illegal label);
+``class_weights`` is contiguous float32, or float64 beside float64 features; ``0 <= k <= B`` and
+``0 <= top_k <= P``;
 ``grads`` and ``guides`` are non-empty lists of equal length with equal shapes and dtypes pair by
 pair, with any strides; the pairs of one call may differ in dtype among themselves (a backend that
 wants one dtype says so in ``supports``); ``rule`` is checked; no gradient is being recorded and
