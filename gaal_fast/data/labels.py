@@ -14,13 +14,7 @@ from gaal_fast.data.quantities import TaskName, decide_task, read_quantity
 from gaal_fast.data.tables.cells import to_texts
 from gaal_fast.data.tables.numbers import NumberColumns
 from gaal_fast.data.tables.schema import TargetScale
-from gaal_fast.data.targets import (
-    NO_LABEL,
-    NO_LABEL_REASON,
-    Target,
-    keep_trained,
-    read_target,
-)
+from gaal_fast.data.targets import NO_LABEL, NO_LABEL_REASON, Target, keep_trained, read_target
 from gaal_fast.errors import UserError
 
 

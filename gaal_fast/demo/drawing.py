@@ -110,7 +110,10 @@ class _Painter:
         self.pixels = np.empty((3, side, side))
 
     def paint(
-        self, where: np.ndarray | bool, rgb: Sequence[float], light: np.ndarray | float = 1.0
+        self,
+        where: np.ndarray | bool,
+        rgb: Sequence[float] | np.ndarray,
+        light: np.ndarray | float = 1.0,
     ) -> None:
         """Cover ``where`` with ``rgb`` (0..255) times ``light`` (a number, or one per sample)."""
         for channel, value in zip(self.pixels, rgb, strict=True):
