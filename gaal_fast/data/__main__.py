@@ -79,13 +79,20 @@ def write_demo(folder: Path) -> int:
 
 
 def report(data: FusionData) -> Iterator[str]:
-    """Columns with their use, classes with their counts, and the first problems."""
+    """Columns with their use, classes with their counts or the range of a quantity, and the first
+    problems.
+    """
     import numpy as np
 
     yield from data.describe()
-    order = np.argsort(-data.class_counts, kind="stable")
-    shown = ", ".join(f"{data.classes[i]} ({data.class_counts[i]})" for i in order[:8])
-    yield f"training rows by class: {shown}{' ...' if len(order) > 8 else ''}"
+    if data.target_scale is not None:
+        values = data.target_scale.restore(data.target[data.split.train])
+        least, median, most = np.quantile(values, (0, 0.5, 1))
+        yield f"training values: {least:g} to {most:g}, median {median:g}"
+    else:
+        order = np.argsort(-data.class_counts, kind="stable")
+        shown = ", ".join(f"{data.classes[i]} ({data.class_counts[i]})" for i in order[:8])
+        yield f"training rows by class: {shown}{' ...' if len(order) > 8 else ''}"
     for issue in data.issues[:10]:
         yield (
             f"problem in row {issue.row}, column {issue.column}:"

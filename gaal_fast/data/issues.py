@@ -26,9 +26,12 @@ logger.addHandler(logging.NullHandler())
 class DataIssue:
     """One cell of the table that could not be used.
 
-    row: position in the table, 0 for the first row after the header, as in split.csv (messages for
-    people count from 1). column: the column at fault; path: the image's file, "" where the issue
-    is not about a file.
+    Attributes:
+        row: Position in the table, 0 for the first row after the header, as in split.csv. Messages
+            for people count from 1.
+        column: The column at fault.
+        path: The image's file, "" where the issue is not about a file.
+        reason: What is wrong.
     """
 
     row: int

@@ -66,7 +66,7 @@ def read_parts(values: Sequence[str | None], column: str, warnings: list[str]) -
         said = ", ".join(f'"{value}" as {part}' for value, part in sorted(odd.items()))
         warn(warnings, f'split column "{column}": {said}')
     if not meaning:
-        meaning = {value: _WORDS.get(word) for value, word in words.items()}
+        meaning = {value: _WORDS[word] for value, word in words.items() if word in _WORDS}
     return [None if value is None else meaning.get(value) for value in values]
 
 
@@ -93,9 +93,8 @@ def _by_flag(words: dict[str, str], column: str) -> dict[str, str] | None:
     }
     if None in truths.values():
         return None
-    named = {"test" if word in _HELD_OUT else _WORDS.get(word) for word in words_of(column)} - {
-        None
-    }
+    said = ("test" if word in _HELD_OUT else _WORDS.get(word) for word in words_of(column))
+    named = {part for part in said if part is not None}
     if len(named) != 1:
         return None
     inside, outside = _FLAGS[named.pop()]

@@ -37,11 +37,15 @@ def mark_name(mark: str) -> str:
 
 @dataclass(frozen=True)
 class TableReading:
-    """What was decided about the text of the table.
+    """What was decided about the text of a table.
 
-    encoding, delimiter: of the file, "" if it is no text (Parquet). decimal, thousands: the marks
-    in its numbers (thousands: "" for none). missing_values: cells declared to hold no value.
-    numbers: column -> how its numbers are written, where that is not 1234.5 throughout.
+    Attributes:
+        encoding: Of the file, "" if it is no text (Parquet).
+        delimiter: Of the file, "" likewise.
+        decimal: The mark in its numbers.
+        thousands: The mark between thousands, "" for none.
+        missing_values: Cells declared to hold no value.
+        numbers: Column to how its numbers are written, where that is not 1234.5 throughout.
     """
 
     encoding: str = ""
@@ -95,9 +99,12 @@ class TableReading:
 class ImageReading:
     """Which values become 0 and 255 in images of more than 8 bits.
 
-    bits16: 16-bit greys and colors; integer: signed or wider greys; floating: greys of floats; None
-    where the training images had no such file. given: whether the user gave the range, and so the
-    same for all kinds.
+    Attributes:
+        bits16: Of 16-bit grays and colors; None, here as below, where the training images had no
+            such file.
+        integer: Of signed or wider grays.
+        floating: Of grays of floats.
+        given: Whether the user gave the range, and so the same for all kinds.
     """
 
     bits16: tuple[float, float] | None = None

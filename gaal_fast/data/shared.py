@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,69 +18,23 @@ from gaal_fast.data.tables.cells import is_text, to_texts
 from gaal_fast.data.tables.codes import words_of
 from gaal_fast.data.tables.schema import TableSchema
 
+K = TypeVar("K", bound=Hashable)
 # Files of equal size are read to see whether they hold the same image, up to so many bytes in all.
 _HASHED_BYTES = 2**29
 # Somebody, or the one thing, that several rows are of. Other words in a name ("patient_age") make
 # it a property of them.
 _OWNERS = frozenset(
     {
-        "patient",
-        "patients",
-        "subject",
-        "subj",
-        "person",
-        "participant",
-        "individual",
-        "donor",
-        "proband",
-        "client",
-        "customer",
-    }
-    | {
-        "user",
-        "animal",
-        "specimen",
-        "lesion",
-        "pid",
-        "mrn",
-        "wsi",
-        "slide",
-        "video",
-        "burst",
-        "household",
-        "case",
+        *("patient", "patients", "subject", "subj", "person", "participant", "individual"),
+        *("donor", "proband", "client", "customer", "user", "animal", "specimen", "lesion"),
+        *("pid", "mrn", "wsi", "slide", "video", "burst", "household", "case"),
     }
 )
 _THINGS = frozenset(
     {
-        "study",
-        "clip",
-        "session",
-        "visit",
-        "exam",
-        "series",
-        "family",
-        "author",
-        "speaker",
-        "writer",
-        "group",
-        "grp",
-        "track",
-    }
-    | {
-        "product",
-        "item",
-        "listing",
-        "site",
-        "house",
-        "property",
-        "vehicle",
-        "car",
-        "tree",
-        "plant",
-        "scene",
-        "sequence",
-        "album",
+        *("study", "clip", "session", "visit", "exam", "series", "family", "author", "speaker"),
+        *("writer", "group", "grp", "track", "product", "item", "listing", "site", "house"),
+        *("property", "vehicle", "car", "tree", "plant", "scene", "sequence", "album"),
     }
 )
 _ID_WORDS = frozenset(
@@ -99,7 +54,11 @@ def warn_of_shared_images(
     """Names images that are in two parts: one file named by several rows, or files with the same
     content.
 
-    paths: the file of each row of the table, None without one.
+    Args:
+        paths: The file of each row of the table, None without one.
+        column: The image column, for the advice.
+        split: The parts.
+        warnings: Gets the lines.
     """
     part_of = _parts(split, len(paths))
     rows_of: dict[str, list[int]] = defaultdict(list)
@@ -232,8 +191,8 @@ def _copies(files: Sequence[str]) -> list[list[str]]:
     return [names for digest, names in found.items() if digest and len(names) > 1]
 
 
-def _gather(keys: Mapping[str, object]) -> dict[object, list[str]]:
-    groups: dict[object, list[str]] = defaultdict(list)
+def _gather(keys: Mapping[str, K]) -> dict[K, list[str]]:
+    groups: dict[K, list[str]] = defaultdict(list)
     for file, key in keys.items():
         groups[key].append(file)
     return groups

@@ -176,7 +176,11 @@ class _Loading:
 
     def _split(self, frame: pd.DataFrame, labels: Labels, roles: Roles) -> Split:
         config = self.config
-        group = None if roles.group is None else Groups(roles.group, to_texts(frame[roles.group]))
+        group = (
+            None
+            if roles.group is None
+            else Groups(roles.group, to_texts(frame[roles.group]).tolist())
+        )
         plan = SplitPlan(
             config.val_fraction, config.test_fraction, config.split_seed, labels.parts, group
         )
@@ -234,9 +238,8 @@ def data_fingerprint(config: DataConfig) -> str:
     parts.
     """
     settings = {name: getattr(config, name) for name in _FINGERPRINT_FIELDS}
-    defaults = DataConfig()
     for name in _LATER_FIELDS:
-        if getattr(config, name) != getattr(defaults, name):
+        if getattr(config, name) != DataConfig.model_fields[name].default:
             settings[name] = getattr(config, name)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (config.csv, *config.tables):

@@ -29,9 +29,12 @@ _NO_NUMBER = frozenset({"nan", "NaN", "null", "NULL"})
 
 @dataclass(frozen=True)
 class Target:
-    """classes: the labels, naturally sorted (2 before 10; whole numbers are ints). codes: int64
-    [N], the position of each row's label in ``classes``, -1 where there is none. issues: the rows
-    without a usable label.
+    """The classes of a table's rows.
+
+    Attributes:
+        classes: The labels, naturally sorted (2 before 10; whole numbers are ints).
+        codes: int64 [N], the position of each row's label in ``classes``, -1 where there is none.
+        issues: The rows without a usable label.
     """
 
     classes: tuple[str | int, ...]
@@ -44,10 +47,15 @@ def read_target(
 ) -> Target:
     """Finds the classes of a training table.
 
-    rare: what becomes of a class with a single row, which cannot be divided. ``drop`` leaves the
-    row out, ``train`` keeps it for training only. ``warnings`` gets what was decided about words such
-    as "None", spellings and rare classes. Raises UserError: fewer than two classes, or, with
-    ``error``, a class with a single row.
+    Args:
+        series: The target column.
+        name: What it is called in messages.
+        rare: What becomes of a class with a single row, which cannot be divided. ``drop`` leaves
+            the row out, ``train`` keeps it for training only.
+        warnings: Gets what was decided about words such as "None", spellings and rare classes.
+
+    Raises:
+        UserError: Fewer than two classes, or, with ``error``, a class with a single row.
     """
     warnings = [] if warnings is None else warnings
     labels = _one_spelling(_labels(series, name, warnings), name, warnings)
@@ -74,10 +82,9 @@ def read_target(
         what = f'one class only: "{next(iter(distinct))}"' if distinct else "no class with two rows"
         raise UserError(f'target column "{name}" has {what}')
     if all(re.fullmatch(r"-?(?:0|[1-9]\d*)", label) for label in distinct):
-        classes: list[str | int] = sorted(int(label) for label in distinct)
+        target = _encode(labels, name, tuple(sorted(int(label) for label in distinct)))
     else:
-        classes = sorted(distinct, key=_natural)
-    target = _encode(labels, name, tuple(classes))
+        target = _encode(labels, name, tuple(sorted(distinct, key=_natural)))
     dropped = {row for row in np.flatnonzero(target.codes == NO_LABEL) if labels[row] is not None}
     issues = [
         replace(i, reason="class with a single row: left out") if i.row in dropped else i
@@ -89,8 +96,13 @@ def read_target(
 def keep_trained(
     target: Target, name: str, parts: Sequence[str | None], warnings: list[str]
 ) -> Target:
-    """The target without the classes that have no training row; parts: train, val or test of each
-    row.
+    """The target without the classes that have no training row.
+
+    Args:
+        target: Of all rows.
+        name: Of its column, for messages.
+        parts: train, val or test of each row.
+        warnings: Counts the rows that are left out.
     """
     training = np.array([part == "train" for part in parts], dtype=bool)
     kept = np.unique(target.codes[training & (target.codes != NO_LABEL)])
@@ -119,11 +131,15 @@ def keep_trained(
 def encode_labels(
     series: pd.Series, name: str, classes: tuple[str | int, ...], warnings: list[str] | None = None
 ) -> Target:
-    """Codes of a table's labels in the order of ``classes``; a missing or an unknown label gets -1
-    and an issue.
+    """Codes of a table's labels; a missing or an unknown label gets -1 and an issue.
 
-    Words such as "None" are labels where the model has a class of that name. ``warnings`` counts and
-    names unknown labels.
+    Words such as "None" are labels where the model has a class of that name.
+
+    Args:
+        series: The target column.
+        name: What it is called in messages.
+        classes: Of the model.
+        warnings: Counts and names unknown labels.
     """
     known = {str(label) for label in classes}
     labels = np.where(is_none(to_texts(series)), _words(series, known), to_texts(series))
@@ -155,8 +171,8 @@ def _encode(labels: np.ndarray, name: str, classes: tuple[str | int, ...]) -> Ta
 
 
 def _words(series: pd.Series, wanted: set[str] | frozenset[str]) -> np.ndarray:
-    """object [N]: the cells that are written as one of the ``wanted`` words that a feature would read
-    as missing, else None.
+    """object [N]: the cells that are written as one of the ``wanted`` words that a feature would
+    read as missing, else None.
     """
     cells = (cell.strip() if isinstance(cell, str) else None for cell in series)
     return np.array(

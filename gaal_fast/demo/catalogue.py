@@ -221,7 +221,7 @@ class Parameters:
     maker: np.ndarray
 
 
-def _normalized(weights: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+def _normalized(weights: Sequence[float] | Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     array = np.asarray(weights, dtype=np.float64)
     return array / array.sum(axis=-1, keepdims=True)
 

@@ -110,7 +110,10 @@ class _Painter:
         self.pixels = np.empty((3, side, side))
 
     def paint(
-        self, where: np.ndarray | bool, rgb: Sequence[float], light: np.ndarray | float = 1.0
+        self,
+        where: np.ndarray | bool,
+        rgb: Sequence[float] | np.ndarray,
+        light: np.ndarray | float = 1.0,
     ) -> None:
         """Cover ``where`` with ``rgb`` (0..255) times ``light`` (a number, or one per sample)."""
         for channel, value in zip(self.pixels, rgb, strict=True):
@@ -187,19 +190,23 @@ def _decoration_mask(name: str, body: _Body, nx: np.ndarray, bent: np.ndarray) -
     )
 
 
-def _draw(
-    look: int, decoration: int, glaze: int, rng: np.random.Generator, size: int
-) -> np.ndarray:
-    """One image, uint8[size, size, 3]. All that varies beside the three factors comes from
-    ``rng``.
-    """
-    name, part = BODIES[look // 2], bool(look % 2)
-    body = _BODIES[name]
-    u = rng.random(24)
-    canvas = _Painter(size)
+class _Pose(NamedTuple):
+    """How an item stands before the viewer.
 
-    # Into the item's own coordinates: shift, turn, size, proportions, and which way round it
-    # stands.
+    ``x`` and ``y``, [side, side], are the samples in its own coordinates. ``tilt`` is how far
+    from above it is seen: short axis / long axis of every rim.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    unit: float
+    tilt: float
+    lamp_side: float
+    ambient: float
+
+
+def _pose(canvas: _Painter, u: np.ndarray) -> _Pose:
+    """Shift, turn, size, proportions, and which way round the item stands, from u[24]."""
     turn = (u[10] - 0.5) * 0.28
     unit = 0.58 + 0.14 * u[11]
     wide = unit * (0.90 + 0.20 * u[12])
@@ -208,69 +215,100 @@ def _draw(
     x, y = (cos * cx + sin * cy) / wide, (cos * cy - sin * cx) / unit
     if u[13] < 0.5:
         x = -x
-    tilt = 0.14 + 0.16 * u[14]  # how far from above it is seen: short axis / long axis of every rim
     lamp_side = 1.0 if u[15] < 0.5 else -1.0
-    ambient = 0.80 + 0.30 * u[16]
+    return _Pose(x, y, unit, 0.14 + 0.16 * u[14], lamp_side, 0.80 + 0.30 * u[16])
 
-    heights = [height for height, _ in body.profile]
-    top, bottom = heights[0], heights[-1]
-    table = _radius_table(name)
-    index = ((y - _PROFILE_TOP) * _PROFILE_STEPS_PER_UNIT).astype(np.int64)
-    radius = table[np.clip(index, 0, len(table) - 1)]
-    top_radius, foot_radius = body.profile[0][1], body.profile[-1][1]
 
-    _paint_background(canvas, u[:8], foot=0.20 * (u[9] - 0.5) + unit * bottom)
-    shadow = _ellipse(x, y, 0.35 * lamp_side, bottom, table.max() * 1.15, 0.26)
-    canvas.pixels *= np.where(shadow < 1.0, 0.62 + 0.38 * shadow, 1.0)
-
-    rgb = np.array(GLAZE_RGB[GLAZES[glaze]]) + 28.0 * (u[17:20] - 0.5)
-    flat = ambient * (0.90 + 0.12 * lamp_side * x)
-    if part and name == "cup":
+def _paint_part(canvas: _Painter, name: str, rgb: np.ndarray, pose: _Pose) -> None:
+    """The part of a body that lies behind it: handle, spout or hoop."""
+    x, y = pose.x, pose.y
+    flat = _flat_light(pose)
+    if name == "cup":
         canvas.paint(_ring(x, y, 0.66, -0.06, 0.44, 0.46, 0.17), rgb * 0.86, flat)
-    elif part and name == "pitcher":
+    elif name == "pitcher":
         canvas.paint(_ring(x, y, 0.50, -0.36, 0.48, 0.56, 0.16), rgb * 0.86, flat)
         canvas.paint(
             (x < -0.1) & (-x - 0.72 < (y + 1.0) * -1.2) & (y > -1.06) & (y < -0.6), rgb * 0.95, flat
         )
-    elif part and name == "pot":
+    elif name == "pot":
         canvas.paint(_ring(x, y, 0.80, -0.02, 0.44, 0.44, 0.16), rgb * 0.86, flat)
         along = -(x + 0.6)  # the spout: a tapering bar that leans out and up
         spout = (
             (along > 0.0) & (along < 0.68) & (np.abs(y - 0.22 + 0.95 * along) < 0.22 - 0.16 * along)
         )
         canvas.paint(spout, rgb * 0.92, flat)
-    elif part and name == "pan":
+    elif name == "pan":
         hoop = _ring(x, y, 0.0, -0.30, 0.94, 0.92, 0.14) & (y < -0.28)
         canvas.paint(hoop, rgb * 0.80, flat)
 
-    # The body: shaded by its normal, with one soft highlight, the foot rounded by the view from
-    # above.
+
+def _flat_light(pose: _Pose) -> np.ndarray:
+    return pose.ambient * (0.90 + 0.12 * pose.lamp_side * pose.x)
+
+
+def _paint_body(
+    canvas: _Painter, name: str, decoration: str, rgb: np.ndarray, pose: _Pose, radius: np.ndarray
+) -> None:
+    """The body: shaded by its normal, with one soft highlight, the foot rounded by the view from
+    above. ``radius`` is that of the body at the height of each sample.
+    """
+    body, (x, y, _, tilt, lamp_side, ambient) = _BODIES[name], pose
     nx = np.clip(x / np.maximum(radius, 1e-6), -1.5, 1.5)
     facing = np.sqrt(np.maximum(0.0, 1.0 - nx * nx))
     gloss = np.maximum(0.0, 1.0 - np.abs(nx - 0.42 * lamp_side) / 0.16)
     light = ambient * (0.58 + 0.36 * facing + 0.20 * lamp_side * nx)
     solid = (np.abs(nx) <= 1.0) & (radius > 0.0)
+    bottom, foot_radius = body.profile[-1]
     foot = _ellipse(x, y, 0.0, bottom - 0.01, foot_radius, foot_radius * tilt) <= 1.0
     canvas.paint(foot, rgb, ambient * 0.62)
     canvas.paint(solid, rgb, light)
-    if DECORATIONS[decoration] != "plain":
+    if decoration != "plain":
         bent = y - tilt * radius * (facing - 0.6)
         ink = _DARK_INK if rgb @ (0.299, 0.587, 0.114) > 140 else _LIGHT_INK
-        canvas.paint(solid & _decoration_mask(DECORATIONS[decoration], body, nx, bent), ink, light)
+        canvas.paint(solid & _decoration_mask(decoration, body, nx, bent), ink, light)
     np.add(canvas.pixels, 46.0 * gloss * ambient, out=canvas.pixels, where=solid)
     if body.open_top:
+        top, top_radius = body.profile[0]
         rim = _ellipse(x, y, 0.0, top, top_radius, top_radius * tilt)
         canvas.paint(rim <= 1.0, rgb * 1.08, ambient)
         inner = max(top_radius - 0.07, top_radius * 0.6)
         inside = _ellipse(x, y, 0.0, top, inner, inner * tilt) <= 1.0
         canvas.paint(inside, rgb * 0.45, ambient * (1.0 - 0.25 * lamp_side * x))
-    else:
-        canvas.paint(_ellipse(x, y, 0.0, -0.92, 0.13, 0.13) <= 1.0, rgb * 0.95, flat)
+    else:  # a lid with a knob
+        knob = _ellipse(x, y, 0.0, -0.92, 0.13, 0.13) <= 1.0
+        canvas.paint(knob, rgb * 0.95, _flat_light(pose))
         canvas.paint(solid & (np.abs(y + 0.54 - tilt * 0.44 * facing) < 0.035), rgb * 0.5, light)
+
+
+def _draw(
+    look: int, decoration: int, glaze: int, rng: np.random.Generator, size: int
+) -> np.ndarray:
+    """One image, uint8 [size, size, 3]. All that varies beside the three factors comes from
+    ``rng``.
+    """
+    name, part = BODIES[look // 2], bool(look % 2)
+    u = rng.random(24)
+    canvas = _Painter(size)
+    pose = _pose(canvas, u)
+    x, y = pose.x, pose.y
+
+    table = _radius_table(name)
+    index = ((y - _PROFILE_TOP) * _PROFILE_STEPS_PER_UNIT).astype(np.int64)
+    radius = table[np.clip(index, 0, len(table) - 1)]
+    bottom = _BODIES[name].profile[-1][0]
+    _paint_background(canvas, u[:8], foot=0.20 * (u[9] - 0.5) + pose.unit * bottom)
+    shadow = _ellipse(x, y, 0.35 * pose.lamp_side, bottom, table.max() * 1.15, 0.26)
+    canvas.pixels *= np.where(shadow < 1.0, 0.62 + 0.38 * shadow, 1.0)
+
+    rgb = np.array(GLAZE_RGB[GLAZES[glaze]]) + 28.0 * (u[17:20] - 0.5)
+    if part:
+        _paint_part(canvas, name, rgb, pose)
+    _paint_body(canvas, name, DECORATIONS[decoration], rgb, pose, radius)
     if part and name == "flask":
         span = (y + 1.12) / 0.86
         shade = (span >= 0.0) & (span <= 1.0) & (np.abs(x) < 0.34 + 0.44 * span)
-        canvas.paint(shade, _SHADE_RGB, ambient * (0.80 + 0.20 * span - 0.10 * np.abs(x)))
+        light = pose.ambient * (0.80 + 0.20 * span - 0.10 * np.abs(x))
+        canvas.paint(shade, _SHADE_RGB, light)
 
     grain = 2.0 + 6.0 * u[20]
     noise = np.floor((rng.random((size, size, 3)) - 0.5) * 2.0 * grain + 0.5).astype(np.int64)

@@ -54,3 +54,17 @@ def test_data_reports_columns_classes_and_problems(
     issues = pd.read_csv(tmp_path / "issues.csv")
     assert list(issues["row"]) == [4]
     assert not (tmp_path / "run").exists()
+
+
+def test_data_says_that_a_target_is_a_quantity_and_how_to_have_it_otherwise(
+    trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = flags(trees, tmp_path / "run")
+    options[options.index("species")] = "height"
+    assert data_main(options) == 0
+    out = capsys.readouterr().out
+    assert 'regression: "height" has' in out and "--data.task classification" in out
+    assert "training values: " in out and "training rows by class" not in out
+    assert data_main([*options, "--data.class-weights", "balanced"]) == 2
+    [line] = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
+    assert line.startswith("error: --data.class-weights is about classes")

@@ -161,6 +161,12 @@ def test_one_name_is_one_input_called_image(place: Path) -> None:
     assert data.modality_names == ["kitchen", "front_big", "table"]
 
 
+def test_a_column_or_table_named_twice_is_refused() -> None:
+    for keys in ({"image_column": "a,b,a"}, {"tables": "a.csv,a.csv"}):
+        with pytest.raises(ValueError, match="names one thing twice"):
+            DataConfig(**keys)
+
+
 def test_a_fingerprint_tells_the_tables_and_stays_without_them(place: Path) -> None:
     plain = config(place, tables=[], key=None)
     digests = {data_fingerprint(plain), data_fingerprint(config(place))}

@@ -42,7 +42,7 @@ def augment(image: torch.Tensor, preset: Preset, rng: np.random.Generator) -> to
     """One random version of a uint8 [3, S, S] image, same shape and type; the argument is not
     changed.
 
-    "paper": with probability 0.95 colour jitter (brightness, contrast, saturation 0.8; p 0.8), grey
+    "paper": with probability 0.95 color jitter (brightness, contrast, saturation 0.8; p 0.8), grey
     (p 0.2), Gaussian blur (kernel 29, sigma 0.1 to 2; p 0.5), a crop of 60 to 100 % resized back,
     and a flip (p 0.5). The kernel is that of images of 64 pixels and more; below, it shrinks with
     the size, and never exceeds it. "light": a shift by up to a twelfth of the size (edges repeated)
@@ -124,7 +124,7 @@ def blur_kernel(size: int) -> int:
 
 
 def gaussian_blur(image: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Blurs uint8 [3, S, S] with a normalised Gaussian of ``kernel`` taps, edges reflected: one
+    """Blurs uint8 [3, S, S] with a normalized Gaussian of ``kernel`` taps, edges reflected: one
     direction after the other.
     """
     radius = min(kernel // 2, image.shape[-1] - 1)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gaal_fast.data.images.kinds import name_content
 
@@ -50,13 +52,22 @@ class ImageError(Exception):
 
 
 def decode(path: str | os.PathLike, size: int, ranges: Ranges | None = None) -> torch.Tensor:
-    """Decodes an image to uint8 [3, size, size] (RGB), squeezed to a square without cropping
-    (bilinear, antialiased).
+    """Decodes an image to a square without cropping (bilinear, antialiased).
 
     Any mode Pillow reads: transparency is laid on white, EXIF rotation is undone, an animation
-    gives its first frame. ranges: kind of ``DEEP_KINDS`` -> the values that become 0 and 255 in
-    files of more than 8 bits; for a kind without one ``choose_range`` of the image itself is taken.
-    Raises ImageError for a missing, damaged, truncated or absurdly large file.
+    gives its first frame.
+
+    Args:
+        path: The file.
+        size: Side of the square, in pixels.
+        ranges: Kind of ``DEEP_KINDS`` to the values that become 0 and 255 in files of more than 8
+            bits; for a kind without one ``choose_range`` of the image itself is taken.
+
+    Returns:
+        uint8 [3, size, size], RGB.
+
+    Raises:
+        ImageError: A missing, damaged, truncated or absurdly large file.
     """
     try:
         with Image.open(path) as image:
@@ -70,7 +81,7 @@ def decode(path: str | os.PathLike, size: int, ranges: Ranges | None = None) -> 
             # Asked for once it is loaded: Pillow turns a TIFF itself while loading it, and then
             # says so by dropping the tag. On a square, turning after the resize gives the same
             # image and touches far fewer pixels.
-            upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG))
+            upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
             square = square.transpose(upright) if upright is not None else square
     except Exception as error:  # damaged files raise whatever their decoder trips over
         raise ImageError(_reason(path, error)) from error
@@ -94,8 +105,16 @@ def deep_kind(image: Image.Image) -> str | None:
 def read_values(path: str | os.PathLike, limit: int | None = None) -> tuple[str | None, np.ndarray]:
     """The kind of a file, and its finite values without alpha; no values for a file of 8 bits.
 
-    float64 [n]: about ``limit`` of them where there are more, the smallest and the largest among
-    them. Raises ImageError as ``decode`` does.
+    Args:
+        path: The file.
+        limit: About so many values are returned where there are more, the smallest and the largest
+            among them.
+
+    Returns:
+        The kind, and float64 [n].
+
+    Raises:
+        ImageError: As ``decode`` does.
     """
     try:
         with Image.open(path) as image:
@@ -110,11 +129,15 @@ def read_values(path: str | os.PathLike, limit: int | None = None) -> tuple[str 
 
 
 def choose_range(values: np.ndarray, kind: str) -> tuple[float, float]:
-    """The values that become 0 and 255: of a scale that ends at 1 or at 8, 10, 12, 14, 16 or more
-    bits where the values fill a twentieth of it, else of nearly all the values themselves (one in a
-    thousand at either end is cut off).
+    """The values that become 0 and 255.
 
-    values: float64 [n], finite. kind: one of ``DEEP_KINDS``.
+    They are those of a scale that ends at 1 or at 8, 10, 12, 14, 16 or more bits where the values
+    fill a twentieth of it, else of nearly all the values themselves (one in a thousand at either
+    end is cut off).
+
+    Args:
+        values: float64 [n], finite.
+        kind: One of ``DEEP_KINDS``.
     """
     if not values.size:
         return 0.0, _TOPS[kind][-1]
@@ -235,6 +258,7 @@ def _sixteen_bit_samples(image: Image.Image, high: str, low: str) -> np.ndarray:
         _set_raw_mode(image, "RGBA")
         four = np.asarray(image).astype(np.uint16)
         return four[:, :, 0::2] << 8 | four[:, :, 1::2]
+    assert isinstance(image, ImageFile)  # which Image.open gives
     with Image.open(image.filename) as again:
         _set_raw_mode(again, low)
         low_bytes = np.asarray(again).astype(np.uint16)
@@ -251,6 +275,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _set_raw_mode(image: Image.Image, raw: str) -> None:
+    assert isinstance(image, ImageFile)
     image.tile = [
         tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw)
         for tile in image.tile
@@ -260,5 +285,6 @@ def _set_raw_mode(image: Image.Image, raw: str) -> None:
 def _tiff_tag(image: Image.Image, tag: int) -> int | None:
     """The value of a TIFF tag, that of the first sample where each has its own; None for other
     formats."""
-    value = image.tag_v2.get(tag) if image.format == "TIFF" else None
-    return value[0] if isinstance(value, tuple) and value else value
+    value = image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
+    first = value[0] if isinstance(value, tuple) and value else value
+    return first if isinstance(first, int) else None

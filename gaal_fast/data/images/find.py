@@ -33,9 +33,15 @@ _SEARCH_LIMIT = 20_000
 
 
 def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, list[str]]:
-    """The columns whose texts name images, by how they do: "exact": files that exist in ``folder``;
-    "suffixed": names with an image suffix; "stems": different names that exist once a suffix is
-    added; "nearly": once something else is changed."""
+    """The columns whose texts name images, by how they do.
+
+    Returns:
+        "exact": columns of files that exist in ``folder``. "suffixed": of names with an image
+            suffix.
+        "stems": of different names that exist once a suffix is added. "nearly": once something else
+            is
+        changed.
+    """
     found: dict[str, list[str]] = {"exact": [], "suffixed": [], "stems": [], "nearly": []}
     rows = len(candidates)
     first_look = candidates.iloc[_spread(rows, _FIRST_LOOK)]
@@ -71,9 +77,18 @@ def image_columns(candidates: pd.DataFrame, folder: ImageFolder) -> dict[str, li
 def find_image_column(
     candidates: pd.DataFrame, folder: ImageFolder, source: object, chosen: str | None = None
 ) -> tuple[str | None, list[str]]:
-    """The one column whose texts name images, by the first way of ``image_columns`` that has one,
-    None if there is none; and the other columns of image names. With ``chosen``, that is the one.
-    Raises UserError if the first way has more than one."""
+    """The one column whose texts name images, and the other columns of image names.
+
+    Args:
+        candidates: The columns that may be it.
+        folder: Where the files would be.
+        source: The table, for messages.
+        chosen: The one that is declared; else it is the one of the first way of ``image_columns``
+            that has any.
+
+    Raises:
+        UserError: The first way has more than one.
+    """
     ways = image_columns(candidates, folder)
     for found in ways.values() if chosen is None else ():
         if len(found) > 1:
@@ -120,9 +135,16 @@ def resolve_images(
 ) -> tuple[list[str | None], list[DataIssue]]:
     """Path of each row's image, None where there is none, and an issue for each of those rows.
 
-    What had to be changed in names so that they are files, and cells that hold something else than
-    a name, are counted in ``warnings``. Raises UserError if not one image exists, with the likely
-    reason (``empty_ok``: it becomes a warning).
+    Args:
+        names: [N] as the cells have them.
+        folder: Where the files are.
+        column: What the column is called in messages.
+        empty_ok: Whether a column without one image is a warning, and no error.
+        warnings: Counts what had to be changed in names so that they are files, and cells that hold
+            something else than a name.
+
+    Raises:
+        UserError: Not one image exists; the likely reason is given.
     """
     warnings = [] if warnings is None else warnings
     matches = {name: folder.match(name) for name in dict.fromkeys(names) if name is not None}
@@ -234,8 +256,10 @@ def _warn_of_changes(
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for name in names:
-        match = None if name is None else matches[name]
-        if match is not None and match.path is not None and match.how:
+        if name is None:
+            continue
+        match = matches[name]
+        if match.path is not None and match.how:
             counts[match.how] += 1
             examples.setdefault(match.how, f'"{_short(name)}" is "{os.path.basename(match.path)}"')
     if counts:
@@ -279,7 +303,9 @@ def _hint(named: Sequence[str], folder: ImageFolder) -> str:
 def _of_number(stem: str, listing: Listing) -> str | None:
     """The image whose stem ends in the number that a stem ends in."""
     number = re.search(r"\d+$", stem)
-    for other in sorted(listing.stems) if number else ():
+    if number is None:
+        return None
+    for other in sorted(listing.stems):
         ending = re.search(r"\d+$", other)
         if ending and int(ending[0]) == int(number[0]):
             return listing.stems[other][0]

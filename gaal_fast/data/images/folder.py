@@ -96,8 +96,13 @@ class Listing:
 
 
 class Match(NamedTuple):
-    """path: the file, None if there is none or more than one. how: what had to change, "" if the
-    name is as written. others: the names among which the choice is open."""
+    """What a name means.
+
+    Attributes:
+        path: The file, None if there is none or more than one.
+        how: What had to change, "" if the name is as written.
+        others: The names among which the choice is open.
+    """
 
     path: str | None
     how: str = ""
@@ -105,10 +110,16 @@ class Match(NamedTuple):
 
 
 class ImageFolder:
-    """A folder of images (sub-folders included), read one directory listing at a time and only
-    where a name points to.
+    """A folder of images, sub-folders included.
 
-    Raises UserError, naming the ``option`` that gave it, if ``base`` is no folder.
+    It is read one directory listing at a time and only where a name points to.
+
+    Args:
+        base: The folder.
+        option: The flag that names it, for messages.
+
+    Raises:
+        UserError: ``base`` is no folder.
     """
 
     def __init__(self, base: Path | str, option: str = "--data.images"):

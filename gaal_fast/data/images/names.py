@@ -52,10 +52,14 @@ def looks_like_image_name(text: str) -> bool:
 
 
 def image_names(series: pd.Series) -> np.ndarray:
-    """object [N] of str, None where there is none: texts as written, "007" and "1.0" among them,
-    whole numbers without a point.
+    """The names in the cells of a column.
 
-    Raises UserError if the cells hold the bytes of images.
+    Returns:
+        object [N] of str, None where there is none: texts as written, "007" and "1.0" among them,
+        whole numbers without a point.
+
+    Raises:
+        UserError: The cells hold the bytes of images.
     """
     cells = series.to_numpy(dtype=object)
     names = np.empty(len(cells), dtype=object)

@@ -36,8 +36,13 @@ _BEYOND, _REACH = 0.05, 1 / 15
 
 @dataclass
 class Survey:
-    """What the heads of some files say. files: their number; deep: kind -> its files; several:
-    those with more than one frame."""
+    """What the heads of some files say.
+
+    Attributes:
+        files: Their number.
+        deep: Kind to its files.
+        several: Those with more than one frame.
+    """
 
     files: int = 0
     deep: dict[str, list[str]] = field(default_factory=dict)
@@ -64,11 +69,13 @@ def survey(files: Sequence[str]) -> Survey:
 def decide_ranges(
     found: Survey, train: set[str], given: tuple[float, float] | None, warnings: list[str]
 ) -> ImageReading:
-    """The range of each kind of deep image, from the files of the training rows (from others where
-    those have none).
+    """The range of each kind of deep image, from the files of the training rows.
 
-    given: the range that the user gave for all kinds; a warning says where it does not suit the
-    images.
+    Args:
+        found: The files.
+        train: Those of the training rows; where these have none of a kind, the others decide.
+        given: The range that the user gave for all kinds.
+        warnings: Says where a given range does not suit the images.
     """
     if given is not None:
         if not found.deep:

@@ -39,12 +39,18 @@ def default_cache_dir() -> Path:
 class ImageStore:
     """Square uint8 images by row number.
 
-    paths: one per row, None for a row without an image; rows may share a file, which is then
-    decoded and kept once. mode: "none" decodes at each use; "ram" and "disk" decode everything in
-    ``fill``; "auto" is "ram" up to ``AUTO_RAM_BYTES`` of pixels, else "none". A cache file's name is a
-    hash of the paths, times and lengths of the image files, of the size and of the ranges, so it
-    is never stale and can be shared; it is written whole or not at all. ranges: kind of image ->
-    the values that become 0 and 255, as ``decode`` takes them.
+    A cache file's name is a hash of the paths, times and lengths of the image files, of the size
+    and of the ranges, so it is never stale and can be shared; it is written whole or not at all.
+
+    Args:
+        paths: One per row, None for a row without an image. Rows may share a file, which is then
+            decoded and kept once.
+        size: Side of the square, in pixels.
+        column: The image column, for issues.
+        mode: "none" decodes at each use; "ram" and "disk" decode everything in ``fill``; "auto" is
+            "ram" up to ``AUTO_RAM_BYTES`` of pixels, else "none".
+        cache_dir: Folder of the cache files; None: that of the user.
+        ranges: Kind of image to the values that become 0 and 255, as ``decode`` takes them.
     """
 
     def __init__(
@@ -114,8 +120,10 @@ class ImageStore:
             return None, self._issue(row)
 
     def fill(self, progress: bool = True) -> None:
-        """Decodes every image once, on all processors, if the mode keeps them. Raises UserError
-        if the disk is full.
+        """Decodes every image once, on all processors, if the mode keeps them.
+
+        Raises:
+            UserError: The disk is full.
         """
         if self.cached or not self.files or self.mode == "none":
             return

@@ -19,48 +19,11 @@ _LEFT_BEHIND = re.compile(
 _MAYBE_QUANTITY = re.compile(r"x(?:\.\d+)?|\.\.\.\d+|v1|column ?\d+", re.IGNORECASE)
 _CODE_WORDS = frozenset(
     {
-        "zip",
-        "zipcode",
-        "postcode",
-        "postalcode",
-        "postal",
-        "plz",
-        "code",
-        "codes",
-        "cod",
-        "kode",
-        "fips",
-        "sic",
-        "naics",
-        "icd",
-    }
-    | {
-        "id",
-        "ids",
-        "store",
-        "shop",
-        "branch",
-        "class",
-        "subclass",
-        "category",
-        "cat",
-        "type",
-        "kind",
-        "cluster",
-        "segment",
-    }
-    | {
-        "region",
-        "district",
-        "county",
-        "state",
-        "country",
-        "zone",
-        "sector",
-        "department",
-        "dept",
-        "channel",
-        "species",
+        *("zip", "zipcode", "postcode", "postalcode", "postal", "plz", "code", "codes", "cod"),
+        *("kode", "fips", "sic", "naics", "icd", "id", "ids", "store", "shop", "branch", "class"),
+        *("subclass", "category", "cat", "type", "kind", "cluster", "segment", "region"),
+        *("district", "county", "state", "country", "zone", "sector", "department", "dept"),
+        *("channel", "species"),
     }
 )
 _FEW = (3, 10)  # so many different small numbers may be kinds ("1..4")
@@ -76,7 +39,9 @@ def is_left_behind(name: str, values: np.ndarray) -> bool:
     """Whether a column is an index that an earlier step wrote along, in any order, with gaps or
     repeated.
 
-    values: float64 [n], the numbers of the column that are there, in the order of the table.
+    Args:
+        name: Of the column.
+        values: float64 [n], the numbers that are there, in the order of the table.
     """
     name = name.strip()
     if not values.size or not np.isfinite(values).all() or (values % 1).any() or values.min() < 0:
@@ -100,7 +65,9 @@ def looks_like_codes(name: str, values: np.ndarray) -> bool:
     """Whether the numbers of a quantity may rather be codes of things: by the words of its name, or
     as few small numbers.
 
-    values: float64 [n], the finite numbers of the column.
+    Args:
+        name: Of the column.
+        values: float64 [n], its finite numbers.
     """
     if not values.size or (values % 1).any() or values.min() < 0:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -53,7 +53,7 @@ def _shape(form: str) -> re.Pattern[str]:
 _SHAPES = {form: _shape(form) for form in FORMATS}
 
 
-def date_texts(cells: Sequence[object]) -> list[str]:
+def date_texts(cells: Iterable[object]) -> list[str]:
     """Cells as they would be written, in the one way that ``parse_dates`` reads.
 
     "a.m." and a comma before the time are what some countries write.

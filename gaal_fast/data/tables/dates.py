@@ -54,7 +54,7 @@ class DateChoice:
     format: str
     ambiguous: bool
     codes: np.ndarray
-    cells: Sequence[object]
+    cells: Sequence[object] | np.ndarray
     readings: Mapping[str, pd.Series]
 
     @property
@@ -88,10 +88,7 @@ def choose_format(
         distinct: Gives the different cells of the column, where they are known already.
     """
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        present = series.notna().to_numpy()
-        dates = pd.to_datetime(series[present], utc=True).reset_index(drop=True)
-        codes = np.where(present, np.cumsum(present) - 1, -1)
-        return DateChoice(ISO, False, codes, [], {ISO: dates})
+        return _typed_dates(series)
     if not is_text(series) or not _may_hold_dates(series):
         return None
     codes, cells = (Distinct.of(series) if distinct is None else distinct()).without_missing()
@@ -110,6 +107,14 @@ def choose_format(
     )
     kept = {best: readings[best]} | ({exchanged(best): other} if other is not None else {})
     return DateChoice(best, ambiguous, codes, cells, kept).in_order(order)
+
+
+def _typed_dates(series: pd.Series) -> DateChoice:
+    """The cells of a column that holds dates and no texts."""
+    present = series.notna().to_numpy()
+    dates = pd.to_datetime(series[present], utc=True).reset_index(drop=True)
+    codes = np.where(present, np.cumsum(present) - 1, -1)
+    return DateChoice(ISO, False, codes, np.empty(0, dtype=object), {ISO: dates})
 
 
 def _readings(texts: Sequence[str], counts: np.ndarray) -> dict[str, pd.Series]:
@@ -140,20 +145,22 @@ def to_days(series: pd.Series, form: str) -> Numbers:
     ``infinite`` marks dates outside the years 1000 to 2200, which stand for "never" or "not known".
     """
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        choice = choose_format(series)
+        choice = _typed_dates(series)
         return replace(choice, format=form, readings={form: choice.readings[ISO]}).days()
     distinct = Distinct.of(series).without_missing()
     read = parse_dates(date_texts(distinct.cells), form)
     return _cell_days(read, distinct.cells, distinct.codes, form)
 
 
-def _cell_days(read: pd.Series, cells: Sequence[object], codes: np.ndarray, form: str) -> Numbers:
+def _cell_days(
+    read: pd.Series, cells: Sequence[object] | np.ndarray, codes: np.ndarray, form: str
+) -> Numbers:
     """The days of every cell from the dates of the different ones."""
     # A typed date of another file is one whatever the texts of the training looked like.
-    typed = [i for i in np.flatnonzero(read.isna()) if not isinstance(cells[i], str)]
+    typed = [i for i in np.flatnonzero(read.isna()).tolist() if not isinstance(cells[i], str)]
     if typed:
         read = read.copy()
-        read.iloc[typed] = parse_dates(date_texts([cells[i] for i in typed]), ISO)
+        read.iloc[typed] = parse_dates(date_texts([cells[i] for i in typed]), ISO).array
     if form == TIME_OF_DAY:
         read = read - read.dt.normalize() + _EPOCH
     years = read.dt.year.to_numpy(dtype=np.float64)

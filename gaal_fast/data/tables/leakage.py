@@ -19,12 +19,19 @@ _SAME_VALUE = np.float32(1e-7)
 def leaking_columns(
     columns: Mapping[str, np.ndarray], target: np.ndarray, seed: int = 0
 ) -> dict[str, float]:
-    """Columns from which a decision tree predicts the target by that column alone -> balanced
-    accuracy.
+    """Columns from which a decision tree predicts the target by that column alone.
 
-    columns: name -> float64 [N] (numbers or level codes, NaN = missing); target: int64 [N].
-    Training rows, of which ``LEAK_ROWS`` are enough. The tree grows on one half of each class and is
-    scored on the other, where both accuracy and balanced accuracy must reach ``LEAK_ACCURACY``.
+    The tree grows on one half of each class and is scored on the other, where both accuracy and
+    balanced accuracy must reach ``LEAK_ACCURACY``.
+
+    Args:
+        columns: Name to float64 [N], numbers or level codes, NaN = missing. Training rows, of which
+            ``LEAK_ROWS`` are enough.
+        target: int64 [N].
+        seed: Of the order of the rows.
+
+    Returns:
+        Column to balanced accuracy.
     """
     rows = np.random.default_rng(seed).permutation(len(target))
     by_class = rows[np.argsort(target[rows], kind="stable")]

@@ -63,8 +63,11 @@ _CLEAR_POINT = re.compile(
 class NumberStyle:
     """How the numbers of a column are written.
 
-    decimal: ".", "," or "" where no cell has decimals. thousands: the mark between groups of
-    digits, "" for none. prefix, suffix: currency or unit beside each number.
+    Attributes:
+        decimal: ".", "," or "" where no cell has decimals.
+        thousands: The mark between groups of digits, "" for none.
+        prefix: Currency or unit before each number.
+        suffix: Currency or unit after each number.
     """
 
     decimal: str = "."
@@ -89,8 +92,14 @@ PLAIN = NumberStyle()
 class Evidence:
     """What the cells of one column say about its marks.
 
-    decimal, thousands: distinct cells in which a mark can only be the one or the other.
-    unclear: cells such as 1.306, by their mark. affixes: number of cells by (prefix, suffix).
+    Attributes:
+        decimal: Distinct cells in which a mark can only be the decimal mark.
+        thousands: Distinct cells in which a mark can only stand between thousands.
+        unclear: Cells such as 1.306, by their mark.
+        affixes: Number of cells by (prefix, suffix).
+        example: The first unclear cell.
+        short_integers: Whether there are whole numbers of three digits or less.
+        long_integers: Whether there are longer ones without a mark.
     """
 
     decimal: Counter[str] = field(default_factory=Counter)

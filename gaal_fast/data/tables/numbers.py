@@ -61,7 +61,7 @@ class _Column:
 
     plain: Numbers
     evidence: Evidence | None
-    style: NumberStyle | None = None
+    style: NumberStyle = PLAIN
     numbers: Numbers | None = None
     coded: np.ndarray | None = None
     warning: str = ""
@@ -73,7 +73,14 @@ class NumberColumns:
 
     A mark such as the one in 1.306 may be a decimal mark or stand between thousands. What decides,
     in this order: what the user declares, the other cells of the column, the other columns of the
-    file, and at prediction the ``trained`` styles. Where nothing does, a warning names the column.
+    file, and at prediction the styles of the training. Where nothing does, a warning names the
+    column.
+
+    Args:
+        frame: The table.
+        options: What the user declares.
+        delimiter: The mark between its fields.
+        trained: Column to its style in training; None in training.
     """
 
     def __init__(
@@ -110,8 +117,9 @@ class NumberColumns:
 
     def read_truth(self, name: str) -> Numbers:
         """As ``numbers``, with truth words read as 1 and 0 from now on."""
-        self._columns[name].numbers = read_words(self._frame[name], self.numbers(name))
-        return self._columns[name].numbers
+        numbers = read_words(self._frame[name], self.numbers(name))
+        self._columns[name].numbers = numbers
+        return numbers
 
     def style(self, name: str) -> NumberStyle:
         """How the column's numbers are written."""
@@ -152,7 +160,8 @@ class NumberColumns:
         unread = np.isnan(numbers.values) & ~numbers.infinite
         if unread.any():
             unread[unread] = ~missing_cells(self._frame[name][unread], self._words)
-            unread &= ~self._columns[name].coded
+            coded = self._columns[name].coded
+            unread &= True if coded is None else ~coded
         return unread
 
     def _coded(self, values: np.ndarray) -> np.ndarray:

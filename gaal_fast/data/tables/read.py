@@ -6,6 +6,7 @@ import csv
 import difflib
 import io
 import warnings as python_warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ import pandas as pd
 
 from gaal_fast.data.issues import some, warn
 from gaal_fast.data.reading import TableReading
-from gaal_fast.data.tables.text import decode, dialect, find_delimiter, unpack
+from gaal_fast.data.tables.text import decode, find_delimiter, rows_of, unpack
 from gaal_fast.errors import UserError
 
 _PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -25,8 +26,10 @@ _PARQUET_SUFFIXES = (".parquet", ".pq")
 class TableOptions:
     """What is known of a table's text before it is read.
 
-    encoding, delimiter: as the user declares them, None to find out. trained: how the training
-    table was read, which settles what a table to predict leaves open.
+    Attributes:
+        encoding: As the user declares it, None to find out.
+        delimiter: Likewise.
+        trained: How the training table was read, which settles what a table to predict leaves open.
     """
 
     encoding: str | None = None
@@ -45,13 +48,24 @@ def open_table(
     options: TableOptions | None = None,
     expected: Collection[str] = (),
 ) -> tuple[pd.DataFrame, TableReading]:
-    """Reads a table; row i of the result is the i-th row of the file. Also how it was read (the
-    text, not yet its numbers).
+    """Reads a table; row i of the result is the i-th row of the file.
 
     Text files (any delimiter and encoding that can be told, also compressed) keep every cell as it
     is written, so that "007" and file names survive; what a column means is decided later. Parquet
-    keeps its types. expected: columns it should have. Raises UserError: no such file, not a table,
-    no rows, duplicated column names, rows longer than the header.
+    keeps its types.
+
+    Args:
+        path: The file.
+        warnings: Gets what is doubtful in its text.
+        options: What is known of it.
+        expected: Columns it should have.
+
+    Returns:
+        The cells, and how the text was read (not yet its numbers).
+
+    Raises:
+        UserError: No such file, not a table, no rows, duplicated column names, rows longer than the
+            header.
     """
     path = Path(path).expanduser()
     warnings = [] if warnings is None else warnings
@@ -82,8 +96,8 @@ def open_table(
 
 
 def find_column(columns: Collection[str], name: str) -> str | None:
-    """The column called ``name``; blanks around either name are ignored where that leaves exactly one
-    candidate.
+    """The column called ``name``; blanks around either name are ignored where that leaves exactly
+    one candidate.
     """
     if name in columns:
         return name
@@ -92,8 +106,10 @@ def find_column(columns: Collection[str], name: str) -> str | None:
 
 
 def require_column(columns: Iterable[str], name: str, source: object) -> str:
-    """As ``find_column``; raises UserError with the nearest name if there is no such column in
-    ``source``.
+    """As ``find_column``, for a column that must be there.
+
+    Raises:
+        UserError: There is no such column in ``source``; the nearest name is given.
     """
     columns = list(columns)
     found = find_column(columns, name)
@@ -108,8 +124,15 @@ def expand_columns(
     """The columns meant by a list of names and shell patterns ("margin*"), in the order of the
     table.
 
-    A pattern never catches a column in ``roles`` (target, images, split, group); naming one of
-    those, an unknown column or a pattern without a match raises UserError.
+    Args:
+        columns: Of the table.
+        names: Names and patterns. A pattern never catches a column with a role.
+        option: The flag that gave them, for messages.
+        source: The table, for messages.
+        roles: Target, images, split, group and key.
+
+    Raises:
+        UserError: A name with a role, an unknown column, or a pattern without a match.
     """
     roles = set(roles)
     chosen: set[str] = set()
@@ -148,10 +171,9 @@ def _nearest_file(path: Path) -> str:
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    seen: set[str] = set()
-    repeated = [name for name in names if name in seen or seen.add(name)]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise UserError(f"{path}: two columns have the same name: {some(dict.fromkeys(repeated))}")
+        raise UserError(f"{path}: two columns have the same name: {some(repeated)}")
 
 
 def _read_parquet(path: Path, raw: bytes) -> pd.DataFrame:
@@ -187,7 +209,7 @@ def _read_text(
         text, name, declared=options.delimiter, trained=trained.delimiter, expected=expected
     )
     try:
-        header = next(_rows(text, delimiter), None)
+        header = next(rows_of(io.StringIO(text, newline=""), delimiter), None)
     except csv.Error as error:
         raise UserError(f"{path} is not a table: {_first_line(error)}") from error
     if header is None:
@@ -229,13 +251,9 @@ def _read_text(
     return frame, TableReading(encoding, delimiter)
 
 
-def _rows(text: str, delimiter: str) -> csv.reader:
-    return csv.reader(io.StringIO(text, newline=""), **dialect(delimiter))
-
-
 def _odd_row(text: str, delimiter: str, odd: Callable[[int], bool]) -> tuple[int, int]:
     """Line and number of fields of the first row of an odd width; (0, 0) if there is none."""
-    rows = _rows(text, delimiter)
+    rows = rows_of(io.StringIO(text, newline=""), delimiter)
     try:
         for row in rows:
             width = len(row) - (delimiter == " " and row[-1:] == [""])

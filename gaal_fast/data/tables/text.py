@@ -11,12 +11,16 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from gaal_fast.data.issues import warn
 from gaal_fast.data.tables.encoding import detect_encoding
 from gaal_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 _DELIMITERS = (",", ";", "\t", "|")
 _TAB_SUFFIXES = (".tsv", ".tab")
@@ -38,7 +42,8 @@ def unpack(path: Path, raw: bytes) -> tuple[bytes, str]:
     """The table's bytes out of a compressed file (gzip, bzip2, xz, or zip with one member), and the
     name they had.
 
-    Raises UserError: a damaged archive, one of several members, a spreadsheet.
+    Raises:
+        UserError: A damaged archive, one of several members, a spreadsheet.
     """
     if path.suffix.lower() in _SPREADSHEET_SUFFIXES:
         raise UserError(f"{path} is a spreadsheet: save it as CSV first")
@@ -84,9 +89,18 @@ def decode(
     """The text of a file and its encoding.
 
     A byte order mark decides, then ``declared``, then whether the bytes are UTF-8, of which a few
-    may be damaged; else it is ``trained``, the encoding of the training table, or what the bytes
-    look like. Bytes that are no text become U+FFFD, counted in a warning. Raises UserError for
-    binary data.
+    may be damaged; else it is ``trained``, or what the bytes look like. Bytes that are no text
+    become U+FFFD.
+
+    Args:
+        path: The file, for messages.
+        raw: Its bytes.
+        warnings: Counts the bytes that are no text.
+        declared: The encoding that the user says.
+        trained: The encoding of the training table.
+
+    Raises:
+        UserError: Binary data.
     """
     if declared is not None:
         return _replacing(path, raw, declared, warnings), declared
@@ -203,12 +217,20 @@ def find_delimiter(
     trained: str = "",
     expected: Collection[str] = (),
 ) -> tuple[str, str, int]:
-    """The mark between the fields, " " standing for any run of blanks; the text from its header on;
-    and the lines before it.
+    """The mark between the fields, the text from its header on, and the lines before it.
 
     ``declared`` decides, then Excel's first line "sep=;", then which mark cuts the lines as the
-    header, or gives the header the most ``expected`` columns. name: of the file; ".tsv" says tab
-    where the header has one.
+    header, or gives the header the most ``expected`` columns.
+
+    Args:
+        text: Of the file.
+        name: Of the file; ".tsv" says tab where the header has one.
+        declared: The mark that the user says.
+        trained: The mark of the training table.
+        expected: Columns the table should have.
+
+    Returns:
+        The mark, " " standing for any run of blanks; the text; the number of lines before it.
     """
     blank = _BLANK_LINES.match(text)
     skipped = 0
@@ -257,7 +279,7 @@ def _score(lines: list[str], delimiter: str, expected: set[str]) -> tuple[int, f
     width; zeros if it cuts nothing.
     """
     try:
-        rows = [row for row in csv.reader(lines, **dialect(delimiter)) if row]
+        rows = [row for row in rows_of(lines, delimiter) if row]
     except csv.Error:
         return 0, 0.0, 0
     if delimiter == " ":
@@ -269,6 +291,6 @@ def _score(lines: list[str], delimiter: str, expected: set[str]) -> tuple[int, f
     return known, sum(width == widths[0] for width in widths) / len(widths), widths[0]
 
 
-def dialect(delimiter: str) -> dict[str, object]:
-    """The arguments of ``csv.reader`` for a delimiter."""
-    return {"delimiter": delimiter, "skipinitialspace": delimiter == " "}
+def rows_of(lines: Iterable[str], delimiter: str) -> CsvReader:
+    """The rows of a text, " " as a delimiter standing for any run of blanks."""
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ")

@@ -40,7 +40,7 @@ def is_boolean(texts: Iterable[str | None]) -> bool:
     when it holds a plain word such as ``TRUE`` alone. Further levels ("unknown") are allowed beside
     whole words, not beside letters or digits.
     """
-    words = {text.casefold() for text in set(texts) - {None}}
+    words = {text.casefold() for text in set(texts) if text is not None}
     known = words & _TRUTH.keys()
     rest = words - known
     letters = {word for word in known if len(word) == 1}

@@ -43,7 +43,8 @@ def test_the_training_images_decide_each_kind_once(files: dict[str, str]) -> Non
     found = survey(list(files.values()))
     assert found.files == 8
     assert found.deep == {
-        "16-bit": [files["twelve"], files["bright"]], "integer": [files["signed"]], "float": [files["float"]],
+        "16-bit": [files["twelve"], files["bright"]], "integer": [files["signed"]],
+        "float": [files["float"]],
     }  # fmt: skip
     warnings: list[str] = []
     reading = decide_ranges(

@@ -32,10 +32,14 @@ def choose(texts: list[object], order: str = "auto") -> str | None:
 @pytest.mark.parametrize(
     ("form", "written"),
     [
-        ("ISO8601", "%Y-%m-%d"), ("%Y/%m/%d", "%Y/%m/%d"), ("%Y.%m.%d", "%Y.%m.%d"), ("%d.%m.%Y", "%d.%m.%Y"), ("%m/%d/%Y", "%m/%d/%Y"),
-        ("%d/%m/%Y", "%d/%m/%Y"), ("%d-%m-%Y", "%d-%m-%Y"), ("%m-%d-%Y", "%m-%d-%Y"), ("%m.%d.%Y", "%m.%d.%Y"), ("%d.%m.%y", "%d.%m.%y"),
-        ("%m/%d/%y", "%m/%d/%y"), ("%d/%m/%y", "%d/%m/%y"), ("%d-%b-%Y", "%d-%b-%Y"), ("%d-%b-%y", "%d-%b-%y"), ("%d %b %Y", "%d %b %Y"),
-        ("%d %B %Y", "%d %B %Y"), ("%b %d, %Y", "%b %d, %Y"), ("%B %d, %Y", "%B %d, %Y"), ("%a %b %d %Y", "%a %b %d %Y"),
+        ("ISO8601", "%Y-%m-%d"), ("%Y/%m/%d", "%Y/%m/%d"), ("%Y.%m.%d", "%Y.%m.%d"),
+        ("%d.%m.%Y", "%d.%m.%Y"), ("%m/%d/%Y", "%m/%d/%Y"),
+        ("%d/%m/%Y", "%d/%m/%Y"), ("%d-%m-%Y", "%d-%m-%Y"), ("%m-%d-%Y", "%m-%d-%Y"),
+        ("%m.%d.%Y", "%m.%d.%Y"), ("%d.%m.%y", "%d.%m.%y"),
+        ("%m/%d/%y", "%m/%d/%y"), ("%d/%m/%y", "%d/%m/%y"), ("%d-%b-%Y", "%d-%b-%Y"),
+        ("%d-%b-%y", "%d-%b-%y"), ("%d %b %Y", "%d %b %Y"),
+        ("%d %B %Y", "%d %B %Y"), ("%b %d, %Y", "%b %d, %Y"), ("%B %d, %Y", "%B %d, %Y"),
+        ("%a %b %d %Y", "%a %b %d %Y"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(

@@ -14,12 +14,17 @@ from tests.data.conftest import schema_of
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["True", "False"], True), (["TRUE", "FALSE", None], True), (["WAHR", "FALSCH"], True), (["yes", "No"], True),
-        (["T", "F"], True), (["y", "n"], True), (["j", "n"], True), (["on", "off"], True), (["oui", "non"], True),
-        (["True", "False", "1", "0"], True), (["yes", "1", "0"], True), (["TRUE", None], True), (["yes", None], True),
+        (["True", "False"], True), (["TRUE", "FALSE", None], True), (["WAHR", "FALSCH"], True),
+        (["yes", "No"], True),
+        (["T", "F"], True), (["y", "n"], True), (["j", "n"], True), (["on", "off"], True),
+        (["oui", "non"], True),
+        (["True", "False", "1", "0"], True), (["yes", "1", "0"], True), (["TRUE", None], True),
+        (["yes", None], True),
         (["yes", "no", "unknown"], True), (["Yes", "No", "No internet"], True),
-        (["1", "0"], False), (["NO", "SE"], False), (["NO", None], False), (["F", "M"], False), (["t", "f", "n"], False),
-        (["n", "o", "w", "y"], False), (["Si", "N"], False), (["yes", "no", "1", "2"], False), (["on", "in"], False), ([None], False),
+        (["1", "0"], False), (["NO", "SE"], False), (["NO", None], False), (["F", "M"], False),
+        (["t", "f", "n"], False),
+        (["n", "o", "w", "y"], False), (["Si", "N"], False), (["yes", "no", "1", "2"], False),
+        (["on", "in"], False), ([None], False),
     ],
 )  # fmt: skip
 def test_boolean_columns(texts: list[str | None], expected: bool) -> None:
@@ -39,7 +44,8 @@ def test_spellings_become_one_level_and_other_levels_stay() -> None:
 
 
 SPELLINGS = [
-    ("True", "False"), ("TRUE", "FALSE"), ("true", "false"), ("T", "F"), ("yes", "no"), ("Yes", "No"), ("WAHR", "FALSCH"), ("1", "0"),
+    ("True", "False"), ("TRUE", "FALSE"), ("true", "false"), ("T", "F"), ("yes", "no"),
+    ("Yes", "No"), ("WAHR", "FALSCH"), ("1", "0"),
     ("1.0", "0.0"), (True, False), (1, 0), (1.0, 0.0),
 ]  # fmt: skip
 
