@@ -24,7 +24,7 @@ ROOMS = {
     "config": {"errors", "files"},
     "demo": {"errors", "files"},
     "data": {"config", "errors", "files"},
-    "tasks": {"ops", "surgery", "data.batch", "errors"},
+    "tasks": {"ops", "surgery", "data.batch", "data.issues", "errors"},
     "models": {"config", "errors", "data.batch"},
     "methods": {"models", "tasks", "ops", "surgery", "config", "data.batch", "errors"},
     "runs": {"config", "data", "errors", "files", "__version__"},
