@@ -14,10 +14,8 @@ from gaal_fast.config import (
     Config,
     Parser,
     add_config_flags,
-    build,
-    flag_values,
     known_methods,
-    load_yaml,
+    plugins_of,
     resolve,
     to_yaml,
 )
@@ -64,10 +62,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError("--methods cannot change when a comparison is resumed")
         configs = resumed_configs(arguments)
     else:
-        plugins = flag_values(arguments).get("plugin")
-        layer = load_yaml(arguments.config) if arguments.config else {}
-        named = build([("", {"plugin": plugins or layer.get("plugin")})]).plugin
-        methods = wanted_methods(arguments.methods, named)
+        methods = wanted_methods(arguments.methods, plugins_of(arguments))
         configs = [resolve(arguments, name, methods) for name in methods]
     if arguments.print_config:
         print(to_yaml(configs[0]), end="")

@@ -25,7 +25,6 @@ LAYERS = {
         "gaal_fast.ops",
         "gaal_fast.surgery",
         "gaal_fast.data.batch",
-        "gaal_fast.data.issues",
         "gaal_fast.errors",
     },
     "gaal_fast/models": {

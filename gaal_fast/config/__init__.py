@@ -14,6 +14,7 @@ from gaal_fast.config.flags import (
     add_config_flags,
     add_table_flags,
     flag_values,
+    plugins_of,
     resolve,
     table_settings,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "keys",
     "known_methods",
     "load_yaml",
+    "plugins_of",
     "resolve",
     "table_settings",
     "to_yaml",
