@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from gaal_fast import __version__
 from gaal_fast.config import Config, build, load_yaml, to_yaml
-from gaal_fast.config.methods import digest
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
+from gaal_fast.runs.facts import data_facts
 from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
+from gaal_fast.runs.plugins import check_plugins, digests
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +76,7 @@ class RunFolder:
             new.path.mkdir()
             new.write_config(config)
             start = {"directory": cls(path)._relative(Path.cwd())}
-            plugins = {str(file): digest(file.expanduser()) for file in config.plugin}
-            new.write_environment(start | ({"plugins": plugins} if plugins else {}))
+            new.write_environment({**start, **digests(config.plugin)})
             for name, content in (contents or {}).items():
                 new.write_json(name, content)
             os.rename(new.path, path)
@@ -258,22 +258,7 @@ class RunFolder:
         data.preprocessor.save(self.path)
         data.reading.save(self.path)
         self.write_text(SPLIT, data.split.to_frame().to_csv(index=False))
-        values = data.target.dtype.kind == "f"
-        facts = {
-            "fingerprint": data.fingerprint,
-            "split": data.split.hash,
-            **(
-                {"targets": int(data.train.target.shape[1])}
-                if values
-                else {"class_counts": data.class_counts.tolist()}
-            ),
-            "inputs": {
-                name: {"kind": spec.kind, "shape": list(spec.shape)}
-                for name, spec in data.train.specs.items()
-            },
-            "warnings": data.warnings,
-        }
-        self.write_json(DATA, facts)
+        self.write_json(DATA, data_facts(data))
 
     # -- reading
     # ---------------------------------------------------------------------------------------------------
@@ -285,7 +270,8 @@ class RunFolder:
             UserError: A plug-in file of its method is gone or has changed.
         """
         values = load_yaml(self.file(CONFIG), flag=None)
-        self._check_plugins()
+        known = self.file(ENVIRONMENT).is_file()
+        check_plugins(self.path, self._start(), self.read_json(ENVIRONMENT) if known else {})
         return self.build([(str(self.file(CONFIG)), values)], stored=True)
 
     def build(
@@ -293,19 +279,6 @@ class RunFolder:
     ) -> Config:
         """A configuration whose relative plug-in files are about the run's own start."""
         return build(layers, base=self._start(), stored=stored)
-
-    def _check_plugins(self) -> None:
-        environment = self.file(ENVIRONMENT)
-        plugins = self.read_json(ENVIRONMENT).get("plugins", {}) if environment.is_file() else {}
-        for name, former in plugins.items():
-            file = (self._start() or Path()) / Path(name).expanduser()
-            if not file.is_file():
-                raise UserError(f"{self.path} was trained with the plug-in {file}, which is gone")
-            if digest(file) != former:
-                raise UserError(
-                    f"{self.path} was trained with the plug-in {file}, which has changed since; put"
-                    " the former file back or train anew"
-                )
 
     def read_json(self, name: str) -> Any:
         try:
