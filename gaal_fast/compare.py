@@ -13,11 +13,9 @@ from gaal_fast.config import (
     Config,
     Parser,
     add_config_flags,
-    build,
-    flag_values,
     flags_alone,
     known_methods,
-    load_yaml,
+    plugins_of,
     resolve,
     to_yaml,
 )
@@ -73,10 +71,7 @@ def _configs(arguments: Namespace, resumed: RunFolder | None) -> list[Config]:
         if arguments.methods is not None:
             raise UserError("cannot change when a comparison is resumed", key="methods")
         return resumed_configs(resumed, flags_alone(arguments))
-    plugins = flag_values(arguments).get("plugin")
-    layer = load_yaml(arguments.config) if arguments.config else {}
-    named = build([("", {"plugin": plugins or layer.get("plugin")})]).plugin
-    methods = wanted_methods(arguments.methods, named)
+    methods = wanted_methods(arguments.methods, plugins_of(arguments))
     return [resolve(arguments, name, methods) for name in methods]
 
 

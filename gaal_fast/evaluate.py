@@ -15,7 +15,7 @@ from gaal_fast.config import (
     Parser,
     TableSettings,
     add_table_flags,
-    plugin_files,
+    named_plugins,
     table_settings,
 )
 from gaal_fast.config.command import (
@@ -114,7 +114,7 @@ def _evaluate(arguments: Namespace, table: TableSettings, workers: int | None) -
     from gaal_fast.runs.figures import confusion
     from gaal_fast.tasks import Classification
 
-    run = TrainedRun.load(arguments.run, device=device, plugins=plugin_files(arguments.plugin))
+    run = TrainedRun.load(arguments.run, device=device, plugins=named_plugins(arguments.plugin))
     warn_all(run.doubts())
     if arguments.picture is not None and not isinstance(run.task, Classification):
         message = ": a confusion matrix is about classes, this run predicts values"

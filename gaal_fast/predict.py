@@ -13,7 +13,7 @@ from gaal_fast.config import (
     Parser,
     TableSettings,
     add_table_flags,
-    plugin_files,
+    named_plugins,
     table_settings,
 )
 from gaal_fast.config.command import (
@@ -87,7 +87,7 @@ def _predict(arguments: Namespace, table: TableSettings, workers: int | None) ->
     from gaal_fast.engine.inference import TrainedRun
     from gaal_fast.runs.tables import write_table
 
-    run = TrainedRun.load(arguments.run, device=device, plugins=plugin_files(arguments.plugin))
+    run = TrainedRun.load(arguments.run, device=device, plugins=named_plugins(arguments.plugin))
     warn_all(run.doubts())
     data = run.read(arguments.csv, arguments.images, **table)
     warn_all(data.warnings)

@@ -11,7 +11,15 @@ from typing import Any, Literal, NoReturn, TypedDict, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from gaal_fast.config.help import page
-from gaal_fast.config.layers import COMMAND_LINE, PRESET, PRESETS, build, load_yaml, plain
+from gaal_fast.config.layers import (
+    COMMAND_LINE,
+    PRESET,
+    PRESETS,
+    build,
+    load_yaml,
+    plain,
+    plugin_files,
+)
 from gaal_fast.config.methods import MethodEntry, built_in, keys, known_methods, owners
 from gaal_fast.config.sections import Config, DataConfig
 from gaal_fast.config.values import kebab
@@ -75,12 +83,12 @@ def _plugins(argv: Sequence[str]) -> list[Path]:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--plugin", nargs="?", default="")
     text = early.parse_known_args(list(argv))[0].plugin or ""
-    return plugin_files(text)
+    return named_plugins(text)
 
 
-def plugin_files(text: str | None) -> list[Path]:
+def named_plugins(text: str | None) -> list[Path]:
     """The files in the value of ``--plugin``, none where it is not given."""
-    return Config.model_validate({"plugin": text or ""}).plugin
+    return plugin_files([(COMMAND_LINE, {"plugin": text or ""})])
 
 
 def _take_method_flags(unknown: Sequence[str], namespace: argparse.Namespace) -> list[str]:
@@ -221,6 +229,13 @@ _FOR_ANY_DATA = frozenset(
     }
     | {"cache", "cache-dir", "workers"}
 )
+
+
+def plugins_of(namespace: argparse.Namespace) -> list[Path]:
+    """The plug-in files that a command line or its configuration file names."""
+    layers = [("--config", load_yaml(namespace.config))] if namespace.config else []
+    layers.append((COMMAND_LINE, flag_values(namespace)))
+    return plugin_files(layers)
 
 
 def resolve(

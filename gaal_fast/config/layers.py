@@ -182,7 +182,7 @@ def build(
     Raises:
         UserError: Naming the key.
     """
-    files = _plugins(layers)
+    files = plugin_files(layers)
     known = _Known([file if base is None else base / file.expanduser() for file in files])
     flat = [(origin, _flat(origin, layer, known)) for origin, layer in layers]
     names = [values["method.name"] for _, values in flat if "method.name" in values]
@@ -203,7 +203,7 @@ def build(
     return _validated(Config, {**merged, "method": options}, method)
 
 
-def _plugins(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[Path]:
+def plugin_files(layers: Sequence[tuple[str, dict[str, Any]]]) -> list[Path]:
     """The plug-in files that the strongest of the layers names."""
     for _, layer in reversed(layers):
         if layer.get("plugin") is not None:

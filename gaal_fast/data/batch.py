@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gaal_fast.data.issues import DataIssue
 
+__all__ = ["Batch", "DataIssue", "InputSpec", "Loaded", "Modality", "View"]
+
 
 @dataclass(frozen=True)
 class InputSpec:

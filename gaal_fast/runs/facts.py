@@ -1,4 +1,4 @@
-"""What ``data.json`` of a run folder holds."""
+"""What a run folder notes of its data, for predicting and for going on."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ if TYPE_CHECKING:
 
 
 def data_facts(data: FusionData) -> dict[str, object]:
-    """What predicting needs to know of the data beside its preprocessor, and what says that it is
-    the same data.
-    """
-    values = data.target.dtype.kind == "f"
-    task: dict[str, object] = {"class_counts": [] if values else data.class_counts.tolist()}
-    if values:
-        task = {"targets": int(data.train.target.shape[1])}
+    """What ``data.json`` holds: what says that it is the same data, the target and the inputs."""
+    if data.target.dtype.kind == "f":
+        target: dict[str, object] = {"targets": int(data.train.target.shape[1])}
+    else:
+        target = {"class_counts": data.class_counts.tolist()}
+    inputs = {
+        name: {"kind": spec.kind, "shape": list(spec.shape)}
+        for name, spec in data.train.specs.items()
+    }
     return {
         "fingerprint": data.fingerprint,
         "split": data.split.hash,
-        **task,
-        "inputs": {
-            name: {"kind": spec.kind, "shape": list(spec.shape)}
-            for name, spec in data.train.specs.items()
-        },
+        **target,
+        "inputs": inputs,
         "warnings": data.warnings,
     }

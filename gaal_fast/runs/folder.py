@@ -1,7 +1,6 @@
 """What a run leaves on disk, and the only code that knows the file names.
 
-torch, and what needs it, is imported where it is used: a command that only looks for a run folder
-is to answer at once.
+torch is imported where it is used: a command that only looks for a run folder answers at once.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gaal_fast.config import Config, build, load_yaml, to_yaml
-from gaal_fast.config.methods import digest
 from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
 from gaal_fast.runs.environment import environment
 from gaal_fast.runs.facts import data_facts
 from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
-from gaal_fast.runs.plugins import check_plugins
+from gaal_fast.runs.plugins import check_plugins, digests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +81,7 @@ class RunFolder:
             new.path.mkdir()
             new.write_config(config)
             start = {"directory": cls(path)._relative(Path.cwd())}
-            plugins = {str(file): digest(file.expanduser()) for file in config.plugin}
-            new.write_environment(start | ({"plugins": plugins} if plugins else {}))
+            new.write_environment({**start, **digests(config.plugin)})
             for name, content in (contents or {}).items():
                 new.write_json(name, content)
             os.rename(new.path, path)

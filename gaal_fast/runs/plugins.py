@@ -14,8 +14,18 @@ from gaal_fast.config.methods import digest
 from gaal_fast.errors import UserError
 
 
+def digests(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """The entry of ``environment.json`` about plug-in files; none without any.
+
+    Args:
+        files: as they were given.
+    """
+    found = {str(file): digest(file.expanduser()) for file in files}
+    return {"plugins": found} if found else {}
+
+
 def check_plugins(
-    run: Path, trained: object, named: Sequence[Path], digests: Collection[str]
+    run: Path, trained: object, named: Sequence[Path], known: Collection[str]
 ) -> None:
     """Refuse plug-in files that are not those of a run.
 
@@ -23,7 +33,7 @@ def check_plugins(
         run: The run folder.
         trained: What its ``config.yaml`` holds under ``plugin``.
         named: The files that its user lets run.
-        digests: The sha256 of the files that it was trained with.
+        known: The sha256 of the files that it was trained with.
 
     Raises:
         UserError: With the key ``plugin``.
@@ -40,7 +50,7 @@ def check_plugins(
     for file in named:
         if not file.expanduser().is_file():
             raise UserError(f": no such file: {file}", key="plugin")
-        if digest(file.expanduser()) not in digests:
+        if digest(file.expanduser()) not in known:
             raise UserError(
                 f": {file} is not what {run} was trained with, or has changed since; name the"
                 " former file or train anew",

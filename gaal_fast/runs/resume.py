@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gaal_fast.config import COMMAND_LINE, Config, plugin_files
+from gaal_fast.config import COMMAND_LINE, Config, named_plugins
 from gaal_fast.errors import UserError
 from gaal_fast.runs.folder import COMPARISON, RunFolder, exists_error
 
@@ -42,7 +42,7 @@ def resumed_config(folder: RunFolder, flags: Mapping[str, str], module: str = "t
             # The paths in the run folder are about the directory that training was started in,
             # these are about this one.
             given[key] = str(Path(value).expanduser().absolute())
-    stored = folder.config(plugin_files(given.pop("plugin", None)))
+    stored = folder.config(named_plugins(given.pop("plugin", None)))
     config = folder.build(
         [(str(folder.path), stored.model_dump(mode="json", by_alias=True)), (COMMAND_LINE, given)]
     )

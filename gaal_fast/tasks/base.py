@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gaal_fast.data.batch import Batch
+from gaal_fast.data.batch import Batch, DataIssue
 from gaal_fast.errors import UserError
 from gaal_fast.ops import GuidedStep
 from gaal_fast.surgery import align_
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from gaal_fast.data.issues import DataIssue
 
 # What the prediction from all modalities together is called, beside the modalities' names.
 FUSED = "fused"

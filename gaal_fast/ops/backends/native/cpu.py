@@ -3,9 +3,8 @@
 The matrix products are torch's; everything between them is one pass over rows or flat vectors in
 C++, vectorized for what the processor has (AVX-512, AVX2, or 16-byte vectors) and run by the
 threads torch uses. Sums are kept in float32 within a few hundred terms and in float64 beyond, the
-scalars of the projection in float64 throughout. Work is cut into pieces that depend on shapes
-alone, so results are equal bit for bit from run to run and for any number of threads, as far as
-torch's products are.
+scalars of the projection in float64. Work is cut into pieces that depend on shapes alone: results
+are equal bit for bit from run to run and for any number of threads, as far as torch's products are.
 """
 
 from __future__ import annotations
