@@ -201,12 +201,12 @@ def tied_rows() -> None:
 
 
 def confident_head(path: str, sample_space: bool, gap: int = 40) -> Callable[[], None]:
-    def confident_step() -> None:
+    def check() -> None:
         confident_step.check_step(
             confident_step.head(gap, torch.float32, "cpu", batch_gap=gap), path, sample_space
         )
 
-    return confident_step
+    return check
 
 
 def confident_gradient() -> None:
