@@ -43,7 +43,7 @@ class Gate:
         )
 
     def verdict(self, truth: Truth, results: Mapping[str, Tensor]) -> str | None:
-        """What is wrong with ``results``, or None. Results that an op must have may not be missing."""
+        """What is wrong with ``results``, or None. Results that an op must have are there."""
         missing = [name for name in self.problem.results if name not in results]
         if missing:
             return f"no {missing[0]}"

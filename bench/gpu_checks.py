@@ -76,7 +76,7 @@ def at_least(check: str, value: float, limit: float, unit: str, **where: str) ->
 
 
 # -- measured here
-# -----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def live(device: torch.device) -> Iterator[Check]:
@@ -346,7 +346,7 @@ def training_step_without_synchronisation(device: torch.device) -> Iterator[Chec
 
 
 # -- read off the benchmarks' files
-# ------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def derived(folder: Path) -> Iterator[Check]:

@@ -73,9 +73,15 @@ class Part:
 
     def _start(self, folder: Path, environment: dict[str, str]) -> subprocess.Popen:
         return subprocess.Popen(
-            self.command, cwd=folder, env=environment | self.environment, text=True, errors="replace", start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            self.command,
+            cwd=folder,
+            env=environment | self.environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def last_line(self) -> str:
         lines = self.output.strip().splitlines()
@@ -148,7 +154,7 @@ def build_part() -> Part:
 
 
 # -- the parts
-# ---------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def plan(out: Path, gpu: bool) -> list[list[Part]]:
@@ -299,7 +305,7 @@ def build(scratch: Path, environment: dict[str, str], gpu: bool, left: float) ->
 
 
 def write(out: Path, parts: Sequence[Part], seconds: float) -> None:
-    """``summary.json`` with the facts and what became of each part, ``log.txt`` with their output."""
+    """``summary.json`` with the facts and each part's fate, ``log.txt`` with their output."""
     device = machine.pick_device(None)
     summary = {
         "machine": machine.facts(device) | {"clocks": machine.clocks()},

@@ -54,10 +54,27 @@ RATIOS = (
     "device_over_floor",
 )
 COLUMNS = (
-    "op", "shape", "B", "Y", "d", "k", "dtype", "variant", "kind", "auto", "status",
+    "op",
+    "shape",
+    "B",
+    "Y",
+    "d",
+    "k",
+    "dtype",
+    "variant",
+    "kind",
+    "auto",
+    "status",
     *(metric + suffix for metric in METRICS for suffix in ("", "_p20", "_p80", "_min")),
-    "measurements", *RATIOS, "bytes", "gb_per_s", "copy_gb_per_s", "fraction_of_copy", "roofline_us", *machine.FACTS,
-)  # fmt: skip
+    "measurements",
+    *RATIOS,
+    "bytes",
+    "gb_per_s",
+    "copy_gb_per_s",
+    "fraction_of_copy",
+    "roofline_us",
+    *machine.FACTS,
+)
 
 # What a call may be expected to cost, to see which cases fit: multiply-adds times two and bytes,
 # each by second.
@@ -121,7 +138,7 @@ def reason_to_leave_out(problem: Problem, options: Options, began: float) -> str
 
 
 # -- one op at one shape
-# -----------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 MINIMUM_SETS = 3
 
@@ -252,9 +269,14 @@ def judge(
 
 
 def _rows(
-    problem: Problem, options: Options, found: Sequence[Variant], missing: dict[str, str], measured: dict[str, Measured],
-    status: dict[str, str], auto: str,
-) -> list[Row]:  # fmt: skip
+    problem: Problem,
+    options: Options,
+    found: Sequence[Variant],
+    missing: dict[str, str],
+    measured: dict[str, Measured],
+    status: dict[str, str],
+    auto: str,
+) -> list[Row]:
     kinds = {v.name: v.kind for v in found}
     good = {name: m.times for name, m in measured.items() if status[name].startswith("ok")}
     copy = machine.copy_bandwidth(problem.device)
@@ -296,9 +318,14 @@ def _rows(
 def _case_columns(problem: Problem) -> Row:
     shape = problem.shape
     return {
-        "op": problem.op, "shape": problem.key, "B": shape.rows, "Y": shape.classes, "d": shape.width, "k": shape.selected,
+        "op": problem.op,
+        "shape": problem.key,
+        "B": shape.rows,
+        "Y": shape.classes,
+        "d": shape.width,
+        "k": shape.selected,
         "dtype": str(problem.dtype).removeprefix("torch."),
-    }  # fmt: skip
+    }
 
 
 def _device_us(times: dict[str, timing.Timing]) -> float | None:
@@ -333,7 +360,7 @@ def _ratios(name: str, good: dict[str, dict[str, timing.Timing]]) -> Row:
 
 
 # -- all of them
-# -------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def run(

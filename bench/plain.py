@@ -122,7 +122,7 @@ _ARGUMENTS = {
 
 
 def arguments(op: str, inputs: Inputs, k: int, prefix: str = "") -> tuple:
-    """What the function of an op takes, from a problem's inputs whose names begin with ``prefix``."""
+    """What an op's function takes, from a problem's inputs whose names begin with ``prefix``."""
     tensors = [inputs[prefix + name] for name in _ARGUMENTS[op]]
     if op == "project_":
         return tensors[:2], tensors[2:]

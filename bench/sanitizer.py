@@ -122,9 +122,19 @@ def _one(
 
 def command(tool: str, inner: Sequence[str]) -> list[str]:
     return [
-        find_sanitizer() or "compute-sanitizer", "--tool", tool, "--error-exitcode", str(ERROR_CODE), "--print-limit", "20",
-        "--target-processes", "application-only", "--report-api-errors", "no", *inner,
-    ]  # fmt: skip
+        find_sanitizer() or "compute-sanitizer",
+        "--tool",
+        tool,
+        "--error-exitcode",
+        str(ERROR_CODE),
+        "--print-limit",
+        "20",
+        "--target-processes",
+        "application-only",
+        "--report-api-errors",
+        "no",
+        *inner,
+    ]
 
 
 def find_sanitizer() -> str | None:

@@ -46,10 +46,28 @@ Optimiser = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 PHASES = tuple(pictures.PHASES)
 COLUMNS = (
-    "variant", "image", "pixels", "batch", "classes", "status", "step_ms", "step_ms_p20", "step_ms_p80", "step_ms_min", "measurements",
-    "images_per_s", "times_released", *(f"{phase} ms" for phase in PHASES), "surgery_share", "peak_mb", "backend",
-    "float64_difference", "float32_difference", "float32_rounding", *machine.FACTS,
-)  # fmt: skip
+    "variant",
+    "image",
+    "pixels",
+    "batch",
+    "classes",
+    "status",
+    "step_ms",
+    "step_ms_p20",
+    "step_ms_p80",
+    "step_ms_min",
+    "measurements",
+    "images_per_s",
+    "times_released",
+    *(f"{phase} ms" for phase in PHASES),
+    "surgery_share",
+    "peak_mb",
+    "backend",
+    "float64_difference",
+    "float32_difference",
+    "float32_rounding",
+    *machine.FACTS,
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,7 @@ class Step:
 
 
 # -- variants
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -282,7 +300,7 @@ def makers(options: Options) -> dict[str, Callable[[], Trainer]]:
 
 
 # -- where the time goes
-# -----------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 class Phases:
@@ -374,7 +392,7 @@ def breakdown(
 
 
 # -- equality
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -442,7 +460,7 @@ def equality(options: Options) -> Equality:
 
 
 # -- all of it
-# ---------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def time_steps(

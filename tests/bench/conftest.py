@@ -33,7 +33,7 @@ class Stream:
 
 
 class Graph:
-    """Does nothing when replayed: the captured calls were really made once, and their results stay."""
+    """Does nothing when replayed: the captured calls were made once, and their results stay."""
 
     def replay(self) -> None:
         pass

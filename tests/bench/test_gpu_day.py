@@ -100,9 +100,16 @@ def test_the_plan_fits_ten_minutes_and_names_every_part(tmp_path: Path) -> None:
 def test_a_copy_of_the_tree_runs_without_being_installed(tmp_path: Path) -> None:
     tree = gpu_day.copy_of_the_tree(tmp_path / "tree")
     found = subprocess.run(
-        python("import gaal_fast, gaal_fast.kernels as k, bench; print(gaal_fast.__file__, k.__file__, bench.__file__)"),
-        cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, text=True, capture_output=True, check=True,
-    ).stdout.split()  # fmt: skip
+        python(
+            "import gaal_fast, gaal_fast.kernels as k, bench;"
+            " print(gaal_fast.__file__, k.__file__, bench.__file__)"
+        ),
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.split()
     assert found == [
         str(tree / "gaal_fast" / "__init__.py"),
         str(tree / "gaal_fast" / "kernels" / "__init__.py"),
@@ -127,7 +134,7 @@ def test_what_is_there_is_not_built_again() -> None:
 
 
 # -- verdicts
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _ops_row(variant: str, **numbers: object) -> report.Row:

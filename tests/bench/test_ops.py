@@ -68,7 +68,7 @@ def run_main(folder: Path, *arguments: str) -> tuple[int, list[dict[str, str]]]:
 
 
 # -- end to end
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -132,7 +132,7 @@ def test_the_form_for_cuda_graphs_leaves_its_inputs_alone(op: str) -> None:
 
 
 # -- the gate
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _off(result: Any, place: int) -> Any:
@@ -245,7 +245,7 @@ def test_tolerance_is_set_by_plain_torch() -> None:
 
 
 # -- what results are judged by
-# ----------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _arrays(x: dict[str, Tensor], *names: str) -> list[np.ndarray]:
@@ -364,7 +364,7 @@ def test_compulsory_traffic_is_counted_by_hand() -> None:
 
 
 # -- budgets, reports, timers
-# ------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -399,8 +399,18 @@ def test_cases_that_do_not_differ_are_timed_once_and_the_first_shapes_come_first
 
 def test_ratios_and_losses() -> None:
     def row(variant: str, kind: str, call: float, auto: str = "") -> dict[str, Any]:
-        return {"op": "project_", "shape": "5x8", "Y": 5, "B": 9, "d": 8, "variant": variant, "kind": kind, "status": "ok",
-                "call_us": call, "auto": auto}  # fmt: skip
+        return {
+            "op": "project_",
+            "shape": "5x8",
+            "Y": 5,
+            "B": 9,
+            "d": 8,
+            "variant": variant,
+            "kind": kind,
+            "status": "ok",
+            "call_us": call,
+            "auto": auto,
+        }
 
     times = {
         name: {"call_us": Timing(us, us, us, us, 1)}

@@ -86,7 +86,7 @@ def bad_number(frame: pd.DataFrame) -> pd.DataFrame:
         (
             None,
             ["--train.select", "f1"],
-            r"--train\.select must be one of 'auto', 'accuracy', 'balanced', 'r2' or 'loss', got f1",
+            r"--train\.select must be one of 'auto', 'accuracy', 'balanced', 'r2' or 'loss', got",
         ),
         (
             None,
