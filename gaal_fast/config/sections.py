@@ -23,7 +23,7 @@ from gaal_fast.config.values import (
     ThousandsMark,
     each_once,
     kebab,
-    split_commas,
+    names_in,
 )
 from gaal_fast.errors import UserError, nearest
 
@@ -155,13 +155,13 @@ class DataConfig(Section):
         whole = self.image_column.strip()
         if any(whole == column.strip() for column in columns):
             return [self.image_column]
-        return list(split_commas(self.image_column))
+        return names_in(self.image_column)
 
     @field_validator("image_column")
     @classmethod
     def _image_columns_each_once(cls, value: str | None) -> str | None:
         if value is not None:
-            each_once(split_commas(value))
+            each_once(names_in(value))
         return value
 
     @field_validator("thousands")

@@ -24,14 +24,16 @@ _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",][^,]*)|)\s*(?:,|\Z)', re.DOTAL
 
 
 def split_commas(value: object) -> object:
-    """The names in a text, by the rules of a line of CSV. A list, as YAML may hold, is taken as it
-    is.
-    """
-    if not isinstance(value, str):
-        return value
-    names, place = [], 0
-    while place < len(value):
-        found = _NAME.match(value, place)
+    """``names_in`` a text. A list, as YAML may hold, is taken as it is."""
+    return names_in(value) if isinstance(value, str) else value
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a text, by the rules of a line of CSV."""
+    names: list[str] = []
+    place = 0
+    while place < len(text):
+        found = _NAME.match(text, place)
         if found is None:
             raise ValueError(
                 "must be names with commas between them; a name that holds a comma is written as"
