@@ -140,7 +140,8 @@ def _ellipse(
 
 
 def _ring(
-    x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float, width: float) -> np.ndarray:
+    x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float, width: float
+) -> np.ndarray:
     """True on an elliptic ring whose outer radii are rx, ry."""
     return (_ellipse(x, y, cx, cy, rx, ry) <= 1.0) & (
         _ellipse(x, y, cx, cy, rx - width, ry - width) > 1.0
