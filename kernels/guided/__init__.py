@@ -39,9 +39,10 @@ row written.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from gaal_fast.kernels._launch import contiguous, dot_precision, rows_contiguous, ticket
 from gaal_fast.kernels._rule import Rule, rule_constants, rule_values
-from torch import Tensor
 
 from .plan import Problem, make_plan
 

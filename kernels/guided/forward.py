@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
+
 from gaal_fast.kernels._device import (
     add_tile,
     arrive_last,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from gaal_fast.kernels._device import arrive_last, inverse
 from gaal_fast.kernels._rule import Numbers, Scalars, add_guide, finish_projection, store_partials
 from gaal_fast.kernels.linear_ce_grad import (

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
 from gaal_fast.kernels._launch import Launch, blocks, next_power_of_2
 from gaal_fast.kernels._rule import SUM_BLOCK, Scalars
 from gaal_fast.kernels.entropy_topk import sort_warps
 from gaal_fast.kernels.linear_ce_grad import GRAD_TILE, product_launch
 from gaal_fast.kernels.softmax_stats import COMBINE_ROWS, split_columns, tile_shape
-from torch import Tensor
 
 from .direct import direct_kernel, update_kernel
 from .forward import logits_kernel, rows_kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from gaal_fast.kernels._device import inverse
 from gaal_fast.kernels.linear_ce_grad import load_rows, residual_tile
 

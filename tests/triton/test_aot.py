@@ -22,7 +22,6 @@ pytest.importorskip("triton")
 from gaal_fast.kernels import _launch, aot
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
 from gaal_fast.kernels.softmax_stats import softmax_stats
-
 from tests.triton.steps import project
 
 LAUNCHES = [(case, launch) for case, launch in aot.distinct(aot.cases()) if " float16 " not in case]

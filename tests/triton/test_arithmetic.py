@@ -12,8 +12,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from gaal_fast.kernels import _device, _rule, entropy_topk, linear_ce_grad, softmax_stats
 
+from gaal_fast.kernels import _device, _rule, entropy_topk, linear_ce_grad, softmax_stats
 from tests.ops.helpers import assert_no_worse
 from tests.reference import oracle
 from tests.triton import helpers

@@ -13,11 +13,11 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from gaal_fast.kernels import _device, softmax_stats
 from gaal_fast.kernels import linear_ce_grad as head
 from gaal_fast.kernels.entropy_topk import entropy_topk
-from torch import Tensor
-
 from tests.triton import helpers
 
 GAPS = [0, 5, 12, 15, 17, 20, 40, 60, 80]

@@ -121,7 +121,6 @@ def test_available_where_it_can_run() -> None:
 def test_supports() -> None:
     """No float64, no more rows than one program sorts, and on the CPU no bfloat16 product."""
     from gaal_fast.kernels.entropy_topk import MAX_ROWS
-
     from gaal_fast.ops.backends import triton as backend
 
     def x(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

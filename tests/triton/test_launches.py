@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from gaal_fast.kernels import _launch, softmax_stats
 from gaal_fast.kernels.entropy_topk import entropy_topk
 from gaal_fast.kernels.guided import plan
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
 from gaal_fast.kernels.project import CHUNK
-from torch import Tensor
-
 from tests.triton import helpers
 from tests.triton.steps import make_guided, project, run_guided
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+
 from gaal_fast.kernels import softmax_stats
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
-
 from tests.ops.helpers import assert_no_worse, naive_head_gradient
 from tests.reference import oracle
 from tests.triton import helpers

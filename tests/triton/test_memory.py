@@ -16,13 +16,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from gaal_fast.kernels import softmax_stats as row_statistics
 from gaal_fast.kernels.entropy_topk import entropy_topk
 from gaal_fast.kernels.guided import guided_linear_ce, plan
 from gaal_fast.kernels.linear_ce_grad import linear_ce_grad
 from gaal_fast.kernels.softmax_stats import softmax_stats
-from torch import Tensor
-
 from tests.reference import oracle
 from tests.triton import helpers
 from tests.triton.steps import project

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from gaal_fast.kernels import _launch
 from gaal_fast.kernels.project import BLOCK, CHUNK, SLOTS
-
 from tests.ops.helpers import assert_no_worse, naive_project
 from tests.reference import oracle
 from tests.triton import helpers

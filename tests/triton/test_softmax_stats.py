@@ -11,10 +11,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from gaal_fast.kernels import _launch, softmax_stats
-from gaal_fast.kernels.entropy_topk import entropy_topk
 from torch import Tensor
 
+from gaal_fast.kernels import _launch, softmax_stats
+from gaal_fast.kernels.entropy_topk import entropy_topk
 from tests.ops.helpers import assert_no_worse, naive_stats
 from tests.reference import oracle
 from tests.triton import helpers
