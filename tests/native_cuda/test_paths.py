@@ -96,7 +96,7 @@ def test_every_size_of_device(
     """How much is split, and how many blocks share the work, depends on the device. It is the
     current one during the call only.
     """
-    monkeypatch.setattr(host, "number", lambda device: number)
+    monkeypatch.setattr(host, "index", lambda device: number)
     guided.check(
         guided.make(
             *size,

@@ -37,7 +37,7 @@ def project_by_quadratic_program(
 
 
 class ReleasedStep:
-    """Two optimiser steps on one batch, image first.
+    """Two optimizer steps on one batch, image first.
 
     ``isolate=True`` drops the inactive encoder's gradients to None before each update instead of
     leaving them at zero, which takes away the drift that momentum and weight decay otherwise cause

@@ -339,7 +339,7 @@ def _add_scaled(grads: Sequence[Tensor], guides: Sequence[Tensor], v: Tensor) ->
     first is a power of two and mostly 1.
     """
     still = v == 0
-    on_host = still.is_cpu  # a look at v is then no synchronisation
+    on_host = still.is_cpu  # a look at v is then no synchronization
     if on_host and still:
         return
     exponent = v.log2().floor()

@@ -244,7 +244,7 @@ def _in_kernels(
         *(*host.place(features), host.matrix(features), target.data_ptr()),
         *(host.matrix(guide_features), guide_target.data_ptr(), host.matrix(weight)),
         *(address(bias), address(class_weights), top_k, host.rule_arguments(rule)),
-        *(sample_space, cooperative and host.cooperative(host.number(device))),
+        *(sample_space, cooperative and host.cooperative(host.index(device))),
         *(grad_features.data_ptr(), grad_weight.data_ptr(), address(grad_bias)),
         *(scalars.data_ptr(), index.data_ptr(), address(workspace)),
     )

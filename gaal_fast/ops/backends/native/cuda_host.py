@@ -64,16 +64,16 @@ def cooperative(device: int) -> bool:
     return bool(module().cooperative_launch_supported(device))
 
 
+def index(device: torch.device) -> int:
+    """The number of a device."""
+    return device.index or 0
+
+
 def place(tensor: Tensor) -> tuple[int, int, int]:
     """The device, the current stream and the dtype of ``tensor``, the first arguments of every
     kernel.
     """
-    return number(tensor.device), stream(tensor.device), codes()[tensor.dtype]
-
-
-def number(device: torch.device) -> int:
-    """The number of a CUDA device."""
-    return device.index or 0
+    return index(tensor.device), stream(tensor.device), codes()[tensor.dtype]
 
 
 # The public `torch.cuda.current_stream` makes a Python object for the stream, which costs more than
@@ -90,7 +90,7 @@ def stream(device: torch.device) -> int:
 
 def workspace(op: str, device: torch.device, *sizes: int | tuple[int, ...]) -> Tensor | None:
     """Memory for a kernel beside its arguments, from PyTorch's allocator; None for none."""
-    size = _workspace_bytes(module(), op, number(device), *sizes)
+    size = _workspace_bytes(module(), op, index(device), *sizes)
     return torch.empty(size, dtype=torch.uint8, device=device) if size else None
 
 
