@@ -84,7 +84,8 @@ def read_target(
     if all(re.fullmatch(r"-?(?:0|[1-9]\d*)", label) for label in distinct):
         target = _encode(labels, name, tuple(sorted(int(label) for label in distinct)))
     else:
-        target = _encode(labels, name, tuple(sorted(distinct, key=_natural)))
+        ordered = sorted(distinct, key=_natural)
+        target = _encode(labels, name, tuple(ordered))
     dropped = {row for row in np.flatnonzero(target.codes == NO_LABEL) if labels[row] is not None}
     issues = [
         replace(i, reason="class with a single row: left out") if i.row in dropped else i
