@@ -101,6 +101,12 @@ def to_numbers(series: pd.Series, extra_missing: Iterable[str] = ()) -> Numbers:
     return Numbers(np.where(infinite, np.nan, values), bad, infinite)
 
 
+def first_cells(series: pd.Series, rows: int = 200) -> list[object]:
+    """The different cells of the first rows that have a value, in order."""
+    cells = series.iloc[:rows].to_numpy(dtype=object)
+    return list(dict.fromkeys(cells[~pd.isna(cells)].tolist()))
+
+
 def is_none(texts: np.ndarray) -> np.ndarray:
     """bool [N]: where an array of texts, as of ``to_texts``, has None."""
     return np.asarray(pd.isna(texts), dtype=bool)
@@ -144,12 +150,13 @@ class Distinct(NamedTuple):
 
     def without_missing(self) -> Distinct:
         """The same without the texts that stand for no value, whose code becomes -1."""
-        kept = np.array([not _is_token(cell) for cell in self.cells], dtype=bool)
+        kept = np.array([not is_token(cell) for cell in self.cells], dtype=bool)
         place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
         return Distinct(place[self.codes], self.cells[kept])
 
 
-def _is_token(cell: object) -> bool:
+def is_token(cell: object) -> bool:
+    """Whether a cell is a text that stands for no value."""
     return isinstance(cell, str) and cell.strip() in MISSING_TOKENS
 
 

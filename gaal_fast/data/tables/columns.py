@@ -14,6 +14,7 @@ from gaal_fast.data.reading import TableReading
 from gaal_fast.data.tables.cells import (
     FEW_CELLS,
     Distinct,
+    first_cells,
     is_none,
     is_text,
     missing_cells,
@@ -29,8 +30,7 @@ from gaal_fast.data.tables.schema import TableSchema
 from gaal_fast.data.tables.truth import is_boolean, unify
 from gaal_fast.errors import UserError
 
-# A boolean column does not have so many different texts among its first cells.
-_LEVELS, _FIRST_CELLS = 20, 200
+_LEVELS = 20
 # Columns that are told one by one of the cells in them that are no numbers.
 _TOLD_COLUMNS = 20
 
@@ -64,10 +64,14 @@ class Column:
         return self._distinct.each(text_of, None)
 
     @cached_property
+    def has_few_levels(self) -> bool:
+        """A cheap look: a boolean column does not have twenty different cells among its first."""
+        return len(first_cells(self.series)) < _LEVELS
+
+    @cached_property
     def is_boolean(self) -> bool:
         """Whether its texts are spellings of true and false."""
-        few = self.series.iloc[:_FIRST_CELLS].nunique() < _LEVELS
-        return few and is_boolean(self.texts)
+        return self.has_few_levels and is_boolean(self.texts)
 
     @cached_property
     def levels(self) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gaal_fast.data.issues import warn
-from gaal_fast.data.tables.cells import Distinct, Numbers, is_text, missing_cells
+from gaal_fast.data.tables.cells import Distinct, Numbers, first_cells, is_text, is_token
 from gaal_fast.data.tables.date_cells import (
     ISO,
     PACKED,
@@ -35,7 +35,6 @@ FIRST_YEAR, LAST_YEAR = 1000, 2200
 _EPOCH = pd.Timestamp(0, tz="UTC").as_unit("us")  # nanoseconds end in 2262
 # Numbers such as 20231231 are dates only if all of many are, in a plausible year.
 _MIN_PACKED, _PACKED_YEARS = 10, (1900, 2100)
-_FIRST_CELLS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,8 +217,7 @@ def informative_parts(days: np.ndarray, name: str) -> Iterator[str]:
 
 def _may_hold_dates(series: pd.Series) -> bool:
     """A cheap look at the first cells; the rest is read only where they have the shape of dates."""
-    head = series.iloc[:_FIRST_CELLS]
-    texts = date_texts(pd.unique(head[~missing_cells(head)]))
+    texts = date_texts(cell for cell in first_cells(series) if not is_token(cell))
     return not texts or bool(plausible_formats(texts))
 
 

@@ -19,8 +19,6 @@ from gaal_fast.data.tables.numbers import NumberColumns
 from gaal_fast.data.tables.roles import Roles, find_roles
 from gaal_fast.data.tables.schema import TableSchema
 
-_MANY_VALUES, _FIRST_CELLS = 20, 200
-
 
 def infer_schema(
     frame: pd.DataFrame,
@@ -132,7 +130,7 @@ def _booleans(
     found = [name for name in categorical if columns[name].is_boolean]
     for name in numeric:
         column = columns[name]
-        if column.series.iloc[:_FIRST_CELLS].nunique() < _MANY_VALUES:
+        if column.has_few_levels:
             values = column.numbers.numbers(name).values
             found += [name] if np.isin(values[~np.isnan(values)], (0, 1)).all() else []
     return tuple(found)
