@@ -25,8 +25,9 @@ from gaal_fast.config.sections import Config, DataConfig
 from gaal_fast.config.values import kebab
 from gaal_fast.errors import UserError, nearest
 
-# How the text of a table is read, which may differ between the tables of training and prediction.
-TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands")
+# How the text of a table is read, which may differ between the tables of training and prediction,
+# and which tables go with it.
+TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands", "tables")
 # How the commands that read with a trained run spell the keys that training knows under a longer
 # name.
 INFERENCE_FLAGS = {"train.device": "--device", "data.workers": "--workers"} | {
@@ -183,12 +184,15 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class TableSettings(TypedDict):
-    """How the text of a table is read; None where that is to be found out."""
+    """How the text of a table is read, None where that is to be found out; and the further tables
+    that go with it.
+    """
 
     encoding: str | None
     delimiter: str | None
     decimal: str | None
     thousands: str | None
+    tables: list[Path]
 
 
 def table_settings(namespace: argparse.Namespace) -> TableSettings:
@@ -206,6 +210,7 @@ def table_settings(namespace: argparse.Namespace) -> TableSettings:
         "delimiter": config.data.delimiter,
         "decimal": config.data.decimal,
         "thousands": config.data.thousands,
+        "tables": config.data.tables,
     }
 
 

@@ -86,7 +86,7 @@ def report(data: FusionData) -> Iterator[str]:
 
     yield from data.describe()
     if data.target_scale is not None:
-        values = data.target_scale.restore(data.target[data.split.train])
+        values = data.target[data.split.train]
         least, median, most = np.quantile(values, (0, 0.5, 1))
         yield f"training values: {least:g} to {most:g}, median {median:g}"
     else:

@@ -32,10 +32,10 @@ class FusionData:
         reading: How the files were read.
         split: The rows of each part.
         target: [N] int64 class codes (positions in ``classes``), -1 = no label; or float64 values
-            with mean 0 and variance 1 over the training rows, NaN = no label. A row without one is
-            in no part.
+            in the table's own units, NaN = no label. A row without one is in no part.
         modalities: The inputs by name, in order: image columns, the table, further tables.
-        target_scale: What gives the values of a quantity back; None for classes.
+        target_scale: Mean and standard deviation of a quantity over the training rows; None for
+            classes.
         class_weights: float32 [C], N_train / (C * training rows of the class) for "balanced", else
             None.
         augment: Of training images.

@@ -53,11 +53,10 @@ class Labels:
             return None
         return TargetScale.of(self.values[train], self.column)
 
-    def target(self, scale: TargetScale | None) -> np.ndarray:
-        """[N] int64 class codes, or the standardized values of a quantity."""
-        if self.values is None or scale is None:
-            return self.codes
-        return scale.standardize(self.values)
+    @property
+    def target(self) -> np.ndarray:
+        """[N] int64 class codes, or the float64 values of a quantity."""
+        return self.codes if self.values is None else self.values
 
 
 def read_labels(

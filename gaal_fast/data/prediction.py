@@ -36,11 +36,11 @@ class PredictionData:
     Attributes:
         frame: The table as read.
         schema: Of the training.
-        target: [N] int64 codes of known labels, -1 where there is none; or float64 standardized
-            values, NaN where there is none.
+        target: [N] int64 codes of known labels, -1 where there is none; or float64 values,
+            NaN where there is none.
         modalities: The inputs by name, in order.
         dataset: The rows as batches are read from them.
-        target_scale: What gives the values of a quantity back; None for classes.
+        target_scale: Mean and standard deviation of a quantity in training; None for classes.
         issues: Cells that cannot be used.
         warnings: Lines for the user, in order.
     """
@@ -237,7 +237,7 @@ class _Prediction:
             self.table.text.delimiter,
             self.warnings,
         )
-        return schema.scale.standardize(quantity.values), quantity.issues
+        return quantity.values, quantity.issues
 
     def further_sides(self, files: Sequence[Path]) -> dict[str, TableSide]:
         """The further tables of the training that the model takes."""

@@ -133,7 +133,7 @@ class _Loading:
                 {name: side.reading for name, side in further.items()},
             ),
             split=split,
-            target=labels.target(scale),
+            target=labels.target,
             modalities=sides,
             target_scale=scale,
             class_weights=_class_weights(config.class_weights, labels, split),

@@ -22,7 +22,8 @@ from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by
 from gaal_fast.methods import build_method
 from gaal_fast.methods.build import modalities_of
 from gaal_fast.models import Encoders
-from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder, default_path
+from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder
+from gaal_fast.runs.paths import default_path
 from gaal_fast.runs.summary import RunSummary, Summary, over_seeds
 
 # The commonest class has this many times the rows of the rarest: the console shows balanced

@@ -134,7 +134,7 @@ class TrainedRun:
             images: The folder of its images; None for that of the table.
             labelled: Whether to read the target too.
             table: ``encoding``, ``delimiter``, ``decimal`` and ``thousands`` of its text, where
-                they are not to be found out.
+                they are not to be found out, and further ``tables``, called as in training.
 
         Raises:
             UserError: Where nothing is left to predict from, or naming the column that holds

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,6 +20,7 @@ from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, 
 from gaal_fast.runs.environment import environment
 from gaal_fast.runs.facts import data_facts
 from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
+from gaal_fast.runs.paths import path_from
 from gaal_fast.runs.plugins import check_plugins, digests
 
 if TYPE_CHECKING:
@@ -148,17 +148,17 @@ class RunFolder:
         """The configuration of this run with paths that are found from any directory.
 
         The run folder notes, relative to itself, where training was started. A path that is not
-        there from that place stays as it is, relative to the working directory: so a run folder
-        that was moved alone still works beside its data.
+        there from that place stays as it is: so a run folder moved alone works beside its data.
         """
-        start = self._start()
-        if start is None:
+        if (start := self._start()) is None:
             return config
-        update: dict[str, dict[str, Path]] = {}
+        update: dict[str, dict[str, Path | list[Path]]] = {}
         for section, name in _PATHS:
             path = getattr(getattr(config, section), name)
-            if path is not None and (start / path.expanduser()).exists():
-                update.setdefault(section, {})[name] = start / path.expanduser()
+            if path is not None:
+                update.setdefault(section, {})[name] = path_from(start, path)
+        tables = [path_from(start, file) for file in config.data.tables]
+        update.setdefault("data", {})["tables"] = tables
         sections = {s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
         plugin = [start / file.expanduser() for file in config.plugin]
         return config.model_copy(update={**sections, "plugin": plugin})
@@ -388,13 +388,3 @@ def exists_error(path: Path) -> UserError:
         f" --resume {path}",
         key="run.dir",
     )
-
-
-def default_path(name: str, method: str) -> Path:
-    """``runs/NAME-METHOD-TIME``, made unique when two runs start in one second."""
-    stem = Path("runs") / f"{name}-{method}-{datetime.now():%Y%m%d-%H%M%S}"
-    path, count = stem, 1
-    while path.exists():
-        count += 1
-        path = stem.with_name(f"{stem.name}-{count}")
-    return path

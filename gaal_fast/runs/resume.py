@@ -81,6 +81,7 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
     for key, kind, path in (
         ("data.csv", "file", config.data.csv),
         ("data.images", "folder", config.data.images),
+        *(("data.tables", "file", file) for file in config.data.tables),
         ("model.weights", "file", config.model.weights),
         *(("plugin", "file", file) for file in config.plugin),
     ):

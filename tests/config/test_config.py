@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaal_fast.config import (
@@ -294,6 +294,8 @@ def test_none_clears_an_optional_key_only() -> None:
         configure("--train.epochs", "none")
 
 
+# The first example reads the methods' files.
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-8, 10),
     epochs=st.integers(1, 500),

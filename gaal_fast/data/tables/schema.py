@@ -17,7 +17,7 @@ _LATER = frozenset({"more_image_columns", "key", "scale"})
 
 @dataclass(frozen=True)
 class TargetScale:
-    """What a quantity is standardized by: the mean and standard deviation of the training rows."""
+    """Mean and standard deviation of a quantity over the training rows."""
 
     mean: float
     scale: float
@@ -36,14 +36,6 @@ class TargetScale:
                 f'target column "{name}" has one value only in the training rows: {mean:g}'
             )
         return cls(mean, scale)
-
-    def standardize(self, values: np.ndarray) -> np.ndarray:
-        """Values of the table to float64 [N] with mean 0 and variance 1 over the training rows."""
-        return (values - self.mean) / self.scale
-
-    def restore(self, values: np.ndarray) -> np.ndarray:
-        """The inverse of ``standardize``."""
-        return values * self.scale + self.mean
 
 
 @dataclass(frozen=True)
