@@ -38,6 +38,8 @@ class _Printed(logging.Handler):
 
 
 _PRINTED = _Printed(logging.WARNING)
+# What a former run folder holds that its method does not take.
+logging.getLogger("gaal_fast.config").addHandler(_PRINTED)
 
 
 def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry]:

@@ -79,8 +79,8 @@ def join(
             " key may be there once"
         )
     place = pd.Series(np.arange(len(keys)), index=keys)[keys.notna().to_numpy()]
-    rows = place.reindex(wanted).fillna(-1).to_numpy(dtype=np.int64)
-    rows[is_none(wanted)] = -1
+    found = place.reindex(wanted).fillna(-1).to_numpy(dtype=np.int64)
+    rows = np.where(is_none(wanted), -1, found)
     missing = int((rows < 0).sum())
     if missing == len(rows):
         first = next((text for text in wanted if text is not None), "")

@@ -43,7 +43,7 @@ from gaal_fast.methods import Method, Phase, build_method
 from gaal_fast.runs import figures
 from gaal_fast.runs import folder as run_folder
 from gaal_fast.runs.folder import RunFolder
-from gaal_fast.runs.recorder import CsvRecorder, Row, step_words
+from gaal_fast.runs.recorder import CsvRecorder, Recorder, Row, step_words
 from gaal_fast.runs.summary import RunSummary, score_words
 from gaal_fast.tasks import FUSED, Scores
 
@@ -73,7 +73,7 @@ class Trainer:
         self.method: Method = method.to(device).to(memory_format=torch.channels_last)
         set_precision(self.method, config.train.precision)
         self.phases = self.method.phases()
-        self.recorder = CsvRecorder(folder, phases=len(self.phases) > 1)
+        self.recorder: Recorder = CsvRecorder(folder, phases=len(self.phases) > 1)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.issues: dict[tuple[int, str], DataIssue] = {}

@@ -19,7 +19,7 @@ from gaal_fast.errors import UserError
 from gaal_fast.files import WriteError, remove_partial, replacing, write_bytes, write_text
 from gaal_fast.runs.environment import environment
 from gaal_fast.runs.facts import data_facts
-from gaal_fast.runs.naming import loaded, renamed, stored, stored_row
+from gaal_fast.runs.naming import loaded, with_names
 from gaal_fast.runs.paths import path_from
 from gaal_fast.runs.plugins import check_plugins, digests
 
@@ -193,7 +193,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: object) -> None:
         """Give the file called ``name`` what JSON can hold; no NaN."""
-        text = json.dumps(renamed(content, stored), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         self.write_text(name, text + "\n")
 
     def write_config(self, config: Config) -> None:
@@ -234,10 +234,10 @@ class RunFolder:
         *,
         header: bool,
     ) -> None:
-        writer = csv.DictWriter(stream, [stored(name) for name in columns])
+        writer = csv.DictWriter(stream, list(columns))
         if header:
             writer.writeheader()
-        writer.writerows(stored_row(row) for row in rows)
+        writer.writerows(rows)
 
     def keep_rows(self, name: str, column: str, largest: int) -> None:
         """Drop the rows of a CSV file whose whole number in ``column`` is above ``largest``, and
@@ -310,7 +310,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """What ``write_json`` wrote. Raises ``UserError`` for a file that is absent or damaged."""
         try:
-            return renamed(json.loads(self.file(name).read_text(encoding="utf-8")), loaded)
+            return with_names(json.loads(self.file(name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(
                 f"{self.path} has no {name}: the run has not finished; {self.how_to_go_on()}"

@@ -29,7 +29,15 @@ ScoreTable = Mapping[str, Mapping[str, float | int | None]]
 
 
 class Recorder(Protocol):
-    """Where a trainer notes what happened: files on one rank, nothing on the others."""
+    """Where a trainer notes what happened: files on one rank, nothing on the others.
+
+    Attributes:
+        rows: the updates of the epoch under way that were written.
+        history: the finished epochs.
+    """
+
+    rows: list[Row]
+    history: list[Row]
 
     def step(
         self, step: int, epoch: int, phase: str, part: str, scalars: Mapping[str, Tensor]
@@ -59,6 +67,18 @@ class Recorder(Protocol):
         """
         ...
 
+    def recent(self, count: int) -> list[Row]:
+        """The last updates that were noted; reading them waits for the device."""
+        ...
+
+    def state(self) -> dict[str, list[Row]]:
+        """What a checkpoint holds of it."""
+        ...
+
+    def restore(self, state: Mapping[str, list[Row]], *, step: int, epoch: int) -> None:
+        """Go on from a checkpoint that was saved after a step and an epoch."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Noted:
@@ -75,10 +95,6 @@ class CsvRecorder:
     Args:
         folder: the run.
         phases: whether the rows say which phase they are of.
-
-    Attributes:
-        rows: the updates of the epoch under way that were written.
-        history: the finished epochs.
     """
 
     def __init__(self, folder: RunFolder, *, phases: bool = False) -> None:

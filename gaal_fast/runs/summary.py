@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, final
 
 from gaal_fast.files import write_text
-from gaal_fast.runs.naming import FUSED, renamed, stored
+from gaal_fast.runs.naming import FUSED
 
 # Score, then ``fused`` or a modality; None where no row was counted.
 Scores = dict[str, dict[str, float | None]]
@@ -143,4 +143,4 @@ def _score_line(summary: Summary, part: Part, score: str) -> str:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write scores as JSON, with the names that ``summary.json`` has."""
-    write_text(path, json.dumps(renamed(scores, stored), indent=2) + "\n")
+    write_text(path, json.dumps(scores, indent=2) + "\n")

@@ -43,12 +43,12 @@ def test_it_trains_in_two_phases_and_predicts(
         *("step", "epoch", "modality", "loss", "cosine", "v"), "phase", "distance",
     ]  # fmt: skip
     assert list(steps["phase"]) == ["teacher"] * 14 + ["student"] * 14
-    assert list(steps["modality"]) == ["teacher"] * 14 + ["multi"] * 14
+    assert list(steps["modality"]) == ["teacher"] * 14 + ["fused"] * 14
     assert steps["distance"].isna().sum() == 14 and steps["v"].isna().all()
     metrics = pd.read_csv(run / run_folder.METRICS)
     assert list(metrics["phase"]) == ["teacher", "teacher", "student", "student"]
     assert list(metrics["epoch"]) == [1, 2, 3, 4]
-    assert metrics["distance.multi"].notna().sum() == 2
+    assert metrics["distance.fused"].notna().sum() == 2
     weights = load_file(run / run_folder.WEIGHTS)
     assert "teacher.head.weight" in weights
     training_rows = (pd.read_csv(run / run_folder.SPLIT)["part"] == "train").sum()

@@ -102,7 +102,7 @@ def test_evaluation_of_the_run_gives_the_numbers_of_its_summary(
     summary = json.loads((trained / run_folder.SUMMARY).read_text())
     found = json.loads(out.read_text())
     assert found["accuracy"] == summary["test"]["accuracy"]
-    assert found["nll"]["multi"] == pytest.approx(summary["test"]["nll"]["multi"], rel=1e-5)
+    assert found["nll"]["fused"] == pytest.approx(summary["test"]["nll"]["fused"], rel=1e-5)
     assert image.stat().st_size > 2000
 
 
@@ -125,7 +125,7 @@ def test_evaluation_of_another_table_scores_the_rows_with_a_known_label(
         tmp_path / "s.json",
     )
     assert answer.code == 0, answer.err
-    assert json.loads((tmp_path / "s.json").read_text())["rows"]["multi"] == len(rows) - 2
+    assert json.loads((tmp_path / "s.json").read_text())["rows"]["fused"] == len(rows) - 2
 
 
 def test_compare_tabulates_methods_on_one_split(
@@ -144,10 +144,10 @@ def test_compare_tabulates_methods_on_one_split(
     assert answer.code == 0, answer.err
     found = pd.read_csv(tmp_path / "both" / "comparison.csv")
     assert set(zip(found["method"], found["modality"], strict=True)) == {
-        ("gaal", "multi"),
+        ("gaal", "fused"),
         ("gaal", "image"),
         ("gaal", "table"),
-        ("table", "multi"),
+        ("table", "fused"),
         ("table", "table"),
     }
     splits = {
@@ -223,8 +223,8 @@ def test_without_a_test_part_there_are_validation_scores(
     )
     assert answer.code == 0, answer.err
     summary = json.loads((run / run_folder.SUMMARY).read_text())
-    assert summary["val"]["rows"]["multi"] == 7
-    assert summary["test"]["rows"] == {"image": 0, "table": 0, "multi": 0}
+    assert summary["val"]["rows"]["fused"] == 7
+    assert summary["test"]["rows"] == {"image": 0, "table": 0, "fused": 0}
     assert set(summary["test"]["accuracy"].values()) == {None}
     accuracy = summary["val"]["accuracy"]
     assert "there is no test part: these are the rows that chose the epoch\n" in answer.out
@@ -269,4 +269,4 @@ def test_compare_and_seeds_without_a_test_part_use_the_validation_part(
     ]
     summary = json.loads((tmp_path / "both" / "table" / run_folder.SUMMARY).read_text())
     assert found["table", "table"] == pytest.approx(summary["val"]["accuracy"]["table"])
-    assert summary["test"]["accuracy"] == {"table": None, "multi": None}
+    assert summary["test"]["accuracy"] == {"table": None, "fused": None}

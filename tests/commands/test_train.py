@@ -62,14 +62,14 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
         run_folder.CONFLICT,
     } == names
     summary = json.loads((trained / run_folder.SUMMARY).read_text())
-    for name in ("multi", "image", "table"):
+    for name in ("fused", "image", "table"):
         assert 0 <= summary["test"]["accuracy"][name] <= 1
     metrics = pd.read_csv(trained / run_folder.METRICS)
     assert list(metrics["epoch"]) == [1, 2, 3]
     assert {
         "train.loss.image",
         "train.loss.table",
-        "val.accuracy.multi",
+        "val.accuracy.fused",
         "cosine.image",
         "projected.table",
         "lr",
@@ -88,7 +88,7 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
 
 def test_it_learns(trained: Path) -> None:
     summary = json.loads((trained / run_folder.SUMMARY).read_text())
-    assert summary["test"]["accuracy"]["multi"] > 0.6, "three classes by chance are 0.33"
+    assert summary["test"]["accuracy"]["fused"] > 0.6, "three classes by chance are 0.33"
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
@@ -127,7 +127,7 @@ def test_forty_steps_and_twenty_resumed_for_twenty_more_end_in_the_same_bits(
     answer = run_command("train", "--resume", tmp_path / "parts", "--train.max-steps", 40)
     assert answer.code == 0, answer.err
     assert_same_bits(tmp_path / "whole", tmp_path / "parts")
-    columns = ["epoch", "step", "val.accuracy.multi", "train.loss.image"]
+    columns = ["epoch", "step", "val.accuracy.fused", "train.loss.image"]
     whole, parts = (
         pd.read_csv(tmp_path / n / run_folder.METRICS)[columns] for n in ("whole", "parts")
     )
@@ -191,7 +191,7 @@ def test_several_seeds_are_summarised_with_the_sample_deviation(
         for s in (5, 6, 7)
     ]
     summary = json.loads((tmp_path / "seeds" / run_folder.SUMMARY).read_text())
-    for name in ("multi", "image", "table"):
+    for name in ("fused", "image", "table"):
         values = [run["test"]["accuracy"][name] for run in runs]
         assert summary["test"]["accuracy"][name] == pytest.approx(np.mean(values))
         assert summary["std"]["test"]["accuracy"][name] == pytest.approx(np.std(values, ddof=1))
@@ -206,7 +206,7 @@ def test_every_method_trains(trees: Path, tmp_path: Path, run_command: Run, meth
     assert answer.code == 0, answer.err
     accuracy = json.loads((tmp_path / method / run_folder.SUMMARY).read_text())["test"]["accuracy"]
     assert set(accuracy) == (
-        {"multi", method} if method in ("image", "table") else {"multi", "image", "table"}
+        {"fused", method} if method in ("image", "table") else {"fused", "image", "table"}
     )
 
 
@@ -242,9 +242,9 @@ def test_the_epoch_is_chosen_by_what_select_names(
     assert answer.code == 0, answer.err
     summary = json.loads((tmp_path / "run" / run_folder.SUMMARY).read_text())
     metrics = pd.read_csv(tmp_path / "run" / run_folder.METRICS).set_index("epoch")
-    scores = metrics[f"val.{column}.multi"]
+    scores = metrics[f"val.{column}.fused"]
     assert scores[summary["best_epoch"]] == best(scores)
-    assert summary["val"][column]["multi"] == pytest.approx(best(scores), rel=1e-6)
+    assert summary["val"][column]["fused"] == pytest.approx(best(scores), rel=1e-6)
     assert "test balanced accuracy  fused " in answer.out, (
         "24 rows of one class and about 12 of the others"
     )

@@ -370,7 +370,10 @@ def test_the_flags_of_a_table_to_predict_are_checked_under_their_own_names() -> 
     parser = Parser(prog="test")
     add_table_flags(parser)
     given = table_settings(parser.parse(["--decimal", "comma", "--delimiter", "tab"]))
-    assert given == {"encoding": None, "delimiter": "\t", "decimal": ",", "thousands": None}
+    text = {"encoding": None, "delimiter": "\t", "decimal": ",", "thousands": None}
+    assert given == {**text, "tables": []}
+    given = table_settings(parser.parse(["--tables", "a.csv,b.csv"]))
+    assert given["tables"] == [Path("a.csv"), Path("b.csv")]
     with pytest.raises(UserError) as refused:
         table_settings(parser.parse(["--decimal", "x"]))
     assert refused.value.line(INFERENCE_FLAGS) == "--decimal must be one of '.' or ',', got x"

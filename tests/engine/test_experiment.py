@@ -49,8 +49,9 @@ def test_training_returns_the_summary_and_prints_nothing(
 def test_a_comparison_returns_its_rows_and_prints_nothing(
     csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = configured(csv, tmp_path / "run")
-    configs = [experiment.with_method(config, name) for name in ("table", "image")]
+    configs = [
+        configured(csv, tmp_path / "run", **{"method.name": name}) for name in ("table", "image")
+    ]
     said: list[str] = []
     found = comparison.compare(configs, experiment.load(configs), device=CPU, say=said.append)
     assert said == ["method table", "method image"]

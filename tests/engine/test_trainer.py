@@ -49,7 +49,7 @@ def test_values_are_predicted_better_from_all_modalities(tmp_path: Path, loss: s
     assert r2[FUSED] > max(value for name, value in r2.items() if name != FUSED) + 0.1, r2
     assert r2[FUSED] > 0.4
     metrics = pd.read_csv(tmp_path / "run" / run_folder.METRICS).set_index("epoch")
-    best = metrics["val.r2.multi"]
+    best = metrics["val.r2.fused"]
     assert summary["best_epoch"] == best.idxmax()
     assert json.loads((tmp_path / "run" / run_folder.SUMMARY).read_text())["test"]["r2"]["facts"]
     if loss == "nll":

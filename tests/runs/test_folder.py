@@ -56,20 +56,20 @@ def test_a_damaged_checkpoint_is_refused_in_a_line(folder: RunFolder) -> None:
         folder.checkpoint()
 
 
-def test_files_say_multi_where_memory_says_fused(folder: RunFolder) -> None:
+def test_files_say_fused_and_former_ones_are_read(folder: RunFolder) -> None:
     folder.write_json(SUMMARY, {"test": {"accuracy": {"fused": 0.5, "image": None}}})
-    assert json.loads(folder.file(SUMMARY).read_text())["test"]["accuracy"] == {
-        "multi": 0.5,
-        "image": None,
-    }
+    text = folder.file(SUMMARY).read_text()
+    assert json.loads(text)["test"]["accuracy"] == {"fused": 0.5, "image": None}
+    folder.file(SUMMARY).write_text(text.replace("fused", "multi"))
     assert folder.read_json(SUMMARY)["test"]["accuracy"]["fused"] == 0.5
     columns = ["epoch", "val.accuracy.fused"]
     folder.write_rows(METRICS, [dict.fromkeys(columns, 1)], columns)
-    assert folder.file(METRICS).read_text().splitlines()[0] == "epoch,val.accuracy.multi"
+    assert folder.file(METRICS).read_text().splitlines()[0] == "epoch,val.accuracy.fused"
+    folder.file(METRICS).write_text("epoch,val.accuracy.multi\n1,1\n")
     assert list(folder.read_rows(METRICS)) == columns
-    for _ in range(2):
-        folder.append_rows(STEPS, [{"step": 1, "modality": "fused"}], ["step", "modality"])
-    assert folder.file(STEPS).read_text().splitlines() == ["step,modality", "1,multi", "1,multi"]
+    for name in ("fused", "multi"):
+        folder.append_rows(STEPS, [{"step": 1, "modality": name}], ["step", "modality"])
+    assert folder.file(STEPS).read_text().splitlines() == ["step,modality", "1,fused", "1,multi"]
     assert list(folder.read_rows(STEPS)["modality"]) == ["fused", "fused"]
 
 
