@@ -1,7 +1,6 @@
 """The name of the prediction from all modalities, and how the files of earlier runs spell it.
 
-It is ``fused`` everywhere. Files of runs from before version 0.2 say ``multi``, and are read so that
-they can still be opened.
+It is ``fused`` everywhere. Files of earlier runs say ``multi``; they can still be opened.
 """
 
 from __future__ import annotations
