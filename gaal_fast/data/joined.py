@@ -73,9 +73,9 @@ def join(
     repeated = keys[keys.duplicated() & keys.notna()]
     if len(repeated):
         value = repeated.iloc[0]
-        rows = ", ".join(str(row + 1) for row in np.flatnonzero(keys == value)[:3])
+        places = ", ".join(str(row + 1) for row in np.flatnonzero(keys == value)[:3])
         raise UserError(
-            f'{opened.path}: key column "{column}" has "{value}" in several rows ({rows}); each'
+            f'{opened.path}: key column "{column}" has "{value}" in several rows ({places}); each'
             " key may be there once"
         )
     place = pd.Series(np.arange(len(keys)), index=keys)[keys.notna().to_numpy()]
