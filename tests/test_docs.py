@@ -143,7 +143,11 @@ def known_flags() -> frozenset[str]:
     """The flags of all commands, benchmarks and runners, from their own parsers."""
     found: set[str] = set()
 
+    parse = argparse.ArgumentParser.parse_known_args
+
     def parse_known_args(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
+        if not self.add_help:  # a first look at a single flag
+            return parse(self, *given, **named)
         found.update(flag for action in self._actions for flag in action.option_strings)
         raise Parsed
 

@@ -77,7 +77,7 @@ def test_rows_that_are_kept_keep_the_names_of_the_file(folder: RunFolder) -> Non
     rows = [{"step": step, "modality": "fused"} for step in (1, 2, 3)]
     folder.append_rows(STEPS, rows, ["step", "modality"])
     folder.keep_rows(STEPS, "step", 2)
-    assert folder.file(STEPS).read_text().splitlines() == ["step,modality", "1,multi", "2,multi"]
+    assert folder.file(STEPS).read_text().splitlines() == ["step,modality", "1,fused", "2,fused"]
     folder.keep_rows(STEPS, "step", 0)
     assert not folder.file(STEPS).exists()
 
