@@ -9,7 +9,7 @@ from typing import Any
 from bench.problems import MEMORY_BOUND, OPS
 from bench.report import Row
 
-# Told apart by colour-blind readers too.
+# Told apart by color-blind readers too.
 COLOURS = {
     "eager": "#0072b2",
     "compile": "#d55e00",
@@ -22,7 +22,7 @@ PHASES = {
     "guide forward": "#56b4e9",
     "backward": "#e69f00",
     "head and surgery": "#009e73",
-    "optimiser": "#cc79a7",
+    "optimizer": "#cc79a7",
     "rest": "#bbbbbb",
 }
 
@@ -199,13 +199,13 @@ def step(rows: Sequence[Row], path: Path) -> None:
     axes = figure.subplots()
     for position, row in enumerate(shown):
         left = 0.0
-        for phase, colour in PHASES.items():
+        for phase, color in PHASES.items():
             width = row.get(f"{phase} ms") or 0.0
             axes.barh(
                 position,
                 width,
                 left=left,
-                color=colour,
+                color=color,
                 height=0.7,
                 label=phase if position == 0 else None,
             )

@@ -160,14 +160,14 @@ class Trainer:
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """The authors' optimiser."""
+    """The authors' optimizer."""
     return torch.optim.Adam(parameters, **OPTIMISER)
 
 
-def released(options: Options, *, isolate: bool = False, optimiser: Optimiser = adam) -> Trainer:
+def released(options: Options, *, isolate: bool = False, optimizer: Optimiser = adam) -> Trainer:
     """The authors' step as released."""
     model = make_model(options).to(options.device).train()
-    optimizer = optimiser(model.parameters())
+    optimizer = optimizer(model.parameters())
     step = ReleasedStep(
         *(model.encoders.of(name) for name in ORDER), model.head, optimizer, isolate=isolate
     )
@@ -181,16 +181,16 @@ def released(options: Options, *, isolate: bool = False, optimiser: Optimiser = 
 
 
 def ours(
-    options: Options, *, guide: str = "fresh", name: str = "ours", optimiser: Optimiser = adam
+    options: Options, *, guide: str = "fresh", name: str = "ours", optimizer: Optimiser = adam
 ) -> Trainer:
-    """Ours in plain fp32, the released step's optimiser and settings."""
+    """Ours in plain fp32, the released step's optimizer and settings."""
     model = make_model(options, guide).to(options.device).train()
-    optimizer = optimiser(model.parameters())
+    optimizer = optimizer(model.parameters())
     return Trainer(name, Step(model, optimizer), model, optimizer)
 
 
 def fast(options: Options, *, guide: str, compile: bool, graph: bool, name: str) -> Trainer:
-    """Ours with bfloat16 encoders, channels-last pictures and a fused optimiser; compiled encoders
+    """Ours with bfloat16 encoders, channels-last pictures and a fused optimizer; compiled encoders
     and one CUDA graph if asked.
     """
     model = make_model(options, guide).to(options.device, memory_format=torch.channels_last).train()
@@ -259,7 +259,7 @@ class GraphedStep:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(
             side
-        ):  # the optimiser's state and the libraries' workspaces come into being here
+        ):  # the optimizer's state and the libraries' workspaces come into being here
             for _ in range(self.warm_up):
                 self.step(self.batch)
         torch.cuda.current_stream().wait_stream(side)
@@ -368,8 +368,8 @@ def breakdown(
 
     wrapped: list[tuple[Any, str, Callable[[], str] | str]] = [
         (torch.Tensor, "backward", "backward"),
-        (trainer.optimizer, "step", "optimiser"),
-        (trainer.optimizer, "zero_grad", "optimiser"),
+        (trainer.optimizer, "step", "optimizer"),
+        (trainer.optimizer, "zero_grad", "optimizer"),
     ]
     if trainer.released is None:
         wrapped += [
@@ -400,7 +400,7 @@ class Equality:
     """How far one step is from the released one (strictly isolated), both from the same weights.
 
     ``double`` is the largest difference of a parameter or buffer after one step in float64, with
-    the authors' optimiser. In float32 Adam turns the sign of a gradient that is nothing but
+    the authors' optimizer. In float32 Adam turns the sign of a gradient that is nothing but
     rounding into a whole step, so there plain gradient descent takes the steps: ``single`` is the
     norm of the difference of the two updates relative to the update, and ``rounding`` is what
     float32 itself makes, the difference of the released step's own updates in float32 and float64.
@@ -438,9 +438,9 @@ def equality(options: Options) -> Equality:
             ]
         )
 
-    def update(make: Callable[..., Trainer], dtype: torch.dtype, optimiser: Optimiser) -> Tensor:
+    def update(make: Callable[..., Trainer], dtype: torch.dtype, optimizer: Optimiser) -> Tensor:
         """What one step adds to all parameters and buffers, one after the other."""
-        trainer = make(small, optimiser=optimiser)
+        trainer = make(small, optimizer=optimizer)
         trainer.model.to(dtype)
         before = state(trainer.model)
         trainer.step(make_batch(small, seed=0, dtype=dtype))

@@ -253,7 +253,7 @@ def _default_method() -> MethodConfig:
 class OptimConfig(Section):
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimiser")
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer")
     lr: float = Field(1e-3, gt=0, description="learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from gaal_fast.data.batch import Batch, InputSpec, Loaded, Modality, View
-from gaal_fast.data.images.augment import Preset, augment, normalise, sample_rng
+from gaal_fast.data.images.augment import Preset, augment, normalize, sample_rng
 from gaal_fast.data.images.store import ImageStore, available_cpus
 
 Key = int | tuple[int, int]
@@ -82,7 +82,7 @@ class ImageModality:
         stacked = (
             torch.stack(images) if images else torch.empty((0, 3, size, size), dtype=torch.uint8)
         )
-        values = normalise(stacked)
+        values = normalize(stacked)
         if views > 1:
             values = values.unflatten(0, (len(positions), views))
         return Loaded(values, torch.tensor(positions, dtype=torch.int64), issues)

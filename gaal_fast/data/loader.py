@@ -39,7 +39,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     The order is a function of (seed, epoch) alone. `set_epoch(epoch, start_batch)` leaves out the
     first batches of an epoch, so that a run stopped within it goes on exactly where it was. A last
-    batch of a single row is left out: batch normalisation cannot train on it.
+    batch of a single row is left out: batch normalization cannot train on it.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int = 0):

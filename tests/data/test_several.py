@@ -150,7 +150,7 @@ def test_one_name_is_one_input_called_image(place: Path) -> None:
     data = load(place, image_column="front", tables=[], key=None)
     assert data.modality_names == ["image", "table"]
     assert data.schema.dropped["kitchen"] == (
-        'names images too, and those of one column are used: "front"'
+        'names pictures too, and those of one column are used: "front"'
     )
     frame = houses().rename(columns={"front": "front, big"})
     frame.to_csv(place / "houses.csv", index=False)

@@ -57,7 +57,7 @@ def augment(image: torch.Tensor, preset: Preset, rng: np.random.Generator) -> to
     raise ValueError(f"preset: unknown augmentation {preset!r}")
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """uint8 [n, 3, H, W] to float32: scaled to 0..1, then the ImageNet mean and standard deviation
     of each channel.
     """

@@ -88,7 +88,7 @@ def _kind(column: Column, roles: Roles, config: DataConfig) -> Kind:
     if column.name in roles.more_images:
         columns = "one column" if len(roles.images) == 1 else "other columns"
         return Kind(
-            "dropped", f"names images too, and those of {columns} are used: {some(roles.images)}"
+            "dropped", f"names pictures too, and those of {columns} are used: {some(roles.images)}"
         )
     return infer_kind(column, config.date_order)
 

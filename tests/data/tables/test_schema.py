@@ -225,7 +225,7 @@ def test_a_second_image_column_is_said_not_to_be_used_as_images(tmp_path: Path) 
         "more": ['["a.png", "b.png"]'] * N,
         "mark": ["x.png", "y.png"] * (N // 2),
     }
-    reason = 'names images too, and those of one column are used: "pic"'
+    reason = 'names pictures too, and those of one column are used: "pic"'
     for options in ({}, {"image_column": "pic"}):
         schema, _ = infer(columns, folder=ImageFolder(tmp_path), **options)
         assert schema.image_column == "pic"
