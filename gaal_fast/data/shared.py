@@ -70,9 +70,9 @@ def warn_of_shared_images(
         first = shared[0]
         warn(
             warnings,
-            f"{len(shared)} images are in more than one part of the split (first: rows"
+            f"{len(shared)} pictures are in more than one part of the split (first: rows"
             f" {_numbers(first)}): what is learned of "
-            "one is scored again; keep the rows of an image together with --data.group-column"
+            "one is scored again; keep the rows of one together with --data.group-column"
             f' "{column}"',
         )
     copies = [[row for path in same for row in rows_of[path]] for same in _copies(list(rows_of))]
@@ -80,7 +80,7 @@ def warn_of_shared_images(
     if copies:
         warn(
             warnings,
-            f"{len(copies)} images are in more than one part of the split under different file"
+            f"{len(copies)} pictures are in more than one part of the split under different file"
             f" names (first: rows {_numbers(copies[0])}): leave the copies out, or give them one"
             " value in a column for --data.group-column",
         )

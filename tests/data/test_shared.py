@@ -120,12 +120,12 @@ def test_one_image_in_two_parts_is_named(tmp_path: Path) -> None:
     warn_of_shared_images(paths, "file", split, warnings)
     assert warnings == [
         (
-            "1 images are in more than one part of the split (first: rows 1, 5): what is learned"
-            " of one is scored again; keep the rows of an image together with --data.group-column"
+            "1 pictures are in more than one part of the split (first: rows 1, 5): what is learned"
+            " of one is scored again; keep the rows of one together with --data.group-column"
             ' "file"'
         ),
         (
-            "1 images are in more than one part of the split under different file names (first:"
+            "1 pictures are in more than one part of the split under different file names (first:"
             " rows 6, 7): leave the copies out, or give them one value in a column for"
             " --data.group-column"
         ),
@@ -142,7 +142,7 @@ def test_training_says_it_and_a_group_column_mends_it(
     frame["photo"] = [f"{row // 3:03d}.png" for row in range(90)]
     data = load_data(make_config(frame), progress=False)
     assert any(
-        "images are in more than one part of the split" in line and '"photo"' in line
+        "pictures are in more than one part of the split" in line and '"photo"' in line
         for line in data.warnings
     )
     assert load_data(make_config(frame, group_column="photo"), progress=False).warnings == []
