@@ -229,7 +229,7 @@ def test_without_a_test_part_there_are_validation_scores(
     accuracy = summary["val"]["accuracy"]
     assert "there is no test part: these are the rows that chose the epoch\n" in answer.out
     words = (
-        f"fused {accuracy['multi']:.3f}  image {accuracy['image']:.3f}  table"
+        f"fused {accuracy['fused']:.3f}  image {accuracy['image']:.3f}  table"
         f" {accuracy['table']:.3f}  (7 rows)"
     )
     assert f"validation accuracy  {words}\n" in answer.out
