@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= auto
 BIN := $(VENV)/bin
+DEPENDENCIES := $(VENV)/.dependencies
 STAMP := $(VENV)/.installed
 # What a user names, and the rooms behind it. The package itself names ops and surgery.
 MODULES := $(filter-out ops surgery,$(sort $(basename $(notdir $(wildcard gaal_fast/[a-z]*.py))) \
@@ -26,12 +27,12 @@ test: $(STAMP)
 lint: $(VENV)/.extra-lint
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(abspath $(BIN))/python" .ci/lint
 
-docs: $(VENV)/.extra-docs
+docs: $(STAMP) $(VENV)/.extra-docs
 	$(BIN)/python -m pdoc --docformat google --output-directory build/docs \
 	  gaal_fast $(addprefix gaal_fast.,$(MODULES))
 	@echo "build/docs/index.html"
 
-examples: $(VENV)/.extra-examples
+examples: $(STAMP) $(VENV)/.extra-examples
 	$(BIN)/python -m pytest tests/test_examples.py $(ARGS)
 
 doctor: $(STAMP)
@@ -42,15 +43,22 @@ bench: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py $(NATIVE_SOURCES)
+# What the package needs, without the package: reading the code builds nothing.
+$(DEPENDENCIES): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: gaal_fast needs Python 3.11 or newer, PYTHON=$(PYTHON) is " + sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing gaal_fast and what it needs into $(VENV) (torch with CUDA is about 6 GB; minutes on a new machine)"
+	@echo "Installing what gaal_fast needs into $(VENV) (torch with CUDA is about 6 GB; minutes on a new machine)"
+	@$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["project"]["dependencies"], sep="\n")' \
+	  < pyproject.toml > $(VENV)/dependencies.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/dependencies.txt
+	@touch $@
+
+$(STAMP): $(DEPENDENCIES) setup.py $(NATIVE_SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-# An extra of pyproject.toml on top of the installation, which is not built again for it.
-$(VENV)/.extra-%: $(STAMP)
+# An extra of pyproject.toml on top of the dependencies.
+$(VENV)/.extra-%: $(DEPENDENCIES)
 	@$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["project"]["optional-dependencies"]["$*"], sep="\n")' \
 	  < pyproject.toml > $(VENV)/$*.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/$*.txt
