@@ -13,7 +13,8 @@ from gaal_fast.data.batch import Batch, InputSpec
 from gaal_fast.methods.alternating import Alternating
 from gaal_fast.methods.base import SMALLEST_BATCH, Update, method
 from gaal_fast.methods.memory import Memory
-from gaal_fast.tasks import Guide, ProjectionOptions, Task
+from gaal_fast.ops._rule import Rule
+from gaal_fast.tasks import Guide, Task
 
 
 @method("gaal", paper="arXiv 2604.01579")
@@ -76,7 +77,7 @@ class Gaal(Alternating):
         self.fractions: dict[str, float] | None = None
         if options.selection:
             self.fractions = {name: options.of("lambda", name, 0.5) for name in self.modalities}
-        self.rule = ProjectionOptions(
+        self.rule = Rule(
             rule=options.rule,
             epsilon=options.epsilon,
             relative=options.relative,

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from gaal_fast.tasks.base import FUSED, Guide, Predictions, ProjectionOptions, Scores, Task
+from gaal_fast.tasks.base import FUSED, Guide, Predictions, Scores, Task
 from gaal_fast.tasks.classification import Classification
 from gaal_fast.tasks.regression import Regression
 
-__all__ = [
-    "FUSED",
-    "Classification",
-    "Guide",
-    "Predictions",
-    "ProjectionOptions",
-    "Regression",
-    "Scores",
-    "Task",
-]
+__all__ = ["FUSED", "Classification", "Guide", "Predictions", "Regression", "Scores", "Task"]

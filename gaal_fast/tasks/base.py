@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gaal_fast.data.batch import Batch, DataIssue
 from gaal_fast.errors import UserError
 from gaal_fast.ops import GuidedStep
+from gaal_fast.ops._rule import Rule
 from gaal_fast.surgery import align_
 
 if TYPE_CHECKING:
@@ -25,17 +26,6 @@ FUSED = "fused"
 Scores = dict[str, dict[str, float | int | None]]
 # Averages tensors over the ranks, in place.
 Reduce = Callable[[Sequence[Tensor]], None]
-
-
-class ProjectionOptions(TypedDict, total=False):
-    """The options of ``gaal_fast.ops.project_``."""
-
-    rule: str
-    epsilon: float
-    relative: bool
-    margin: float
-    ridge: float
-    max_correction: float | None
 
 
 @dataclass(frozen=True)
@@ -171,7 +161,7 @@ class Task(nn.Module, ABC):
         features: Tensor,
         target: Tensor,
         guide: Guide,
-        rule: ProjectionOptions,
+        rule: Rule,
         reduce: Reduce | None = None,
     ) -> GuidedStep:
         """Equations (2) to (8) for the shared head: a modality's loss, and the gradient of the head
@@ -200,7 +190,7 @@ class Task(nn.Module, ABC):
             guides = list(torch.autograd.grad(guide_loss, parameters))
         if reduce is not None:
             reduce([*grads, *guides])
-        projection = align_(grads, guides, **rule)
+        projection = align_(grads, guides, **rule._asdict())
         return GuidedStep(loss.detach(), grad_features, grads[0], grads[1], projection, index)
 
     @torch.no_grad()

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from gaal_fast import ops
 from gaal_fast.ops import GuidedStep
-from gaal_fast.tasks.base import FUSED, Guide, Predictions, ProjectionOptions, Reduce, Scores, Task
+from gaal_fast.ops._rule import Rule
+from gaal_fast.tasks.base import FUSED, Guide, Predictions, Reduce, Scores, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ class Classification(Task):
         features: Tensor,
         target: Tensor,
         guide: Guide,
-        rule: ProjectionOptions,
+        rule: Rule,
         reduce: Reduce | None = None,
     ) -> GuidedStep:
         """As :meth:`Task.guided_head_step`, on one rank by the fused operation."""
@@ -86,7 +87,7 @@ class Classification(Task):
             head.bias,
             top_k=guide.top_k,
             class_weights=self.weights,
-            **rule,
+            **rule._asdict(),
         )
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:

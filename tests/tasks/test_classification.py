@@ -9,7 +9,8 @@ from torch import nn
 
 from gaal_fast.data.batch import Batch, View
 from gaal_fast.errors import UserError
-from gaal_fast.tasks import FUSED, Classification, Guide, Predictions, ProjectionOptions
+from gaal_fast.ops._rule import Rule
+from gaal_fast.tasks import FUSED, Classification, Guide, Predictions
 
 LABELS = ("ash", "birch", "oak")
 
@@ -44,7 +45,7 @@ def test_the_fused_head_step_is_the_plain_one(weighted: bool) -> None:
     torch.manual_seed(0)
     weights = torch.rand(3) + 0.1 if weighted else None
     task = Classification(LABELS, np.ones(3), weights)
-    head, rule = nn.Linear(5, 3), ProjectionOptions(epsilon=0.3, relative=True)
+    head, rule = nn.Linear(5, 3), Rule(epsilon=0.3, relative=True)
     features, target = torch.randn(12, 5), torch.randint(3, (12,))
     guide = Guide(torch.randn(10, 5), torch.randint(3, (10,)), 4)
     fused = task.guided_head_step(head, features, target, guide, rule)

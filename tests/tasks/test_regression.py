@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gaal_fast.data.batch import Batch, View
-from gaal_fast.tasks import FUSED, Guide, Predictions, ProjectionOptions, Regression
+from gaal_fast.ops._rule import Rule
+from gaal_fast.tasks import FUSED, Guide, Predictions, Regression
 
 VALUES = np.array([[10.0], [20.0], [30.0], [60.0]])
 
@@ -72,7 +73,7 @@ def test_the_head_step_repairs_by_the_most_uncertain_rows() -> None:
     task, head = Regression(1), nn.Linear(4, 2)
     features, target = torch.randn(9, 4), torch.randn(9, 1).double()
     guide = Guide(torch.randn(8, 4), torch.randn(8, 1).double(), 3)
-    rule = ProjectionOptions(epsilon=0.3, relative=True)
+    rule = Rule(epsilon=0.3, relative=True)
     step = task.guided_head_step(head, features, target, guide, rule)
     spread = head(guide.features)[:, 1]
     assert sorted(step.index.tolist()) == sorted(spread.topk(3).indices.tolist())
