@@ -40,9 +40,9 @@ RESULTS = Path(__file__).parent / "results"
 ORDER = ("image", "table")
 TABLE_COLUMNS = 63  # of the preprocessed DVM table
 WIDTH = 2048  # features of the paper's encoders
-OPTIMISER = {"lr": 1e-3, "weight_decay": 1e-4}
+ADAM = {"lr": 1e-3, "weight_decay": 1e-4}
 
-Optimiser = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 PHASES = tuple(pictures.PHASES)
 COLUMNS = (
@@ -161,10 +161,10 @@ class Trainer:
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """The authors' optimizer."""
-    return torch.optim.Adam(parameters, **OPTIMISER)
+    return torch.optim.Adam(parameters, **ADAM)
 
 
-def released(options: Options, *, isolate: bool = False, optimizer: Optimiser = adam) -> Trainer:
+def released(options: Options, *, isolate: bool = False, optimizer: MakeOptimizer = adam) -> Trainer:
     """The authors' step as released."""
     model = make_model(options).to(options.device).train()
     optimizer = optimizer(model.parameters())
@@ -181,7 +181,7 @@ def released(options: Options, *, isolate: bool = False, optimizer: Optimiser = 
 
 
 def ours(
-    options: Options, *, guide: str = "fresh", name: str = "ours", optimizer: Optimiser = adam
+    options: Options, *, guide: str = "fresh", name: str = "ours", optimizer: MakeOptimizer = adam
 ) -> Trainer:
     """Ours in plain fp32, the released step's optimizer and settings."""
     model = make_model(options, guide).to(options.device).train()
@@ -198,7 +198,7 @@ def fast(options: Options, *, guide: str, compile: bool, graph: bool, name: str)
     if compile:
         for encoder in model.encoders.values():
             encoder.compile(dynamic=False)
-    optimizer = torch.optim.Adam(model.parameters(), **OPTIMISER, fused=True, capturable=graph)
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM, fused=True, capturable=graph)
     plain = Step(model, optimizer)
     step = GraphedStep(plain) if graph else plain
     return Trainer(name, step, model, optimizer, channels_last=True, opaque=graph)
@@ -210,7 +210,7 @@ def released_fast(options: Options, *, compile: bool) -> Trainer:
     if compile:
         for encoder in model.encoders.values():
             encoder.compile(dynamic=False)
-    optimizer = torch.optim.Adam(model.parameters(), **OPTIMISER, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM, fused=True)
     image, table = (Bfloat16(model.encoders.of(name)) for name in ORDER)
     step = ReleasedStep(image, table, model.head, optimizer, isolate=False)
     name = "released, bf16" + ", compiled" * compile
@@ -438,7 +438,7 @@ def equality(options: Options) -> Equality:
             ]
         )
 
-    def update(make: Callable[..., Trainer], dtype: torch.dtype, optimizer: Optimiser) -> Tensor:
+    def update(make: Callable[..., Trainer], dtype: torch.dtype, optimizer: MakeOptimizer) -> Tensor:
         """What one step adds to all parameters and buffers, one after the other."""
         trainer = make(small, optimizer=optimizer)
         trainer.model.to(dtype)

@@ -65,7 +65,7 @@ def test_runs_to_its_end_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(
         float(row[f"{phase} ms"]) > 0
         for row in rows.values()
-        for phase in ("forward", "backward", "head and surgery", "optimiser")
+        for phase in ("forward", "backward", "head and surgery", "optimizer")
     )
     assert float(rows["ours"]["float64_difference"]) < 1e-8
     assert (tmp_path / "step-cpu.png").read_bytes().startswith(b"\x89PNG")
@@ -83,9 +83,9 @@ def test_phases_share_the_time_out_without_overlap(monkeypatch: pytest.MonkeyPat
         inner()
 
     with phases.phase("rest"):  # 1 .. 8
-        phases.wrap(outer, "optimiser")()  # 2 .. 7, of which 3 .. 4 and 5 .. 6 are the inner one's
+        phases.wrap(outer, "optimizer")()  # 2 .. 7, of which 3 .. 4 and 5 .. 6 are the inner one's
     assert phases.seconds["backward"] == 2
-    assert phases.seconds["optimiser"] == 3
+    assert phases.seconds["optimizer"] == 3
     assert phases.seconds["rest"] == 1 + 1 + 1  # also what comes before the first border
 
 
