@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench import machine, pictures, report, timing
+from bench import figures, machine, report, timing
+from bench.cases import best_of_ours, cases
 from bench.gate import Gate, errors
 from bench.problems import MEMORY_BOUND, OPS, Problem, Shape, Truth
 from bench.report import Row
@@ -390,19 +391,6 @@ def run(
     return rows
 
 
-def best_of_ours(rows: Sequence[Row]) -> Row | None:
-    """Of one case: the row of the backend that ``auto`` takes."""
-    return next((row for row in rows if row.get("auto") and row["status"].startswith("ok")), None)
-
-
-def cases(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows by op and shape, in the order of the ops and of their size."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda r: (OPS.index(r["op"]), r["Y"], r["B"], r["d"])):
-        found.setdefault((row["op"], row["shape"]), []).append(row)
-    return found
-
-
 def tables(rows: Sequence[Row]) -> str:
     """One table for each op: medians of a call, and how ours compares; then what was wrong, failed
     or left out.
@@ -561,7 +549,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = run(
         arguments.op or OPS, shapes, options, lambda so_far: report.write_csv(path, so_far, COLUMNS)
     )
-    pictures.ops(rows, path.with_suffix(".png"))
+    figures.ops(rows, path.with_suffix(".png"))
     print(
         f"\n{report.facts_line(machine.facts(device))}\nmedian microseconds; ratios are of the"
         " backend that auto takes\n"

@@ -1,7 +1,7 @@
 """Time of whole training steps: ours against the authors' released step, on synthetic batches.
 
 ``python -m bench.step`` trains ResNet-50 and the paper's table network for a few steps with every
-variant in turn, on the CPU with a small batch, on a GPU with 256 pictures. Prints and writes
+variant in turn, on the CPU with a small batch, on a GPU with 256 images. Prints and writes
 medians, images per second, where the time goes, and how far the parameters are from those of the
 released step after one update: ``step-DEVICE.csv`` and ``step-DEVICE.png``.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import machine, pictures, report
+from bench import figures, machine, report
 from bench.report import Row
 from bench.timing import Timing, in_one_line, undisturbed, wait_for_other_threads
 from gaal_fast import ops
@@ -44,7 +44,7 @@ ADAM = {"lr": 1e-3, "weight_decay": 1e-4}
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
-PHASES = tuple(pictures.PHASES)
+PHASES = tuple(figures.PHASES)
 COLUMNS = (
     "variant",
     "image",
@@ -91,7 +91,7 @@ def to_channels_last(batch: Batch) -> Batch:
 
 
 def make_batch(options: Options, seed: int, dtype: torch.dtype = torch.float32) -> Batch:
-    """Random pictures and tables that carry a trace of the class, so that gradients are not pure
+    """Random images and tables that carry a trace of the class, so that gradients are not pure
     noise.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -190,7 +190,7 @@ def ours(
 
 
 def fast(options: Options, *, guide: str, compile: bool, graph: bool, name: str) -> Trainer:
-    """Ours with bfloat16 encoders, channels-last pictures and a fused optimizer; compiled encoders
+    """Ours with bfloat16 encoders, channels-last images and a fused optimizer; compiled encoders
     and one CUDA graph if asked.
     """
     model = make_model(options, guide).to(options.device, memory_format=torch.channels_last).train()
@@ -631,7 +631,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, equal = run(options)
     name = f"step-{machine.label(device)}"
     report.write_csv(arguments.out / f"{name}.csv", rows, COLUMNS)
-    pictures.step(rows, arguments.out / f"{name}.png")
+    figures.step(rows, arguments.out / f"{name}.png")
     print(
         f"{report.facts_line(machine.facts(device))}\n\n{table(rows)}\n\n{equal}\nwrote"
         f" {arguments.out / name}.csv and .png"

@@ -132,7 +132,7 @@ def test_a_variant_that_breaks_or_comes_too_late_is_named(monkeypatch: pytest.Mo
 
 
 def test_the_variants_for_a_gpu_step_here_too() -> None:
-    """bfloat16 encoders and channels-last pictures need no GPU; compiled encoders and graphs do, to
+    """bfloat16 encoders and channels-last images need no GPU; compiled encoders and graphs do, to
     be worth their time.
     """
     batch = step.to_channels_last(step.make_batch(options(), 0))

@@ -1,4 +1,4 @@
-"""Pictures of the results, drawn from the same rows as the CSV files."""
+"""Figures of the results, drawn from the same rows as the CSV files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.cases import best_of_ours, cases
 from bench.problems import MEMORY_BOUND, OPS
 from bench.report import Row
 
@@ -46,8 +47,6 @@ def ops(rows: Sequence[Row], path: Path) -> None:
     """Speed-up by shape for every op, and the fraction of copy bandwidth that the memory-bound ones
     reach.
     """
-    from bench.ops import best_of_ours, cases
-
     by_op: dict[str, dict[str, list[Row]]] = {}
     for (op, shape), group in cases(rows).items():
         if best_of_ours(group):
@@ -104,8 +103,6 @@ def _speedups(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
     """One line a shape: how many times longer each of the others takes than the backend of ours
     that ``auto`` takes.
     """
-    from bench.ops import best_of_ours
-
     label = (
         "device"
         if any(best_of_ours(group).get("device_vs_eager") for group in groups.values())
@@ -150,8 +147,6 @@ def _ratio(mine: Row, group: Sequence[Row], against: str, label: str) -> float |
 
 
 def _bandwidth(axes: Any, op: str, groups: dict[str, list[Row]]) -> None:
-    from bench.ops import best_of_ours
-
     for name in ("eager", "compile", "ours"):
         points = []
         for group in groups.values():
