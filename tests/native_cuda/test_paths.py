@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gaal_fast import ops
 from gaal_fast.ops._rule import Rule as PlainRule
+from gaal_fast.ops.backends import torch as plain
 from gaal_fast.ops.backends.native import cuda as glue
 from gaal_fast.ops.backends.native import cuda_host as host
 from tests.native_cuda.build import Emulated
@@ -130,6 +131,29 @@ def test_without_a_correction_not_a_bit_changes(
     case.guide_features = 2.0 * case.guide_features + 1.0
     again = glue.guided_linear_ce(*arguments(case))
     assert helpers.bits(moved[:4]) == helpers.bits(again[:4])
+
+
+@pytest.mark.parametrize("size", [(0, 9, 4), (9, 9, 0), (9, 0, 0), (0, 9, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_no_rows_on_either_side(
+    place: Backend, path: str, sample_space: bool, size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """What the plain backend gives: no loss without a batch, no correction without a guide."""
+    rows, guide_rows, top_k = size
+    case = guided.make(9, 9, 5, 7, 3, dtype, place.device, Rule(epsilon=0.5))
+    case.features, case.target = case.features[:rows], case.target[:rows]
+    case.guide_features = case.guide_features[:guide_rows]
+    case.guide_target = case.guide_target[:guide_rows]
+    case.top_k = top_k
+    rtol, atol = (1e-5, 1e-6) if dtype is torch.float32 else (2e-2, 1e-3)
+    found = glue.guided_linear_ce(*arguments(case))
+    expected = plain.guided_linear_ce(*arguments(case))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=rtol, atol=atol, equal_nan=True, check_dtype=False
+        )
+    if not top_k:
+        assert found[4].item() == 0.0
 
 
 @pytest.mark.parametrize("bad", [-1, 35, 2**40])

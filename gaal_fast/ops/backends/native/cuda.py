@@ -200,6 +200,7 @@ def guided_linear_ce(
         path = guided_path(rows, guide_rows, top_k, classes, width)
     if sample_space is None:
         sample_space = sample_space_is_cheaper(rows, top_k, classes, width, dtype)
+    sample_space = sample_space and rows + top_k > 0  # a Gram matrix of nothing sums nothing
     if path != "composed":
         return _in_kernels(
             *(features, target, guide_features, guide_target, weight, bias, class_weights, top_k),
@@ -210,7 +211,7 @@ def guided_linear_ce(
     guide = composed.Rows(guide_features.index_select(0, index), guide_logits, guide_target, index)
     batch = composed.Rows(features, torch.nn.functional.linear(features, weight, bias), target)
     # One product over the stacked rows needs v in the operands: float16 has no range for that.
-    stacked = sample_space and dtype is not torch.float16
+    stacked = sample_space and rows > 0 and top_k > 0 and dtype is not torch.float16
     step = composed.step_in_sample_space if stacked else composed.direct_step
     return step(batch, guide, weight, bias is not None, class_weights, rule)
 

@@ -8,6 +8,7 @@ kernels after the products take away.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,14 @@ class Rows(NamedTuple):
         """out[i] = sigma w (p - onehot) of row chosen[i], with w the row's class weight over the
         mean of those; ``out`` may be the logits.
 
-        The kernels choose ``sigma``, a float64 tensor of one element.
+        The kernels choose ``sigma``, a float64 tensor of one element; 1 where there is no row.
         """
         count, classes = out.shape
+        if not count:
+            sigma.fill_(1.0)
+            if loss is not None:
+                loss.fill_(math.nan)  # the mean of nothing
+            return
         workspace = host.workspace("ce_residual", out.device, count, classes)
         host.module().ce_residual(
             *(*host.place(self.logits), host.matrix(self.logits), self.target.data_ptr()),
@@ -69,14 +75,14 @@ def direct_step(
     class_weights: Tensor | None,
     rule: Rule,
 ) -> HeadStep:
-    """Both head gradients formed, then projected; for at least one row and one guide row."""
+    """Both head gradients formed, then projected."""
     logits, device, (rows, classes) = batch.logits, weight.device, batch.logits.shape
     loss = torch.empty((), dtype=torch.float32, device=device)
     sigmas = torch.empty(2, dtype=torch.float64, device=device)
     guide_residual = torch.empty(len(guide.features), classes, dtype=weight.dtype, device=device)
     guide.residual(class_weights, guide_residual, sigmas[1:])
     batch.residual(class_weights, logits, sigmas[:1], loss)
-    grad_features = _unscaled(_scaled_product(logits, weight, 1 / rows), sigmas[:1])
+    grad_features = _unscaled(_scaled_product(logits, weight, 1 / max(rows, 1)), sigmas[:1])
     grads = _weighted_sum(logits, batch.features)
     guides = _weighted_sum(guide_residual, guide.features)
     pairs = list(zip(grads, guides, strict=True))[: 1 + has_bias]
@@ -98,7 +104,9 @@ def step_in_sample_space(
     class_weights: Tensor | None,
     rule: Rule,
 ) -> HeadStep:
-    """Inner products from Gram matrices, and one product over the stacked rows."""
+    """Inner products from Gram matrices, and one product over the stacked rows; for at least one row
+    and one guide row.
+    """
     device, dtype, (rows, classes) = weight.device, weight.dtype, batch.logits.shape
     top_k = len(guide.features)
     loss = torch.empty((), dtype=torch.float32, device=device)
@@ -148,6 +156,6 @@ def _weighted_sum(
     """residualᵀ features / rows and the column sums of the residuals over ``rows`` (how many
     residuals there are if None).
     """
-    factor = 1 / (residual.shape[0] if rows is None else rows)
+    factor = 1 / max(residual.shape[0] if rows is None else rows, 1)
     grad_weight = _scaled_product(residual.t(), features, factor)
     return grad_weight, residual.sum(0, dtype=torch.float32).mul_(factor).to(residual.dtype)
