@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     check_paths(folder.located(configs[0]) if folder else configs[0], resuming=folder is not None)
     try:
-        _compare(configs, folder)
+        _compare(configs, folder, named=folder is not None or arguments.methods is not None)
     except Interrupted as stopped:
         go_on = RunFolder(stopped.args[0]).how_to_go_on("compare")
         print(f"interrupted and saved; {go_on}", file=sys.stderr)
@@ -98,14 +98,20 @@ def wanted_methods(text: str | None, plugins: Sequence[Path] = ()) -> list[str]:
     return methods
 
 
-def _compare(configs: Sequence[Config], resumed: RunFolder | None) -> None:
+def _compare(configs: Sequence[Config], resumed: RunFolder | None, *, named: bool) -> None:
     device = pick_device(configs[0].train.device)
     from gaal_fast.engine import comparison, experiment
 
     configs = [experiment.with_demo(config) for config in configs]
     located = [resumed.located(each) if resumed else each for each in configs]
-    data = experiment.load(located)
+    data = experiment.load(located, every=named)
     warn_all(data.warnings)
+    if not named:
+        located = experiment.suited(located, data)
+        kept = [config.method.name for config in located]
+        if left := [c.method.name for c in configs if c.method.name not in kept]:
+            print(f"left out, as no modality has that name: {', '.join(left)}")
+        configs = [config for config in configs if config.method.name in kept]
     print("\n".join(experiment.plan(located[0], data, device)))
     found = comparison.compare(configs, data, device=device, say=print, resumed=resumed)
     if found.part == "val":

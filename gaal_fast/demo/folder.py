@@ -46,6 +46,7 @@ from gaal_fast.errors import UserError
 _CSV_NAME = "catalogue.csv"
 _IMAGE_FOLDER = "images"
 _MARKER_NAME = "demo.json"
+_LAYOUT = 1  # of the folder; raise when names in it change
 _STALE_SECONDS = 3600.0
 
 
@@ -261,8 +262,12 @@ def _is_whole(folder: Path, seed: int, rows: int) -> bool:
 
 
 def _default_roots(seed: int) -> list[Path]:
-    """The per-user cache, then a folder of this user among the temporary files."""
-    name = f"demo-v{DEMO_VERSION}-seed{seed}"
+    """The per-user cache, then a folder of this user among the temporary files.
+
+    Each layout has a name of its own, so that runs trained on the set of an earlier version find
+    their files.
+    """
+    name = f"demo-v{DEMO_VERSION}.{_LAYOUT}-seed{seed}"
     roots = []
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(cache):
@@ -329,7 +334,7 @@ def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
     """Render the demo set unless it is there already, and say where it lies.
 
     Args:
-        root: The folder of the set itself. Default: ``gaal_fast/demo-v<version>-seed<seed>`` in
+        root: The folder of the set itself. Default: ``gaal_fast/demo-v<version>.<layout>-seed<N>`` in
             the per-user cache (``XDG_CACHE_HOME``, else ``~/.cache``), or among the temporary
             files if that cannot be written.
         seed: Which set, a whole number >= 0. The same seed and version give the same table bytes

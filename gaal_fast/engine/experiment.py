@@ -49,15 +49,16 @@ def with_demo(config: Config) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
-def load(configs: Sequence[Config]) -> FusionData:
+def load(configs: Sequence[Config], *, every: bool = True) -> FusionData:
     """The data of configurations that differ in their methods only, with its warnings.
 
     Args:
         configs: One for each method, with paths that hold from the working directory. Images are
             decoded only where a method needs them.
+        every: Whether each of them has to suit the data; else those of ``suited`` have to.
 
     Returns:
-        Data that every one of the methods can use.
+        Data that the methods can use.
 
     Raises:
         UserError: For data that is wrong or that one of the methods cannot use. It carries the
@@ -66,16 +67,36 @@ def load(configs: Sequence[Config]) -> FusionData:
     decode = any(config.method.name != "table" for config in configs)
     data = load_data(configs[0].data, decode=decode, progress=configs[0].train.progress)
     with carried_by_errors(data.warnings):
-        for config in configs:
+        for config in configs if every else suited(configs, data):
             check_modalities(config, data)
             encoders(config, data)
     return data
 
 
+def suited(configs: Sequence[Config], data: FusionData) -> list[Config]:
+    """The configurations whose methods take modalities by names that the data has: ``image`` alone
+    cannot be trained where the images are called ``front`` and ``kitchen``.
+    """
+
+    def suits(config: Config) -> bool:
+        try:
+            _wanted(config, data)
+        except UserError:
+            return False
+        return True
+
+    return [config for config in configs if suits(config)]
+
+
+def _wanted(config: Config, data: FusionData) -> list[str]:
+    """The modalities that a method takes, of those of the data and the images that it may lack."""
+    names = data.modality_names
+    return modalities_of(config, names if data.images is not None else ["image", *names])
+
+
 def check_modalities(config: Config, data: FusionData) -> None:
     """Refuse a method whose modalities the data does not have."""
-    names = data.modality_names
-    wanted = modalities_of(config, names if data.images is not None else ["image", *names])
+    wanted = _wanted(config, data)
     if data.images is None and "image" in wanted:
         raise UserError(
             f": no column of {config.data.csv} names images; "

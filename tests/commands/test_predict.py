@@ -246,6 +246,26 @@ def test_without_a_test_part_there_are_validation_scores(
     )
 
 
+def test_compare_leaves_out_methods_of_a_modality_that_is_not_there(
+    trees: Path, tmp_path: Path, run_command: Run
+) -> None:
+    """Images of two columns are called after them, and the method ``image`` trains on ``image``."""
+    rows = pd.read_csv(trees)
+    rows.assign(back=rows["photo"][::-1].to_numpy()).to_csv(tmp_path / "two.csv", index=False)
+    two = flags(trees, tmp_path / "all")
+    two[two.index("--data.csv") + 1] = str(tmp_path / "two.csv")
+    two[two.index("--data.image-column") + 1] = "photo,back"
+    answer = run_command("compare", *two, "--train.max-steps", 2)
+    assert answer.code == 0, answer.err
+    assert "left out, as no modality has that name: image\n" in answer.out
+    found = pd.read_csv(tmp_path / "all" / "comparison.csv")
+    assert set(found["method"]) == {"gaal", "alternating", "concat", "table"}
+    assert set(found["modality"]) == {"fused", "photo", "back", "table"}
+    answer = run_command("compare", "--methods", "image", *two[:-1], tmp_path / "one")
+    assert answer.code == 2
+    assert "--method.name must be one of photo, back, table, got image" in answer.err
+
+
 def test_compare_and_seeds_without_a_test_part_use_the_validation_part(
     trees: Path, tmp_path: Path, run_command: Run
 ) -> None:

@@ -268,7 +268,7 @@ def test_a_bad_seed_is_refused(seed, tmp_path):
 
 def test_default_place_is_the_user_cache_then_the_temporary_files(small, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    place = tmp_path / "cache" / "gaal_fast" / "demo-v1-seed4"
+    place = tmp_path / "cache" / "gaal_fast" / "demo-v1.1-seed4"
     assert folder.ensure_demo(seed=4).csv == place / "catalogue.csv"
     (place / "demo.json").unlink()
     with pytest.warns(UserWarning, match="replaced-1"):

@@ -137,9 +137,8 @@ class ImageStore:
         try:
             self._fill_disk(Path(folder).expanduser(), progress)
         except OSError as error:
-            raise UserError(
-                f"--data.cache-dir: cannot write {folder}: {error.strerror or error}"
-            ) from error
+            message = f": cannot write {folder}: {error.strerror or error}"
+            raise UserError(message, key="data.cache-dir") from error
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
