@@ -253,6 +253,19 @@ def test_results_do_not_depend_on_the_number_of_threads(kernels: Kernels) -> Non
             )
 
 
+def test_every_piece_of_work_is_taken_once(module: ModuleType) -> None:
+    """Rows doubled in place tell how often they were taken. A piece is so short that threads meet
+    at the counter all the time, on a busy machine too.
+    """
+    double = torch.tensor([[2.0]])
+    for threads in (2, 3, 8):
+        kernels = Kernels(module, module.isas()[-1], threads)
+        for _ in range(20):
+            rows = torch.ones(400_000, 1)
+            kernels.small_matmul(rows, double, rows)
+            assert (rows == 2.0).all(), f"{threads} threads"
+
+
 def test_calls_from_several_python_threads_at_once(module: ModuleType) -> None:
     kernels = Kernels(module, module.isas()[-1], threads=2)
     want = everything(kernels)
