@@ -164,7 +164,9 @@ def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, **ADAM)
 
 
-def released(options: Options, *, isolate: bool = False, optimizer: MakeOptimizer = adam) -> Trainer:
+def released(
+    options: Options, *, isolate: bool = False, optimizer: MakeOptimizer = adam
+) -> Trainer:
     """The authors' step as released."""
     model = make_model(options).to(options.device).train()
     optimizer = optimizer(model.parameters())
@@ -438,7 +440,9 @@ def equality(options: Options) -> Equality:
             ]
         )
 
-    def update(make: Callable[..., Trainer], dtype: torch.dtype, optimizer: MakeOptimizer) -> Tensor:
+    def update(
+        make: Callable[..., Trainer], dtype: torch.dtype, optimizer: MakeOptimizer
+    ) -> Tensor:
         """What one step adds to all parameters and buffers, one after the other."""
         trainer = make(small, optimizer=optimizer)
         trainer.model.to(dtype)

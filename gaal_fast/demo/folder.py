@@ -334,8 +334,8 @@ def ensure_demo(root: Path | None = None, seed: int = 0) -> DemoPaths:
     """Render the demo set unless it is there already, and say where it lies.
 
     Args:
-        root: The folder of the set itself. Default: ``gaal_fast/demo-v<version>.<layout>-seed<N>`` in
-            the per-user cache (``XDG_CACHE_HOME``, else ``~/.cache``), or among the temporary
+        root: The folder of the set itself. Default: ``gaal_fast/demo-v<version>.<layout>-seed<N>``
+            in the per-user cache (``XDG_CACHE_HOME``, else ``~/.cache``), or among the temporary
             files if that cannot be written.
         seed: Which set, a whole number >= 0. The same seed and version give the same table bytes
             and the same pixels.

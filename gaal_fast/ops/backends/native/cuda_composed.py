@@ -104,8 +104,9 @@ def step_in_sample_space(
     class_weights: Tensor | None,
     rule: Rule,
 ) -> HeadStep:
-    """Inner products from Gram matrices, and one product over the stacked rows; for at least one row
-    and one guide row.
+    """Inner products from Gram matrices, and one product over the stacked rows.
+
+    There has to be a row and a guide row.
     """
     device, dtype, (rows, classes) = weight.device, weight.dtype, batch.logits.shape
     top_k = len(guide.features)
