@@ -89,7 +89,7 @@ def _fit(own: State, state: State, prefix: str) -> Fit:
         if name in inner and name not in found
     }
     unused = [name for name in inner if name not in own]
-    classifier = [name for name in unused if name.split(".")[0] in _CLASSIFIERS]
+    classifier = sorted(name for name in unused if name.split(".")[0] in _CLASSIFIERS)
     others = len(state) - len(inner) + len(unused) - len(classifier)
     missing = [name for name in needed if name not in inner]
     return Fit(found, missing, misshapen, prefix, [prefix + name for name in classifier], others)

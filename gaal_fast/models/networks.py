@@ -133,6 +133,10 @@ def _timm(name: str) -> Any:
     if not timm.is_model(name):
         near = nearest(name, timm.list_models())
         raise UserError(f": timm has no model {name}{near}", key=_KEY)
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the tag after the dot, which names the weights
+        raise UserError(f": timm: {error}", key=_KEY) from None
     return timm
 
 

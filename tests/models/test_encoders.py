@@ -82,7 +82,7 @@ def test_pretrained_weights_come_from_a_local_file(tmp_path: Path, suffix: str) 
     )
     encoder, _ = build_image_encoder("small", weights=file)
     for name, value in state.items():
-        assert torch.equal(encoder.state_dict()[name], value)
+        assert torch.equal(encoder.network.state_dict()[name], value)
 
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
