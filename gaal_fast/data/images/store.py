@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -153,7 +153,10 @@ class ImageStore:
         return DataIssue(row, self.column, self.files[slot], self._broken[slot])
 
     def _decode(self, slot: int) -> torch.Tensor:
-        return decode(self.files[slot], self.size, self.ranges or None, self.resampling)
+        options: dict[str, Any] = {"ranges": self.ranges} if self.ranges else {}
+        if self.resampling != "bilinear":
+            options["resampling"] = self.resampling
+        return decode(self.files[slot], self.size, **options)
 
     def _decode_all(self, progress: bool) -> Iterator[tuple[int, torch.Tensor]]:
         """(slot, image) in the order of the files; broken ones are noted and skipped."""
