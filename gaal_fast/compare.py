@@ -103,6 +103,8 @@ def _compare(configs: Sequence[Config], resumed: RunFolder | None, *, named: boo
     from gaal_fast.engine import comparison, experiment
 
     configs = [experiment.with_demo(config) for config in configs]
+    if resumed is None:  # else images were decided upon when the comparison began
+        configs = [experiment.with_images(config) for config in configs]
     located = [resumed.located(each) if resumed else each for each in configs]
     data = experiment.load(located, every=named)
     warn_all(data.warnings)

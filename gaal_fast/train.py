@@ -67,6 +67,8 @@ def _train(config: Config, resumed: RunFolder | None, arguments: Namespace) -> N
     from gaal_fast.engine import experiment
 
     config = experiment.with_demo(config)
+    if resumed is None:  # else they were decided when the run began
+        config = experiment.with_images(config)
     located = resumed.located(config) if resumed else config
     data = experiment.load([located])
     warn_all(data.warnings)

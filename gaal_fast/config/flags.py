@@ -227,6 +227,7 @@ _FOR_ANY_DATA = frozenset(
         "test-fraction",
         "split-seed",
         "image-size",
+        "image-resampling",
         "image-range",
         "augment",
         "class-weights",

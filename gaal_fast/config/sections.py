@@ -27,6 +27,8 @@ from gaal_fast.config.values import (
 )
 from gaal_fast.errors import UserError, nearest
 
+IMAGE_SIZE = 128  # of training from scratch, in pixels: the paper's
+
 
 class Section(BaseModel):
     """One group of keys. Unknown keys and impossible values are refused."""
@@ -107,8 +109,21 @@ class DataConfig(Section):
         0.2, ge=0, lt=1, description="share of the rows for the test; 0: no test part"
     )
     split_seed: Seed = Field(0, description="seed of the random split")
-    image_size: int = Field(
-        128, ge=8, le=2048, description="images are resized to this many pixels square"
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=2048,
+        description=(
+            "images are resized to this many pixels square; none: what pretrained weights were"
+            " trained with, else 128"
+        ),
+    )
+    image_resampling: Literal["bilinear", "bicubic"] | None = Field(
+        None,
+        description=(
+            "how images are resized, bilinear or bicubic; none: as pretrained weights were trained"
+            " with, else bilinear"
+        ),
     )
     image_range: Limits | None = Field(
         None,
@@ -145,6 +160,11 @@ class DataConfig(Section):
     )
     cache_dir: Place | None = Field(None, description="folder of the disk cache")
     workers: int | None = Field(None, ge=0, description="loader processes; none: as many as help")
+
+    @property
+    def resize(self) -> tuple[int, Literal["bilinear", "bicubic"]]:
+        """Pixels a side and resampling, those of training from scratch where they are open."""
+        return self.image_size or IMAGE_SIZE, self.image_resampling or "bilinear"
 
     def image_columns(self, columns: Sequence[str]) -> list[str]:
         """The names in ``image_column`` for a table with these columns, of which one may have a
@@ -183,11 +203,19 @@ class ModelConfig(Section):
     """The encoders."""
 
     image: str = Field(
-        "resnet18", description="image encoder: small, resnet18, resnet50 or timm:NAME"
+        "resnet18",
+        description=(
+            "image encoder: small, resnet18, resnet50, efficientnet-lite0 (or 1, 2) or timm:NAME"
+        ),
     )
-    weights: Place | None = Field(
-        None, description="file with pretrained weights of the image encoder"
+    weights: Literal["imagenet"] | Place | None = Field(
+        None,
+        description=(
+            "pretrained weights of the image encoder: a file, or imagenet for those of its library"
+            " or installed package"
+        ),
     )
+    freeze: bool = Field(False, description="the pretrained image encoder is not trained")
     width: int | None = Field(
         None, ge=1, description="features of both encoders; none: the image encoder's own"
     )
@@ -197,6 +225,13 @@ class ModelConfig(Section):
     share_images: bool = Field(
         False, description="one image encoder for all image columns, not one each"
     )
+
+    @field_validator("freeze")
+    @classmethod
+    def _something_to_freeze(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("weights") is None:
+            raise ValueError("needs pretrained weights, --model.weights")
+        return value
 
 
 class TaskConfig(Section):
@@ -255,6 +290,9 @@ class OptimConfig(Section):
 
     name: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimizer")
     lr: float = Field(1e-3, gt=0, description="learning rate")
+    encoder_lr: float | None = Field(
+        None, gt=0, description="learning rate of the pretrained image encoder; none: lr"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     schedule: Literal["step", "cosine", "none"] = Field(
@@ -315,3 +353,15 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
     plugin: Places = Field([], description="Python files with methods of your own, comma-separated")
+
+    @field_validator("optim")
+    @classmethod
+    def _something_with_a_rate(cls, value: OptimConfig, info: ValidationInfo) -> OptimConfig:
+        model = info.data.get("model")
+        if value.encoder_lr is not None and model is not None:
+            key = "optim.encoder-lr"  # a rule about two sections, so pydantic would name neither
+            if model.weights is None:
+                raise UserError("needs pretrained weights, --model.weights", key=key)
+            if model.freeze:
+                raise UserError("has no effect with --model.freeze", key=key)
+        return value

@@ -38,7 +38,8 @@ class View(NamedTuple):
 
     Attributes:
         values: ``[n, ...]`` inputs of the n rows that have the modality; ``[n, views, ...]`` where
-            a phase asks for several augmented views.
+            a phase asks for several augmented views. Images are uint8 pixels, which their encoder
+            normalizes.
         rows: ``[n]`` int64, ascending: where in the batch they stand.
     """
 

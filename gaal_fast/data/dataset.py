@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from gaal_fast.data.batch import Batch, InputSpec, Loaded, Modality, View
-from gaal_fast.data.images.augment import Preset, augment, normalize, sample_rng
+from gaal_fast.data.images.augment import Preset, augment, sample_rng
 from gaal_fast.data.images.store import ImageStore, available_cpus
 
 Key = int | tuple[int, int]
@@ -45,7 +45,7 @@ class TableModality:
 
 
 class ImageModality:
-    """The images of a store, augmented and normalized.
+    """The images of a store, augmented; uint8 pixels, which their encoder normalizes.
 
     Args:
         store: the decoded images.
@@ -79,10 +79,9 @@ class ImageModality:
             if image is not None:
                 images += self._views(image, epoch, row, views)
                 positions.append(position)
-        stacked = (
+        values = (
             torch.stack(images) if images else torch.empty((0, 3, size, size), dtype=torch.uint8)
         )
-        values = normalize(stacked)
         if views > 1:
             values = values.unflatten(0, (len(positions), views))
         return Loaded(values, torch.tensor(positions, dtype=torch.int64), issues)

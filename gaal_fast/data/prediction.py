@@ -13,6 +13,7 @@ import pandas as pd
 from gaal_fast.data.dataset import FusionDataset
 from gaal_fast.data.fusion import dataset_of
 from gaal_fast.data.images.column import Paths, paths_for_prediction, read_heads_again
+from gaal_fast.data.images.decode import Resampling
 from gaal_fast.data.images.store import CacheMode, ImageStore
 from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.data.joined import joined_for_prediction
@@ -67,6 +68,7 @@ def load_for_prediction(
     images: Path | str | None = None,
     tables: Sequence[Path] = (),
     image_size: int = 128,
+    resampling: Resampling = "bilinear",
     labels: bool = False,
     modalities: Collection[str] | None = None,
     cache: CacheMode = "none",
@@ -89,6 +91,7 @@ def load_for_prediction(
         images: The folder of the images. None: those named by an absolute path or beside the table.
         tables: Further tables; each has the name of that of the training.
         image_size: Of the training.
+        resampling: How images are resized, of the training.
         labels: Also read the target column, for evaluation.
         modalities: What the model takes; the files and columns of another are not read. None: all
             of the training.
@@ -125,7 +128,9 @@ def load_for_prediction(
             warn(warnings, "the model was trained without images: the folder of images is not used")
         for name, side in loading.image_sides(images, bool(tables)).items():
             ranges = read_heads_again(side.paths, reading.of_images(name), warnings).ranges
-            store = ImageStore(side.paths, image_size, side.column, cache, cache_dir, ranges)
+            store = ImageStore(
+                side.paths, image_size, side.column, cache, cache_dir, ranges, resampling
+            )
             store.fill(progress)
             issues += side.missing + store.issues()
             sides[name] = ImageSide(name, store)

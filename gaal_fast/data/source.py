@@ -51,7 +51,7 @@ _FINGERPRINT_FIELDS = (
     *("encoding", "delimiter", "decimal", "thousands", "missing_values"),
 )
 # The same, of keys that came later: the fingerprint of data that do without them stays.
-_LATER_FIELDS = ("key", "task")
+_LATER_FIELDS = {"key": None, "task": "auto", "image_resampling": "bilinear"}
 
 
 def load_data(
@@ -223,9 +223,9 @@ class _Loading:
                 reading = read_heads(files, train, config.image_range, self.warnings)
             elif self.decode:
                 reading = read_heads_again(files, reading, self.warnings)
-            store = ImageStore(
-                files, config.image_size, column, config.cache, config.cache_dir, reading.ranges
-            )
+            size, resampling = config.resize
+            cache = (config.cache, config.cache_dir)
+            store = ImageStore(files, size, column, *cache, reading.ranges, resampling)
             if self.decode:
                 store.fill(self.progress)
             check_images(store, others, self.warnings)
@@ -237,9 +237,11 @@ def data_fingerprint(config: DataConfig) -> str:
     """sha256 (hex) of the bytes of the tables and of the settings that decide rows, features and
     parts.
     """
+    size, resampling = config.resize
+    config = config.model_copy(update={"image_size": size, "image_resampling": resampling})
     settings = {name: getattr(config, name) for name in _FINGERPRINT_FIELDS}
-    for name in _LATER_FIELDS:
-        if getattr(config, name) != DataConfig.model_fields[name].default:
+    for name, default in _LATER_FIELDS.items():
+        if getattr(config, name) != default:
             settings[name] = getattr(config, name)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (config.csv, *config.tables):

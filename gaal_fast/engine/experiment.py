@@ -21,7 +21,7 @@ from gaal_fast.engine.trainer import Trainer
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by_errors
 from gaal_fast.methods import build_method
 from gaal_fast.methods.build import modalities_of
-from gaal_fast.models import Encoders
+from gaal_fast.models import Encoders, check_weights, preprocessing_of
 from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder
 from gaal_fast.runs.paths import default_path
 from gaal_fast.runs.summary import RunSummary, Summary, over_seeds
@@ -47,6 +47,25 @@ def with_demo(config: Config) -> Config:
         "target": demo.target,
     }
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def with_images(config: Config) -> Config:
+    """The same configuration with the size and the resampling of images as the image encoder and
+    its weights have them, where they are left open.
+
+    Raises:
+        UserError: For an encoder that is unknown, or weights that are not there or do not fit,
+            before any image is read.
+    """
+    model, data = config.model, config.data
+    expected = preprocessing_of(model.image, pretrained=model.weights is not None)
+    if model.weights is not None and config.method.name != "table":
+        check_weights(model.image, model.weights, model.width)
+    decided = {
+        "image_size": data.image_size or expected.size,
+        "image_resampling": data.image_resampling or expected.resampling,
+    }
+    return config.model_copy(update={"data": data.model_copy(update=decided)})
 
 
 def load(configs: Sequence[Config], *, every: bool = True) -> FusionData:
@@ -114,11 +133,15 @@ def plan(config: Config, data: FusionData, device: torch.device) -> list[str]:
     """What would be trained, in a few lines: data, split, model, steps."""
     sizes = ", ".join(f"{n} {count / 1e6:.2f} M" for n, count in encoders(config, data).items())
     batches = -(-len(data.train) // config.train.batch_size)
+    model, weights = f"{sizes} parameters", config.model.weights
+    trained = modalities_of(config, data.modality_names)
+    if weights is not None and any(data.train.specs[name].kind == "image" for name in trained):
+        how = "frozen" if config.model.freeze else "pretrained"
+        model += f", {how} image encoder from {weights}"
     return [
         f"{config.data.csv}",
         *data.describe(),
-        f"model: {sizes} parameters; images of {config.data.image_size} px, augmentation"
-        f" {config.data.augment}",
+        f"model: {model}; images of {config.data.resize[0]} px, augmentation {config.data.augment}",
         f"method: {config.method.name}, up to {config.train.epochs} epochs of {batches} batches"
         f" on {device}",
     ]
@@ -132,7 +155,7 @@ def encoders(config: Config, data: FusionData) -> dict[str, int]:
     Raises:
         UserError: For a method that its options do not suit.
     """
-    model = config.model.model_copy(update={"weights": None})
+    model = config.model.model_copy(update={"weights": None, "freeze": False})
     with torch.device("meta"):
         method = build_method(config, task_of(data, config), data.train.specs, model)
     method.task.selection(config.train.select)

@@ -140,11 +140,13 @@ class TrainedRun:
             UserError: Where nothing is left to predict from, or naming the column that holds
                 something else than in training.
         """
+        size, resampling = self.config.data.resize
         return load_for_prediction(
             csv,
             self.folder.path,
             images=images,
-            image_size=self.config.data.image_size,
+            image_size=size,
+            resampling=resampling,
             labels=labelled,
             modalities=tuple(self.method.modalities),
             progress=self.config.train.progress,
@@ -257,5 +259,5 @@ def stored_inputs(
     inputs = {"table": InputSpec("table", (len(preprocessor.feature_names),))}
     if preprocessor.schema.image_column is None:
         return inputs
-    size = config.data.image_size
+    size, _ = config.data.resize
     return {"image": InputSpec("image", (3, size, size)), **inputs}

@@ -122,11 +122,13 @@ class Trainer:
             )
         at = self.progress = Progress(**state["progress"])
         self._begin_phase()
+        if state["best"]:  # through the model, so that the tensors of former versions are renamed
+            self._load(state["best"])
+            self.best = tensors(self.method)
         self._load(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         RandomState(**state["random"]).restore(self.device)
-        self.best = state["best"]
         self._note(DataIssue(**issue) for issue in state["issues"])
         if self._finished() and self._has_summary():
             raise AlreadyFinished(

@@ -107,7 +107,8 @@ class Gaal(Alternating):
         step = self.task.guided_head_step(
             self.head, features, target, guide, self.rule, update.reduce
         )
-        features.backward(step.grad_features)
+        if features.requires_grad:  # not those of a frozen encoder
+            features.backward(step.grad_features)
         self.head.weight.grad, self.head.bias.grad = step.grad_weight, step.grad_bias
         return {"loss": step.loss, "cosine": step.projection.cosine, "v": step.projection.v}
 

@@ -2,48 +2,87 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gaal_fast.errors import UserError, nearest
-
-# The image encoders of our own and of torchvision with the number of features they end in.
-WIDTHS = {"small": 128, "resnet18": 512, "resnet50": 2048}
-TIMM = "timm:"
-_KEY = "model.image"
+from gaal_fast.models.networks import image_width, plain_network, preprocessing_of
+from gaal_fast.models.preprocessing import FROM_SCRATCH, ImagePreprocessing, normalize
+from gaal_fast.models.pretrained import Weights, load_pretrained
 
 
-class SmallImageEncoder(nn.Module):
-    """Four 3x3 convolutions with batch norm and global average pooling, for images of about 32
-    pixels.
+class ImageEncoder(nn.Module):
+    """An image encoder with the normalization of its images and a linear layer to another width.
 
-    Input ``[B, 3, H, W]`` float, output ``[B, width]``. Enough for the demo set on a CPU; use a
-    ResNet for photographs.
+    Input ``[B, 3, H, W]`` uint8 pixels, which are normalized here, on their device; or floating
+    values that are normalized already. Output ``[B, d]``.
+
+    Mean and deviation are buffers, so a trained model has those it was trained with, whatever a
+    later release of a library says. A state of before they were has ImageNet's.
+
+    Args:
+        network: float images to features.
+        preprocessing: its mean and deviation are used.
+        projection: to the width wanted; None where the network has it.
+        pretrained: whether the network starts from pretrained weights.
+        frozen: whether it keeps them: no gradient, no graph, and batch normalization by the
+            statistics it came with. The projection is trained all the same.
     """
 
-    def __init__(self, width: int = 128) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: ImagePreprocessing = FROM_SCRATCH,
+        projection: nn.Linear | None = None,
+        *,
+        pretrained: bool = False,
+        frozen: bool = False,
+    ) -> None:
         super().__init__()
-        self.width = width
-        channels = (3, 16, 32, 64, width)
-        blocks: list[nn.Module] = []
-        for index, (inward, outward) in enumerate(pairwise(channels)):
-            blocks += [
-                nn.Conv2d(inward, outward, 3, padding=1, bias=False),
-                nn.BatchNorm2d(outward),
-                nn.ReLU(inplace=True),
-            ]
-            if index < 3:
-                blocks.append(nn.MaxPool2d(2))
-        self.layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.network, self.projection = network, projection
+        self.pretrained, self.frozen = pretrained, frozen
+        self.register_buffer("mean", torch.tensor(preprocessing.mean))
+        self.register_buffer("std", torch.tensor(preprocessing.std))
+        self.network.requires_grad_(not frozen)
+        self.register_load_state_dict_pre_hook(_name_former_tensors)
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Set the mode of what is trained; a frozen network stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        values = images if images.is_floating_point() else normalize(images, self.mean, self.std)
+        features = self._frozen_features(values) if self.frozen else self.network(values)
+        return features if self.projection is None else self.projection(features)
+
+    @torch.no_grad()
+    def _frozen_features(self, values: Tensor) -> Tensor:
+        return self.network(values)
+
+
+def _name_former_tensors(
+    encoder: ImageEncoder, state: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Give the tensors of a state of before there was a mean in it the names of today."""
+    if f"{prefix}mean" in state:
+        return
+    places = {"": "network."}
+    if encoder.projection is not None:
+        places = {"0.": "network.", "1.": "projection."}
+    for name in [name for name in state if name.startswith(prefix)]:
+        for former, now in places.items():
+            if name.startswith(prefix + former):
+                state[prefix + now + name.removeprefix(prefix + former)] = state.pop(name)
+                break
+    for key in ("mean", "std"):
+        state[prefix + key] = torch.tensor(getattr(FROM_SCRATCH, key))
 
 
 class TableEncoder(nn.Module):
@@ -72,123 +111,33 @@ class TableEncoder(nn.Module):
         return self.layers(table)
 
 
-def image_width(name: str) -> int:
-    """The number of features that the image encoder called ``name`` ends in.
-
-    Only an encoder of timm has to be built for it, without memory for its weights: its
-    ``num_features`` is not the pooled width for every architecture.
-
-    Raises:
-        UserError: An unknown name, or timm is missing.
-    """
-    if name in WIDTHS:
-        return WIDTHS[name]
-    if name.startswith(TIMM):
-        return _timm_width(name.removeprefix(TIMM))
-    known = ", ".join(WIDTHS)
-    raise UserError(f"must be {known} or timm:NAME, got {name}{nearest(name, [*WIDTHS])}", _KEY)
-
-
 def build_image_encoder(
-    name: str, *, width: int | None = None, weights: Path | None = None
-) -> tuple[nn.Module, int]:
+    name: str, *, width: int | None = None, weights: Weights | None = None, freeze: bool = False
+) -> tuple[ImageEncoder, int]:
     """The image encoder called ``name`` and its number of features.
 
     Args:
-        name: ``small``, ``resnet18``, ``resnet50`` or ``timm:NAME`` (when timm is installed).
+        name: ``small``, ``resnet18``, ``resnet50``, ``efficientnet-lite0`` to ``2`` or
+            ``timm:NAME`` (when timm is installed).
         width: features wanted; a linear layer is added where the network has another number.
-        weights: file with pretrained weights (``.safetensors``, or a ``.pth`` state dict, which is
-            loaded without running code).
+        weights: a file with pretrained weights (``.safetensors``, or a state dict of torch, which
+            is loaded without running code), or ``"imagenet"`` for those of the library.
+        freeze: whether the pretrained network is not trained.
 
     Raises:
-        UserError: unknown name, timm missing, or weights that do not fit.
+        UserError: unknown name, timm missing, or weights that are not there or do not fit.
     """
     features = image_width(name)
     if name == "small":
         features = width or features
-        encoder: nn.Module = SmallImageEncoder(features)
-    elif name.startswith(TIMM):
-        encoder = _timm_encoder(name.removeprefix(TIMM))
-    else:
-        # Imported here: torchvision costs a second that predicting from a table should not pay.
-        import torchvision.models
-
-        encoder = getattr(torchvision.models, name)(weights=None)
-        encoder.fc = nn.Identity()
+    network, projection = plain_network(name, width), None
     if weights is not None:
-        _load_pretrained(encoder, weights)
+        load_pretrained(network, name, weights)
     if width is not None and width != features:
-        encoder, features = nn.Sequential(encoder, nn.Linear(features, width)), width
+        projection, features = nn.Linear(features, width), width
+    pretrained = weights is not None
+    preprocessing = preprocessing_of(name, pretrained=pretrained)
+    encoder = ImageEncoder(
+        network, preprocessing, projection, pretrained=pretrained, frozen=freeze and pretrained
+    )
     return encoder, features
-
-
-def _timm_encoder(name: str) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise UserError(
-            f"timm:{name} needs timm: pip install 'gaal-fast[timm]'", key=_KEY
-        ) from None
-    if not timm.is_model(name):
-        near = nearest(name, timm.list_models())
-        raise UserError(f": timm has no model {name}{near}", key=_KEY)
-    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
-    return encoder
-
-
-@lru_cache
-def _timm_width(name: str) -> int:
-    with torch.device("meta"), torch.no_grad():
-        encoder = _timm_encoder(name).eval()
-        configured = getattr(encoder, "default_cfg", {})
-        size = configured.get("input_size", (3, 224, 224))
-        return int(encoder(torch.zeros(1, *size)).shape[1])
-
-
-def _load_pretrained(encoder: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"--model.weights: no such file: {path}")
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (
-        SafetensorError,
-        RuntimeError,
-        OSError,
-        ValueError,
-        EOFError,
-        ImportError,
-        AttributeError,
-    ) as error:
-        raise UserError(
-            f"--model.weights: cannot read {path}: {str(error).splitlines()[0]}"
-        ) from None
-    except (
-        Exception
-    ) as error:  # pickle's own errors have no common base that weights_only does not wrap
-        raise UserError(
-            f"--model.weights: {path} is not a plain state dict ({type(error).__name__})"
-        ) from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise UserError(f"--model.weights: {path} holds no state dict")
-    own = encoder.state_dict()
-    fitting = {
-        name: value
-        for name, value in state.items()
-        if name in own and value.shape == own[name].shape
-    }
-    absent = [
-        name for name in own if name not in fitting and not name.endswith("num_batches_tracked")
-    ]
-    if absent:
-        raise UserError(
-            f"--model.weights: {path} does not fit the encoder: {absent[0]} is missing or of"
-            " another shape"
-        )
-    encoder.load_state_dict(fitting, strict=False)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gaal_fast.config import ModelConfig
 from gaal_fast.data.batch import InputSpec
-from gaal_fast.models.encoders import TableEncoder, build_image_encoder, image_width
+from gaal_fast.models.encoders import TableEncoder, build_image_encoder
+from gaal_fast.models.networks import image_width
 
 # The key of the encoder that several image modalities share.
 SHARED = "images"
@@ -74,7 +75,9 @@ def build_encoders(inputs: Mapping[str, InputSpec], config: ModelConfig) -> Enco
             encoders[name] = TableEncoder(spec.features, width, config.hidden)
             continue
         if shared is None or not config.share_images:
-            shared, _ = build_image_encoder(config.image, width=width, weights=config.weights)
+            shared, _ = build_image_encoder(
+                config.image, width=width, weights=config.weights, freeze=config.freeze
+            )
         encoders[name] = shared
     return Encoders(encoders, width)
 

@@ -44,7 +44,8 @@ CONFLICT = "conflict.png"
 COMPARISON = "comparison.json"  # only where the folder holds one run for each of several methods
 # What a checkpoint holds and how it is named. Raised with every change; the ones before the number
 # have none.
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
+_READ_FORMATS = (2, 3)  # in 2 the tensors of image encoders had other names, which those still read
 
 # Paths of a configuration. Relative ones are about the folder that training was started in.
 _PATHS = (("data", "csv"), ("data", "images"), ("data", "cache_dir"), ("model", "weights"))
@@ -155,7 +156,7 @@ class RunFolder:
         update: dict[str, dict[str, Path | list[Path]]] = {}
         for section, name in _PATHS:
             path = getattr(getattr(config, section), name)
-            if path is not None:
+            if isinstance(path, Path):  # weights may be a word
                 update.setdefault(section, {})[name] = path_from(start, path)
         tables = [path_from(start, file) for file in config.data.tables]
         update.setdefault("data", {})["tables"] = tables
@@ -364,7 +365,7 @@ class RunFolder:
             reason = str(error).splitlines()[0]
             raise UserError(f": {file} is damaged: {reason}", key="resume") from error
         found = state.pop("format", None) if isinstance(state, dict) else None
-        if found != CHECKPOINT_FORMAT:
+        if found not in _READ_FORMATS:
             older = not isinstance(found, int) or found < CHECKPOINT_FORMAT
             raise UserError(
                 f": {file} has {'no format number' if found is None else f'format {found}'}, this"

@@ -85,7 +85,7 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
         ("model.weights", "file", config.model.weights),
         *(("plugin", "file", file) for file in config.plugin),
     ):
-        if path is not None and not path.exists():
+        if isinstance(path, Path) and not path.exists():  # weights may be a word
             raise UserError(f": no such {kind}: {path}", key=key)
     if config.run.dir is not None and not resuming:
         _check_new_folder(config.run.dir)

@@ -184,10 +184,12 @@ def test_the_fingerprint_follows_the_table_and_what_decides_features_and_parts(
         "balanced",
     )
     assert data_fingerprint(config) == first
+    assert data_fingerprint(config.model_copy(update={"image_resampling": "bilinear"})) == first
     changes = {
         "split_seed": 1,
         "drop": ["seen"],
         "image_size": 9,
+        "image_resampling": "bicubic",
         "image_range": (0, 9),
         "target": "colour",
         "min_category_count": 2,

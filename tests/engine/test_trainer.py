@@ -189,7 +189,7 @@ def test_phases_have_optimizers_views_and_whole_set_passes(
     [start] = heads
     latest = one.method.state_dict()
     assert not torch.equal(start["head.weight"], latest["head.weight"])
-    name = "encoders.front.layers.0.weight"
+    name = "encoders.front.network.layers.0.weight"
     assert torch.equal(start[name], latest[name]), "not trained in the second phase"
     assert summary["best_epoch"] == 4, "the last epoch, where a phase does not select"
     steps = pd.read_csv(tmp_path / run_folder.STEPS)

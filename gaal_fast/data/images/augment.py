@@ -16,8 +16,6 @@ import torch
 from torch.nn.functional import interpolate
 
 Preset = Literal["paper", "light", "none"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # The recipe of the image-table literature (MMCL, TIP, GAAL): "hard eval" augmentation.
 PAPER_PROBABILITY = 0.95
@@ -55,15 +53,6 @@ def augment(image: torch.Tensor, preset: Preset, rng: np.random.Generator) -> to
     if preset == "paper":
         return _paper(image, rng) if rng.random() < PAPER_PROBABILITY else image
     raise ValueError(f"preset: unknown augmentation {preset!r}")
-
-
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, 3, H, W] to float32: scaled to 0..1, then the ImageNet mean and standard deviation
-    of each channel.
-    """
-    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def _light(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

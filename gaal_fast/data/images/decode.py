@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,14 +46,20 @@ _SMALLEST_SHARE = 0.05
 _TAIL = 0.001
 
 Ranges = Mapping[str, tuple[float, float]]
+Resampling = Literal["bilinear", "bicubic"]
 
 
 class ImageError(Exception):
     """An image that cannot be decoded; the message is the reason, one line."""
 
 
-def decode(path: str | os.PathLike, size: int, ranges: Ranges | None = None) -> torch.Tensor:
-    """Decodes an image to a square without cropping (bilinear, antialiased).
+def decode(
+    path: str | os.PathLike,
+    size: int,
+    ranges: Ranges | None = None,
+    resampling: Resampling = "bilinear",
+) -> torch.Tensor:
+    """Decodes an image to a square without cropping (antialiased).
 
     Any mode Pillow reads: transparency is laid on white, EXIF rotation is undone, an animation
     gives its first frame.
@@ -62,6 +69,7 @@ def decode(path: str | os.PathLike, size: int, ranges: Ranges | None = None) -> 
         size: Side of the square, in pixels.
         ranges: Kind of ``DEEP_KINDS`` to the values that become 0 and 255 in files of more than 8
             bits; for a kind without one ``choose_range`` of the image itself is taken.
+        resampling: How it is resized.
 
     Returns:
         uint8 [3, size, size], RGB.
@@ -77,7 +85,7 @@ def decode(path: str | os.PathLike, size: int, ranges: Ranges | None = None) -> 
             kind = deep_kind(image)
             square = (
                 _to_rgb(image) if kind is None else _deep_to_rgb(image, kind, ranges or {})
-            ).resize((size, size), Image.Resampling.BILINEAR)
+            ).resize((size, size), Image.Resampling[resampling.upper()])
             # Asked for once it is loaded: Pillow turns a TIFF itself while loading it, and then
             # says so by dropping the tag. On a square, turning after the resize gives the same
             # image and touches far fewer pixels.

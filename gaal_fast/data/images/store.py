@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from gaal_fast.data.images.decode import ImageError, Ranges, decode
+from gaal_fast.data.images.decode import ImageError, Ranges, Resampling, decode
 from gaal_fast.data.issues import DataIssue
 from gaal_fast.errors import UserError
 from gaal_fast.files import replacing, write_text
@@ -51,6 +51,7 @@ class ImageStore:
             "ram" up to ``AUTO_RAM_BYTES`` of pixels, else "none".
         cache_dir: Folder of the cache files; None: that of the user.
         ranges: Kind of image to the values that become 0 and 255, as ``decode`` takes them.
+        resampling: How images are resized.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class ImageStore:
         mode: CacheMode = "auto",
         cache_dir: Path | None = None,
         ranges: Ranges | None = None,
+        resampling: Resampling = "bilinear",
     ):
         self.size, self.column, self.ranges = size, column, dict(ranges or {})
+        self.resampling = resampling
         self.files = list(dict.fromkeys(path for path in paths if path is not None))
         slot_of = {path: slot for slot, path in enumerate(self.files)}
         self.slots = np.fromiter(
@@ -149,7 +152,9 @@ class ImageStore:
         return DataIssue(row, self.column, self.files[slot], self._broken[slot])
 
     def _decode(self, slot: int) -> torch.Tensor:
-        options = {"ranges": self.ranges} if self.ranges else {}
+        options: dict[str, Any] = {"ranges": self.ranges} if self.ranges else {}
+        if self.resampling != "bilinear":
+            options["resampling"] = self.resampling
         return decode(self.files[slot], self.size, **options)
 
     def _decode_all(self, progress: bool) -> Iterator[tuple[int, torch.Tensor]]:
@@ -214,6 +219,8 @@ class ImageStore:
 
     def _key(self) -> str:
         digest = hashlib.sha256(f"{_FORMAT}\n{self.size}\n{sorted(self.ranges.items())}\n".encode())
+        if self.resampling != "bilinear":  # which files of before there was a choice were made by
+            digest.update(f"{self.resampling}\n".encode())
         for path in self.files:
             try:
                 status = os.stat(path)

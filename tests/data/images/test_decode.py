@@ -308,6 +308,18 @@ def test_resizing_is_antialiased_and_fills_the_square(tmp_path: Path) -> None:
     assert (small - 127.5).abs().max() < 8
 
 
+def test_images_are_resized_as_pillow_does_by_the_name_given(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8))
+    image.save(tmp_path / "x.png")
+    for name in ("bilinear", "bicubic"):
+        expected = np.asarray(image.resize((16, 16), Image.Resampling[name.upper()]))
+        found = decode(tmp_path / "x.png", 16, resampling=name)
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+    assert torch.equal(
+        decode(tmp_path / "x.png", 16), decode(tmp_path / "x.png", 16, resampling="bilinear")
+    )
+
+
 def test_a_large_jpeg_is_decoded_small_with_the_same_contents(tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 1024).astype(np.uint8)
     Image.fromarray(

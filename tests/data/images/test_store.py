@@ -130,6 +130,19 @@ def test_the_disk_cache_of_another_range_is_not_used(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").glob("*.u8"))) == 2
 
 
+def test_the_disk_cache_of_another_resampling_is_not_used(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    found = []
+    for resampling in ("bilinear", "bicubic"):
+        store = ImageStore(
+            [str(tmp_path / "x.png")], 9, "photo", "disk", tmp_path / "cache", None, resampling
+        )
+        store.fill(progress=False)
+        found.append(store.get(0)[0])
+    assert not torch.equal(*found)
+
+
 def test_a_cache_that_was_cut_off_is_made_anew(tmp_path: Path, paths: list[str | None]) -> None:
     def fill() -> ImageStore:
         store = ImageStore(paths, 6, "photo", "disk", tmp_path / "cache")

@@ -17,6 +17,8 @@ from gaal_fast.data.batch import InputSpec
 from gaal_fast.errors import UserError
 from gaal_fast.methods import build_method
 from gaal_fast.models import (
+    ImageEncoder,
+    ImagePreprocessing,
     SmallImageEncoder,
     TableEncoder,
     build_encoders,
@@ -82,7 +84,7 @@ def test_pretrained_weights_come_from_a_local_file(tmp_path: Path, suffix: str) 
     )
     encoder, _ = build_image_encoder("small", weights=file)
     for name, value in state.items():
-        assert torch.equal(encoder.state_dict()[name], value)
+        assert torch.equal(encoder.network.state_dict()[name], value)
 
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -96,6 +98,27 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
     torch.save({"layer": print}, file)
     with pytest.raises(UserError, match=r"--model\.weights: "):
         build_image_encoder("small", weights=file)
+
+
+def test_a_state_of_before_encoders_normalized_is_taken_with_imagenets_statistics() -> None:
+    network, projection = SmallImageEncoder(16), nn.Linear(16, 4)
+    half = ImagePreprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    for former, own in (
+        (network, ImageEncoder(SmallImageEncoder(16), half)),
+        (
+            nn.Sequential(network, projection),
+            ImageEncoder(SmallImageEncoder(16), half, nn.Linear(16, 4)),
+        ),
+    ):
+        holder = nn.ModuleDict({"image": own})
+        holder.load_state_dict({f"image.{n}": v for n, v in former.state_dict().items()})
+        assert own.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+        assert own.std.tolist() == pytest.approx([0.229, 0.224, 0.225])
+        images = torch.randn(2, 3, 16, 16)
+        assert torch.equal(own.eval()(images), former.eval()(images))
+        again = ImageEncoder(SmallImageEncoder(16), half, own.projection)
+        again.load_state_dict(ImageEncoder(network, half, own.projection).state_dict())
+        assert again.mean.tolist() == [0.5] * 3, "its own are kept"
 
 
 def test_timm_encoders_are_taken_when_timm_is_there() -> None:
