@@ -144,12 +144,14 @@ def _load(path: Path, key: str) -> Any:
 
 def _texts(path: Path, key: str) -> list[str]:
     """The texts of a cell array, each wrapped in an array of its own."""
+    import numpy as np
+
     texts = []
     for cell in _load(path, key).ravel():
-        while not isinstance(cell, str):
-            if getattr(cell, "size", 0) != 1:
-                raise UserError(f': "{key}" in {path} is no list of texts', key="raw")
+        while isinstance(cell, np.ndarray) and cell.size == 1:
             cell = cell.ravel()[0]
+        if not isinstance(cell, str):
+            raise UserError(f': "{key}" in {path} is no list of texts', key="raw")
         texts.append(cell.strip())
     return texts
 
