@@ -36,6 +36,7 @@ def _published(target: str, size: int, step: int, **data: list[str]) -> _Preset:
             "patience": 10,
             "min-delta": 2e-4,
             "select": "accuracy",
+            "seed": 2022,
         },
     }
 
