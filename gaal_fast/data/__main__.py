@@ -137,6 +137,15 @@ def prepare_published(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="new folder")
     parser.add_argument(
+        "--ids",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "dvm: the folder data of MMCL's repository, whose lists of adverts are the published"
+            " split (default: divided anew by the same steps)"
+        ),
+    )
+    parser.add_argument(
         "--votes",
         choices=("majority", "unanimous"),
         help=(
@@ -150,15 +159,19 @@ def prepare_published(argv: Sequence[str]) -> int:
         help='sun: leave out "semi-enclosed area" and "enclosed area", which nearly tell the label',
     )
     given = parser.parse(argv)
-    if given.name != "sun":
-        options = {"votes": given.votes, "without-complements": given.without_complements}
-        for flag, value in options.items():
-            if value:
-                raise UserError(f"is an option of sun, not of {given.name}", key=flag)
+    options = {
+        "ids": ("dvm", given.ids),
+        "votes": ("sun", given.votes),
+        "without-complements": ("sun", given.without_complements),
+    }
+    for flag, (owner, value) in options.items():
+        if value and owner != given.name:
+            raise UserError(f"is an option of {owner}, not of {given.name}", key=flag)
     found = prepare(
         given.name,
         given.raw,
         given.out,
+        ids=given.ids,
         votes=given.votes or "majority",
         complements=not given.without_complements,
     )

@@ -23,7 +23,13 @@ __all__ = ["NAMES", "Votes", "export_official", "prepare"]
 
 
 def prepare(
-    name: str, raw: Path, out: Path, *, votes: Votes = "majority", complements: bool = True
+    name: str,
+    raw: Path,
+    out: Path,
+    *,
+    ids: Path | None = None,
+    votes: Votes = "majority",
+    complements: bool = True,
 ) -> dict[str, Any]:
     """Turn an official download into a table, images and ``prepared.json`` in a new folder.
 
@@ -31,6 +37,7 @@ def prepare(
         name: One of ``NAMES``.
         raw: Folder of what the downloads unpack to.
         out: The new folder. It appears whole; a call that was killed goes on.
+        ids: DVM only: see ``dvm.read``.
         votes: SUN only: see ``sun.read``.
         complements: SUN only: see ``sun.read``.
 
@@ -44,7 +51,7 @@ def prepare(
         raise UserError(f": no such folder: {raw}", key="raw")
     check_new(out)
     if name == dvm.NAME:
-        data = dvm.read(raw)
+        data = dvm.read(raw, ids)
     elif name == sun.NAME:
         data = sun.read(raw, votes=votes, complements=complements)
     else:

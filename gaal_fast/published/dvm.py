@@ -14,14 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gaal_fast.errors import UserError, some
-from gaal_fast.published.prepared import (
-    EVERYWHERE,
-    IMAGE_COLUMN,
-    PARTS,
-    SPLIT_COLUMN,
-    Note,
-    Prepared,
-)
+from gaal_fast.published.dvm_notes import NOTES, ORDER, PUBLISHED_IDS, STRATA
+from gaal_fast.published.prepared import EVERYWHERE, IMAGE_COLUMN, PARTS, SPLIT_COLUMN, Prepared
 from gaal_fast.published.raw import Wanted, read_table, read_table_in_chunks
 
 if TYPE_CHECKING:
@@ -46,6 +40,7 @@ _WHEELBASES = {"69_36": 2612, "29_20": 2788}
 _IMAGE_ROWS = 200_000  # of Image_table.csv in memory at once
 
 _TABLES = 'the archive "tables_V2.0" of the DVM-CAR download'
+_MMCL = "the folder data of https://github.com/paulhager/MMCL-Tabular-Imaging"
 _HOME = "https://deepvisualmarketing.github.io"
 ADVERTS = Wanted("Ad_table.csv", ("tables_V2.0", ""), f"{_TABLES} ({_HOME})")
 PRICES = Wanted("Price_table.csv", ("tables_V2.0", ""), f"{_TABLES} ({_HOME})")
@@ -59,63 +54,8 @@ FILES = Wanted(
     "resized_DVM", ("",), f'the archive "resized_DVM" of the DVM-CAR download ({_HOME})', True
 )
 
-NOTES = (
-    Note(
-        "official",
-        "The nine numeric columns of the advert are standardized over the whole joined table,"
-        " before models with fewer than 100 rows are left out and before the split: test rows shape"
-        " the scale.",
-    ),
-    Note(
-        "official",
-        "Wheelbase, height, width and length are standardized in each part with that part's own"
-        " mean and standard deviation, the test part too.",
-    ),
-    Note(
-        "official",
-        "Wheelbase, height, width and length carry a random whole number from -50 to 50 per advert"
-        " (random.seed(2022), over all adverts of the extra table), and still nearly tell the"
-        " model.",
-    ),
-    Note(
-        "official",
-        "The notebook stratifies the second split (train and validation) by labels in the order of"
-        " the table while the adverts are already shuffled, so only the test part is stratified by"
-        " class.",
-    ),
-    Note(
-        "official",
-        "The codes of color, body type, gearbox and fuel are numbered over the whole joined table,"
-        " in alphabetical order.",
-    ),
-    Note(
-        "choice",
-        "Rows stand in the order that the first join had in pandas before 2.2 (grouped by model and"
-        " year of registration, by first appearance), as the output printed in the notebook shows;"
-        " this order decides labels and split.",
-    ),
-    Note(
-        "choice",
-        "The notebook calls three raw values wrong and fixed (height of 29_30, wheelbase of 59_29"
-        " and 43_9), but no code of it fixes them: they stay as downloaded.",
-    ),
-    Note(
-        "deviation",
-        "The trainer standardizes the numeric columns again with the training rows' mean and"
-        " standard deviation and gives an input to each category that the training rows have, not"
-        " to all 22, 13, 3 and 12: an affine change of the authors' 63 inputs, without those that"
-        " are always zero.",
-    ),
-    Note(
-        "deviation",
-        "An advert that is not in Ad_table (extra).csv is left out of table and labels alike; the"
-        " notebook would keep its label and so shift all labels after it.",
-    ),
-    Note("deviation", "The low-data splits of 10% and 1% are not made."),
-)
 
-
-def read(raw: Path) -> Prepared:
+def read(raw: Path, ids: Path | None = None) -> Prepared:
     """The data set from what the official downloads unpack to.
 
     The joined table is held in memory (about 225,000 rows); the image table, six times as long, is
@@ -123,12 +63,15 @@ def read(raw: Path) -> Prepared:
 
     Args:
         raw: Folder with ``tables_V2.0/`` and ``resized_DVM/``.
+        ids: Folder with the lists of adverts by part that MMCL published; None: divided as the
+            notebook does.
 
     Raises:
-        UserError: With the key ``raw``: a file is missing or not what it should be.
+        UserError: With the key ``raw`` or ``ids``: a file is missing or not what it should be.
     """
     places = [wanted.under(raw) for wanted in (ADVERTS, PRICES, IMAGES, SIZES)]
     files = FILES.under(raw)
+    lists = {} if ids is None else _read_ids(ids)
     adverts = read_table(
         places[0], (_MODEL, ADVERT, "Reg_year", "Engin_size"), text=(_MODEL, ADVERT)
     )
@@ -144,7 +87,8 @@ def read(raw: Path) -> Prepared:
     counts["of these of a model with 100 or more"] = len(kept)
     counts["models"] = len(models)
     sizes = _sizes(places[3])
-    parts = {part: _with_sizes(rows, sizes) for part, rows in _split(kept).items()}
+    split = _split(kept) if ids is None else _split_as_published(kept, lists, counts)
+    parts = {part: _with_sizes(rows, sizes) for part, rows in split.items()}
     counts["of these with sizes"] = sum(len(part) for part in parts.values())
     lengths = [int(kept[name].max()) + 1 for name in CATEGORICAL]
     return Prepared(
@@ -154,7 +98,7 @@ def read(raw: Path) -> Prepared:
         rows=_Rows(parts),
         length=counts["of these with sizes"],
         target=TARGET,
-        notes=(*NOTES, *EVERYWHERE),
+        notes=(*((STRATA, ORDER) if ids is None else (PUBLISHED_IDS,)), *NOTES, *EVERYWHERE),
         counts=counts,
         official={
             "features": list(FEATURES),
@@ -162,6 +106,7 @@ def read(raw: Path) -> Prepared:
             "models": models,
             "categories": _categories(complete),
         },
+        options={} if ids is None else {"ids": {name: len(lists[name]) for name in PARTS}},
         published=PUBLISHED,
     )
 
@@ -287,6 +232,43 @@ def _split(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         first, test_size=0.2, random_state=_SEED, stratify=labels[np.sort(first)]
     )
     return {part: rows.iloc[chosen] for part, chosen in zip(PARTS, (train, val, test), strict=True)}
+
+
+def _read_ids(folder: Path) -> dict[str, list[str]]:
+    """The adverts of each part, in order, from files of names with commas between them."""
+    found: dict[str, list[str]] = {}
+    for part in PARTS:
+        path = Wanted(f"{part}_ids_dvm_all_views.txt", ("", "data"), _MMCL, key="ids").under(folder)
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\n", ",")
+        found[part] = [name.strip() for name in text.split(",") if name.strip()]
+    names = [name for part in found.values() for name in part]
+    if len(set(names)) != len(names):
+        raise UserError(f": {folder} names an advert twice", key="ids")
+    return found
+
+
+def _split_as_published(
+    rows: pd.DataFrame, lists: dict[str, list[str]], counts: dict[str, int]
+) -> dict[str, pd.DataFrame]:
+    """The rows that each list names, in its order; ``counts`` gets what has no match, and how many
+    rows ``_split`` puts in the same part.
+    """
+    of_advert = rows.set_index(ADVERT, drop=False).rename_axis(None)
+    known = set(of_advert.index)
+    split = {
+        part: of_advert.loc[[name for name in names if name in known]]
+        for part, names in lists.items()
+    }
+    if empty := [part for part, found in split.items() if not len(found)]:
+        raise UserError(f": no advert of the list for {some(empty)} is in the tables", key="ids")
+    named = sum(map(len, split.values()))
+    counts["of these in no published list"] = len(rows) - named
+    counts["published adverts that are not here"] = sum(map(len, lists.values())) - named
+    counts["of these in the part that is drawn without --ids"] = sum(
+        len(drawn.index.intersection(split[part].index))
+        for part, drawn in _split(of_advert).items()
+    )
+    return split
 
 
 def _sizes(path: Path) -> pd.DataFrame:

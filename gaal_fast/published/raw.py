@@ -22,12 +22,14 @@ class Wanted:
         folders: Where it may lie under the raw folder, "" for the folder itself.
         source: The download that it comes from, for the message when it is missing.
         is_folder: Whether it is a folder.
+        key: The flag that gave the folder.
     """
 
     name: str
     folders: tuple[str, ...]
     source: str
     is_folder: bool = False
+    key: str = "raw"
 
     def under(self, raw: Path) -> Path:
         """Where it lies.
@@ -44,7 +46,7 @@ class Wanted:
         raise UserError(
             f': {raw} has no {kind} "{self.name}" (looked in {some(places)}); it comes from'
             f" {self.source}",
-            key="raw",
+            key=self.key,
         )
 
 

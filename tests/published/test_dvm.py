@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 
 from gaal_fast.data.__main__ import main
 from gaal_fast.published import dvm as room
+from gaal_fast.published.dvm_notes import PUBLISHED_IDS, STRATA
 from tests.published.conftest import Done, read_csv
 from tests.published.raw import write_dvm
 
@@ -211,6 +212,58 @@ def test_validation_is_divided_by_labels_in_the_order_of_the_table() -> None:
     assert test == [50, 70, 200]
     assert [len(parts[part]) for part in ("train", "val", "test")] == [256, 64, 320]
     assert len(set(shares)) > 1
+
+
+def write_ids(folder: Path, lists: dict[str, list[str]]) -> Path:
+    folder.mkdir(parents=True)
+    for part, names in lists.items():
+        (folder / f"{part}_ids_dvm_all_views.txt").write_text(",".join(names) + ",\n")
+    return folder
+
+
+def test_the_published_lists_decide_about_parts_and_order(
+    dvm: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = {row["Adv_ID"]: row for row in read_csv(dvm.table)}
+    names = sorted(drawn)
+    lists = {"train": names[::-2], "val": names[1:60:2], "test": [*names[61::2], "1_1$$1"]}
+    left_out = set(names) - {name for part in lists.values() for name in part}
+    ids = write_ids(tmp_path / "MMCL" / "data", lists).parent
+    out = tmp_path / "out"
+    flags = ["--raw", str(dvm.raw), "--out", str(out), "--ids", str(ids)]
+    assert main(["prepare", "dvm", *flags]) == 0
+    rows = read_csv(out / "dvm.csv")
+    for part, wanted in lists.items():
+        found = [row for row in rows if row["split"] == part]
+        assert [row["Adv_ID"] for row in found] == [name for name in wanted if name in drawn]
+        assert fmean(float(row["Height"]) for row in found) == pytest.approx(0, abs=1e-12)
+    for row in rows:
+        for name in (*CONTINUOUS, *CATEGORICAL, "label", "image_path"):
+            assert row[name] == drawn[row["Adv_ID"]][name]
+    said = json.loads((out / "prepared.json").read_text())
+    # The advert without sizes is in no list either: the lists are of the rows drawn before.
+    assert said["counts"]["of these in no published list"] == len(left_out) + 1
+    assert said["counts"]["published adverts that are not here"] == 1
+    same = [row for row in rows if row["split"] == drawn[row["Adv_ID"]]["split"]]
+    assert said["counts"]["of these in the part that is drawn without --ids"] == len(same)
+    printed = capsys.readouterr().out
+    assert PUBLISHED_IDS.text in printed and STRATA.text not in printed
+
+
+def test_lists_that_are_wrong_or_not_there_are_one_line(
+    dvm: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["prepare", "dvm", "--raw", str(dvm.raw), "--out", str(tmp_path / "out"), "--ids"]
+    lists = {"train": ["29_20$$1"], "val": ["29_20$$1"], "test": ["29_20$$2"]}
+    for folder, words in (
+        (tmp_path, 'has no file "train_ids_dvm_all_views.txt"'),
+        (write_ids(tmp_path / "a", lists), "names an advert twice"),
+        (write_ids(tmp_path / "b", {**lists, "val": ["x"]}), 'no advert of the list for "val"'),
+    ):
+        assert main([*flags, str(folder)]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --ids: ") and words in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from gaal_fast import published
-from gaal_fast.published import celeba, dvm, sun
+from gaal_fast.published import celeba, dvm_notes, sun
 from gaal_fast.published.prepared import EVERYWHERE, Note
 
 README = Path(published.__file__).with_name("README.md")
+OF_DVM = (*(dvm_notes.STRATA, dvm_notes.ORDER, dvm_notes.PUBLISHED_IDS), *dvm_notes.NOTES)
 OF_SUN = (
     *(sun.SPLIT, sun.MAJORITY, sun.UNANIMOUS, sun.WITH_COMPLEMENTS, sun.WITHOUT_COMPLEMENTS),
     sun.INPUTS,
@@ -21,7 +22,7 @@ OF_SUN = (
     ("title", "notes"),
     [
         ("All three", EVERYWHERE),
-        ("DVM", dvm.NOTES),
+        ("DVM", OF_DVM),
         ("SUN Attribute", OF_SUN),
         ("CelebA", celeba.NOTES),
     ],
