@@ -263,7 +263,7 @@ def resolve(
     if method is not None:
         layers.append((COMMAND_LINE, {"method.name": method}))
     config = build(layers, among=among)
-    if config.data.csv is None and namespace.preset in PUBLISHED:
+    if config.data.csv is None and namespace.preset in PUBLISHED and not namespace.print_config:
         raise UserError(
             f"is needed with --preset {namespace.preset}: the table that `python -m gaal_fast.data"
             f" prepare {namespace.preset}` wrote",

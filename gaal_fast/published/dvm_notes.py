@@ -12,8 +12,8 @@ STRATA = Note(
 )
 ORDER = Note(
     "official",
-    "Rows stand in the order that the first join had in pandas before 2.2: grouped by model and year"
-    " of registration, by first appearance. This order decides labels and split.",
+    "Rows stand in the order that the first join had in pandas before 2.2: grouped by model and"
+    " year of registration, by first appearance. This order decides labels and split.",
 )
 PUBLISHED_IDS = Note(
     "choice",

@@ -53,13 +53,14 @@ def appearing(out: Path, what: Mapping[str, Any]) -> Iterator[Path]:
     try:
         check_new(out)  # another process may have finished it meanwhile
         _begin_or_go_on(work, what)
-        yield work
+        try:
+            yield work
+        except UserError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         for name in (_MARKER, _LOCK):
             (work / name).unlink(missing_ok=True)
         os.rename(work, out)
-    except UserError:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     finally:
         os.close(lock)
 
@@ -85,6 +86,7 @@ def _begin_or_go_on(work: Path, what: Mapping[str, Any]) -> None:
     known = marker.read_text(encoding="utf-8") if marker.is_file() else None
     others = [path for path in work.iterdir() if path.name != _LOCK]
     if known is None and any(not path.name.endswith(".part") for path in others):
+        (work / _LOCK).unlink()
         raise UserError(f": {work} is in the way and not a folder of this command", key="out")
     if known != text:
         for path in others:

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-# Model -> maker, name, adverts. 96_9 keeps 99 complete adverts of its 101, and is left out.
+# Model -> maker, name, adverts. 2_1 has just enough; 96_9 keeps 99 complete adverts of its 101.
 MODELS = {
     "29_20": ("Ford", "Grand C-Max", 120),
-    "2_1": ("Abarth", "124 Spider", 104),
+    "2_1": ("Abarth", "124 Spider", 100),
     "69_36": ("Peugeot", "RCZ", 131),
     "96_9": ("Volvo", "V50", 101),
 }
@@ -68,8 +68,8 @@ def write_dvm(raw: Path) -> Path:
             ]
             _break_advert(row, model, number)
             adverts.append(row)
-            length = "" if number % 17 == 0 else 4000 + 10 * label
-            width = 0 if number % 13 == 0 else 1700 + number % 5
+            length = "" if number % 17 == 1 else 4000 + 10 * label
+            width = 0 if number % 13 == 1 else 1700 + number % 5
             wheelbase = "" if model == "69_36" else 2500 + label
             if (model, number) != ("2_1", 7):  # not among the sizes
                 sizes.append([maker, name, model, advert, 9, 9, wheelbase, 1400, width, length])

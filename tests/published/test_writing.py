@@ -114,6 +114,15 @@ def test_an_interrupted_call_is_not_taken_up_by_another_data_set(
     assert contents(tmp_path / "out") == contents(sun.out)
 
 
+def test_a_link_in_the_download_is_brought_as_the_file_that_it_means(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.jpg").write_bytes(b"pixels")
+    (tmp_path / "raw.jpg").symlink_to(Path("disk") / "a.jpg")
+    assert folder.bring(tmp_path / "raw.jpg", tmp_path / "out" / "a.jpg")
+    assert not (tmp_path / "out" / "a.jpg").is_symlink()
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"pixels"
+
+
 def test_another_size_of_a_copy_is_brought_again(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "deep" / "target"
     source.write_bytes(b"whole")
@@ -146,6 +155,7 @@ def test_a_foreign_folder_in_the_way_is_left_alone(celeba: Done, tmp_path: Path)
     (foreign / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="in the way"):
         prepare("celeba", celeba.raw, tmp_path / "out")
+    assert contents(tmp_path) == {".out.partial/mine.txt": b"keep"}
 
 
 def test_two_at_once_do_not_write_one_folder(celeba: Done, tmp_path: Path) -> None:
