@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from gaal_fast.errors import UserError, some
 from gaal_fast.published.dvm_notes import NOTES, ORDER, PUBLISHED_IDS, STRATA
 from gaal_fast.published.prepared import EVERYWHERE, IMAGE_COLUMN, PARTS, SPLIT_COLUMN, Prepared
@@ -146,7 +148,8 @@ def _first_images(path: Path) -> pd.DataFrame:
     seen: set[str] = set()
     found = []
     needed = ("Image_ID", "Image_name", "Predicted_viewpoint")
-    for chunk in read_table_in_chunks(path, needed, rows=_IMAGE_ROWS):
+    chunks = read_table_in_chunks(path, needed, rows=_IMAGE_ROWS)
+    for chunk in tqdm(chunks, desc="Reading the list of images", leave=False, disable=None):
         parts = chunk["Image_ID"].str.split("$$", n=2, regex=False)
         chunk[ADVERT] = parts.str[0] + "$$" + parts.str[1]
         if chunk[ADVERT].isna().any():

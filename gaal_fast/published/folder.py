@@ -33,7 +33,7 @@ def check_new(out: Path) -> None:
 
 
 @contextmanager
-def appearing(out: Path, what: Mapping[str, Any]) -> Iterator[Path]:
+def appearing(out: Path, what: Mapping[str, Any], *, goes_on: bool = True) -> Iterator[Path]:
     """Yield a folder beside ``out`` that takes its place when the block ends.
 
     Ctrl-C, a kill or a full disk leaves the unfinished folder, ``.NAME.partial``, and the next call
@@ -42,6 +42,7 @@ def appearing(out: Path, what: Mapping[str, Any]) -> Iterator[Path]:
     Args:
         out: Where nothing, or an empty folder, is.
         what: What is written, as JSON holds it.
+        goes_on: Whether the block can do with what a killed call left; else it begins again.
 
     Raises:
         UserError: With the key ``out``: something is in the way, or another process writes there.
@@ -52,15 +53,16 @@ def appearing(out: Path, what: Mapping[str, Any]) -> Iterator[Path]:
     lock = _locked(work)
     try:
         check_new(out)  # another process may have finished it meanwhile
-        _begin_or_go_on(work, what)
+        _begin_or_go_on(work, what, goes_on)
         try:
             yield work
         except UserError:
             shutil.rmtree(work, ignore_errors=True)
             raise
-        for name in (_MARKER, _LOCK):
-            (work / name).unlink(missing_ok=True)
         os.rename(work, out)
+        # Not before: without its marker the folder would be foreign to the next call.
+        for name in (_MARKER, _LOCK):
+            (out / name).unlink(missing_ok=True)
     finally:
         os.close(lock)
 
@@ -72,15 +74,15 @@ def _locked(work: Path) -> int:
         import fcntl  # not on Windows, where two processes at once are not noticed
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise UserError(f": another process is writing {work}", key="out") from None
+    except (ImportError, OSError):  # a system, or a file system, without locks
+        pass
     return descriptor
 
 
-def _begin_or_go_on(work: Path, what: Mapping[str, Any]) -> None:
+def _begin_or_go_on(work: Path, what: Mapping[str, Any], goes_on: bool) -> None:
     text = json.dumps(what, sort_keys=True)
     marker = work / _MARKER
     known = marker.read_text(encoding="utf-8") if marker.is_file() else None
@@ -88,7 +90,7 @@ def _begin_or_go_on(work: Path, what: Mapping[str, Any]) -> None:
     if known is None and any(not path.name.endswith(".part") for path in others):
         (work / _LOCK).unlink()
         raise UserError(f": {work} is in the way and not a folder of this command", key="out")
-    if known != text:
+    if known != text or not goes_on:
         for path in others:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     remove_partial(work)

@@ -50,7 +50,7 @@ def export_official(
     images = (table.parent / str(description["images"])).resolve()
     rows = _Rows(table, description, parts)
     write = _write_dvm if description["prepared"] == dvm.NAME else _write_attributes
-    with appearing(out, {"export": str(table.resolve())}) as folder:
+    with appearing(out, {"export": str(table.resolve())}, goes_on=False) as folder:
         counts = write(rows, images, folder)
     if empty := [part for part in PARTS if not counts[part]]:
         warnings.append(f"no row is in the part {some(empty)}")

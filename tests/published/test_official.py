@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -116,6 +118,22 @@ def test_the_split_of_a_run_is_followed_and_rows_outside_of_it_are_left_out(
     }
     _, warnings = export_official(celeba.table, tmp_path / "other", {0: "train"})
     assert warnings == ['no row is in the part "val", "test"']
+
+
+def test_a_killed_export_begins_again(dvm: Done, tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, sys, torch\n"
+        "from gaal_fast.published import export_official\n"
+        "torch.save = lambda *_: os._exit(9)\n"
+        "export_official(*map(pathlib.Path, sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", program, str(dvm.table), str(tmp_path / "out")]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2], timeout=120).returncode == 9
+    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    export(dvm, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
+    assert found == DVM_FILES
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: object) -> str:

@@ -99,6 +99,20 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_bytes(celeba: Done, tmp_pa
     assert (out / "images" / linked[0]).stat().st_ino == kept
 
 
+def test_a_call_killed_at_its_very_end_goes_on(
+    celeba: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folder.os, "rename", stop)
+        prepare("celeba", celeba.raw, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    prepare("celeba", celeba.raw, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(celeba.out)
+
+
 def test_an_interrupted_call_is_not_taken_up_by_another_data_set(
     celeba: Done, sun: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
