@@ -23,6 +23,7 @@ ROOMS = {
     "surgery": {"_surgery", "ops"},
     "config": {"errors", "files"},
     "demo": {"errors", "files"},
+    "published": {"errors", "files"},
     "data": {"config", "errors", "files"},
     "tasks": {"ops", "surgery", "data.batch", "data.issues", "errors"},
     "models": {"config", "errors", "data.batch"},
@@ -37,6 +38,7 @@ FOREIGN = {
     "config": {"torch.nn", "pandas", "sklearn"},
     "data": {"torch.nn", "torch.optim"},
     "demo": {"torch"},
+    "published": {"torch.nn"},
     "runs": {"torch.nn", "torch.optim"},
 }
 FUNCTIONS = "torch.nn.functional"  # arithmetic on tensors, no module

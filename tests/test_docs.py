@@ -21,8 +21,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md"),
+    "gaal_fast/published/README.md",
+)
 OURS = ("gaal_fast", "bench", "tests")
+# First words that have a parser of their own.
+SUBCOMMANDS = (("gaal_fast.data", "prepare"), ("gaal_fast.data", "export-official"))
 SHELL = ("", "sh", "bash", "console")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WITH_EXAMPLES = sorted(
@@ -153,8 +158,8 @@ def known_flags() -> frozenset[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
-        for module in modules():
-            patch.setattr(sys, "argv", [module])
+        for module, *words in [*((module,) for module in modules()), *SUBCOMMANDS]:
+            patch.setattr(sys, "argv", [module, *words])
             with pytest.raises(Parsed):
                 runpy.run_module(module, run_name="__main__")
     return frozenset(found)

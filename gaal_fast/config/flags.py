@@ -21,6 +21,7 @@ from gaal_fast.config.layers import (
     plugin_files,
 )
 from gaal_fast.config.methods import MethodEntry, built_in, keys, known_methods, owners
+from gaal_fast.config.presets import PUBLISHED
 from gaal_fast.config.sections import Config, DataConfig
 from gaal_fast.config.values import kebab
 from gaal_fast.errors import UserError, nearest
@@ -263,6 +264,12 @@ def resolve(
     if method is not None:
         layers.append((COMMAND_LINE, {"method.name": method}))
     config = build(layers, among=among)
+    if config.data.csv is None and namespace.preset in PUBLISHED and not namespace.print_config:
+        raise UserError(
+            f"is needed with --preset {namespace.preset}: the table that `python -m gaal_fast.data"
+            f" prepare {namespace.preset}` wrote",
+            key="data.csv",
+        )
     if config.data.csv is None:
         _check_that_no_table_is_meant(config.data)
     preset = namespace.preset or ("demo" if config.data.csv is None else None)

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from gaal_fast.config.methods import DEFAULT, MethodEntry, built_in, keys, known_methods, owners
+from gaal_fast.config.presets import PUBLISHED
 from gaal_fast.config.sections import Config, Section
 from gaal_fast.config.values import kebab
 from gaal_fast.errors import UserError, nearest
@@ -36,6 +37,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "method": {"rule": "official"},
         "train": {"epochs": 500, "batch-size": 256},
     },
+    **PUBLISHED,
 }
 
 
