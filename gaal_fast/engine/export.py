@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -197,7 +198,7 @@ def export(exportable: Exportable, form: Format) -> bytes:
     Raises:
         UserError: With the key ``run``, where the forward pass of the method cannot be a graph.
     """
-    graph = Graph(exportable).eval()
+    graph = Graph(exportable).eval().requires_grad_(False)
     # A batch of one would become a constant.
     example = {
         one.name: torch.zeros(2, *one.shape, dtype=getattr(torch, one.dtype))
@@ -206,8 +207,7 @@ def export(exportable: Exportable, form: Format) -> bytes:
     batch = torch.export.Dim(BATCH)
     shapes = {"inputs": {name: {0: batch} for name in example}}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             # Strict: a method may ask for the length of its batch, which Python makes an int.
             program = torch.export.export(graph, (), example, dynamic_shapes=shapes, strict=True)
             _check_ops(program)
@@ -220,6 +220,14 @@ def export(exportable: Exportable, form: Format) -> bytes:
         name, reason = exportable.method.name, _reason(error)
         message = f": the forward pass of the method {name} cannot be exported: {reason}"
         raise UserError(message, key="run") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch prints of its own state: pages of graph where one cannot be traced."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _reason(error: Exception) -> str:
