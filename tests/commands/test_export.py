@@ -325,7 +325,7 @@ class Mine(Alternating):
         ("self.rows = len(batch)", None),
         (
             "if batch.views['image'].values.sum() > 1e9: return {}",
-            r"--run: the forward pass of the method mine cannot be exported: .*mine\.py, line 10\)$",
+            r"--run: the forward pass of the method mine cannot be exported: .*mine\.py, line 10",
         ),
     ],
     ids=["plain", "looks at values"],
