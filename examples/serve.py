@@ -22,12 +22,14 @@ MEANING = json.loads(Path(f"{sys.argv[1]}.json").read_text(encoding="utf-8"))
 SESSION = onnxruntime.InferenceSession(sys.argv[1])
 
 
-def pixels(cell: str | None, size: int) -> np.ndarray:
+def pixels(cell: str | None, size: int, resampling: str) -> np.ndarray:
     """uint8 [3, size, size]; anything where there is no image, as ``present`` says so."""
     if cell is None:
         return np.zeros((3, size, size), dtype=np.uint8)
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(base64.b64decode(cell)))).convert("RGB")
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    return np.array(image.resize((size, size), Image.Resampling[resampling.upper()])).transpose(
+        2, 0, 1
+    )
 
 
 def inputs(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -37,7 +39,8 @@ def inputs(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         if one["kind"] == "image":
             cells = [row.get(one["column"]) for row in rows]
             found["present"][:, place] = [cell is not None for cell in cells]
-            found[one["input"]] = np.stack([pixels(cell, one["size"]) for cell in cells])
+            how = one["size"], one["resampling"]
+            found[one["input"]] = np.stack([pixels(cell, *how) for cell in cells])
         if numbers := one.get("numbers"):
             table = [[row.get(c["name"]) for c in numbers["columns"]] for row in rows]
             found[numbers["input"]] = np.array(table, dtype=np.float64)  # None becomes NaN

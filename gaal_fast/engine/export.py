@@ -29,6 +29,8 @@ from gaal_fast.runs.export_meaning import meaning_of
 from gaal_fast.runs.exported import BATCH, Format, Input, Output
 from gaal_fast.tasks import FUSED
 
+# What the analysis of a finished run leaves in its folder: how sure its predictions should be.
+CALIBRATION = "calibration.json"
 PRESENT, OUTPUT = "present", "predictions"
 _NEEDS = {"pt2": (), "onnx": ("onnx", "onnxscript")}
 _CHECK_NEEDS = {"pt2": (), "onnx": ("onnxruntime",)}
@@ -45,12 +47,15 @@ class Exportable:
         preprocessors: by modality, of the tables that the model takes.
         fitted: what each has learned.
         inputs: of the graph, in order.
+        temperatures: of the predictions, by the modalities they are made from, joined by ``+``;
+            none where the run keeps none.
     """
 
     run: TrainedRun
     preprocessors: Mapping[str, TablePreprocessor]
     fitted: Mapping[str, FittedTable]
     inputs: Sequence[Input]
+    temperatures: Mapping[str, float]
 
     @classmethod
     def of(cls, run: TrainedRun) -> Exportable:
@@ -63,12 +68,21 @@ class Exportable:
             if spec.kind == "table"
         }
         fitted = {name: one.fitted() for name, one in preprocessors.items()}
-        return cls(run, preprocessors, fitted, list(_inputs(run.method, fitted)))
+        kept = run.folder.file(CALIBRATION).is_file()
+        temperatures = run.folder.read_json(CALIBRATION)["temperature"] if kept else {}
+        return cls(run, preprocessors, fitted, list(_inputs(run.method, fitted)), temperatures)
 
     @property
     def method(self) -> Method:
         """The model."""
         return self.run.method
+
+    def temperature_of(self, used: str) -> float:
+        """That of a prediction from these modalities, joined by ``+``, or from ``none``; a set that
+        was not fitted has that of all.
+        """
+        everything = self.temperatures.get("+".join(self.method.modalities), 1.0)
+        return 1.0 if used == "none" else self.temperatures.get(used, everything)
 
     def meaning(self, form: Format) -> dict[str, Any]:
         """What the file beside the graph says."""
@@ -82,6 +96,7 @@ class Exportable:
             folder.preprocessor().schema,
             Reading.load(folder.path),
             {name: (one.schema, self.fitted[name]) for name, one in self.preprocessors.items()},
+            resampling="bilinear",
         )
 
 
@@ -127,6 +142,8 @@ class Graph(nn.Module):
     """
 
     prior: Tensor
+    sets: Tensor
+    temperatures: Tensor
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
@@ -136,6 +153,15 @@ class Graph(nn.Module):
         )
         prior = torch.from_numpy(self.method.task.prior()).float()
         self.register_buffer("prior", prior)
+        modalities = self.method.modalities
+        sets = [used.split("+") for used in exportable.temperatures]
+        self.is_tempered = bool(sets)
+        if self.is_tempered:
+            members = torch.tensor([[name in one for name in modalities] for one in sets])
+            self.register_buffer("sets", members)
+            values = torch.tensor([*map(exportable.temperature_of, exportable.temperatures)])
+            self.register_buffer("temperatures", values)
+            self.everything = exportable.temperature_of("+".join(modalities))
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Predictions ``[B, columns]`` from the inputs by name, each ``[B, ...]``."""
@@ -160,8 +186,19 @@ class Graph(nn.Module):
         # Targets are not looked at, but a method may take those of its rows.
         target = torch.zeros(rows + 1, dtype=torch.int64)
         output = self.method(Batch(target, torch.arange(rows + 1), views))[FUSED][:rows]
-        seen = torch.stack(used, dim=1).any(dim=1, keepdim=True)
-        return self.method.task.readout(torch.where(seen, output.float(), self.prior))
+        sources = torch.stack(used, dim=1)
+        seen = sources.any(dim=1, keepdim=True)
+        output = torch.where(seen, output.float(), self.prior)
+        if not self.is_tempered:
+            return self.method.task.readout(output)
+        temperature = torch.where(seen, self._temperature(sources), 1.0)
+        return self.method.task.readout(output, temperature)
+
+    def _temperature(self, sources: Tensor) -> Tensor:
+        """``[B, 1]`` of rows that are predicted from ``sources``, bool ``[B, modalities]``."""
+        same = (sources[:, None] == self.sets).all(dim=2)
+        own = torch.where(same, self.temperatures, 0.0).sum(dim=1)
+        return torch.where(same.any(dim=1), own, self.everything)[:, None]
 
 
 def table_inputs(fitted: FittedTable) -> TableInputs:

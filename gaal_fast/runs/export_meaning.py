@@ -32,6 +32,7 @@ def meaning_of(
     schema: TableSchema,
     reading: Reading,
     tables: Mapping[str, tuple[TableSchema, FittedTable]],
+    resampling: str,
 ) -> dict[str, Any]:
     """All that is needed to feed the graph and to read its answer, as JSON.
 
@@ -43,6 +44,7 @@ def meaning_of(
         schema: Of the main table.
         reading: How the files of the training were read.
         tables: By modality, the schema of each table and what was learned of it.
+        resampling: How images are resized, as Pillow calls it.
     """
     images = image_names_of(schema.image_columns)
     names = dict.fromkeys(one.modality for one in inputs if one.modality)
@@ -65,7 +67,7 @@ def meaning_of(
         "present": "whether a row has each of the modalities, in their order; what it lacks may"
         " hold any values. A table counts as lacking where all its cells are missing.",
         "modalities": [
-            {"name": name, **_image(kinds["image"], images[name], reading)}
+            {"name": name, **_image(kinds["image"], images[name], reading, resampling)}
             if "image" in kinds
             else {"name": name, **_table(name, kinds, *tables[name], reading)}
             for name, kinds in own.items()
@@ -74,7 +76,7 @@ def meaning_of(
     }
 
 
-def _image(one: Input, column: str, reading: Reading) -> dict[str, Any]:
+def _image(one: Input, column: str, reading: Reading, resampling: str) -> dict[str, Any]:
     return {
         "kind": "image",
         "column": column,
@@ -85,8 +87,8 @@ def _image(one: Input, column: str, reading: Reading) -> dict[str, Any]:
         "layout": [BATCH, "channel", "row", "column"],
         "orientation": "as EXIF says",
         "transparency": "laid on white",
-        "resize": "to a square without cropping, bilinear with antialiasing (Pillow's BILINEAR);"
-        " a JPEG may first be decoded at a fraction of its size, at least twice the square's",
+        "resize": "to a square without cropping, antialiased, as Pillow's resize does",
+        "resampling": resampling,
         "frame": "the first one",
         "ranges": {
             kind: list(ends) for kind, ends in reading.of_images(one.modality).ranges.items()

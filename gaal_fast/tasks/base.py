@@ -135,10 +135,14 @@ class Task(nn.Module, ABC):
         """The numbers among those columns, in order."""
 
     @abstractmethod
-    def readout(self, output: Tensor) -> Tensor:
-        """Those numbers, ``[N, columns]`` float, from fused outputs ``[N, outputs]``.
+    def readout(self, output: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """Those numbers, ``[N, columns]`` float. The only place that computes them, for ``predict``
+        and for an exported model.
 
-        The only place that computes them, for ``predict`` and for an exported model.
+        Args:
+            output: fused ``[N, outputs]``.
+            temperature: how much less sure than the outputs the numbers are; one for all rows, or
+                ``[N, 1]``.
         """
 
     @property

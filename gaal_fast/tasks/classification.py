@@ -94,9 +94,9 @@ class Classification(Task):
         """Equation (10): float64 ``[N, Y]``, each row adding up to one."""
         return self.readout(torch.from_numpy(predictions.outputs[FUSED])).numpy()
 
-    def readout(self, output: Tensor) -> Tensor:
-        """Probabilities ``[N, Y]`` of logits."""
-        return torch.log_softmax(output, dim=1).exp()
+    def readout(self, output: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """Probabilities ``[N, Y]`` of logits over the temperature."""
+        return torch.log_softmax(output / temperature, dim=1).exp()
 
     @property
     def readout_columns(self) -> list[str]:

@@ -116,13 +116,20 @@ class Regression(Task):
         numbers = [""] if self.targets == 1 else [f"_{i + 1}" for i in range(self.targets)]
         return [f"{name}{number}" for name in names for number in numbers]
 
-    def readout(self, output: Tensor) -> Tensor:
-        """Values and standard deviations ``[N, columns]`` float64, in the target's own units."""
-        std = self.std.to(output.device)
-        values = [output[:, : self.targets] * std + self.mean.to(output.device)]
+    def readout(self, output: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """Values and standard deviations ``[N, columns]`` float64, in the target's own units; the
+        variance is multiplied by the temperature.
+        """
+        mean, std = self.mean.to(output.device), self.std.to(output.device)
+        values = [output[:, : self.targets] * std + mean]
         if self.has_variance:
-            values.append((0.5 * self._log_variance(output)).exp() * std)
+            spread = self._log_variance(output) + torch.as_tensor(temperature).log()
+            values.append((0.5 * spread.clamp(*LOG_VARIANCE)).exp() * std)
         return torch.cat(values, dim=1)
+
+    def values(self, output: np.ndarray) -> np.ndarray:
+        """Predicted values ``[n, t]`` in the target's own units, of outputs ``[n, outputs]``."""
+        return self.readout(torch.from_numpy(output))[:, : self.targets].numpy()
 
     @property
     def readout_unit(self) -> Tensor:
@@ -144,7 +151,7 @@ class Regression(Task):
 
     @torch.no_grad()
     def _scores(self, output: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
-        guess = self.readout(torch.from_numpy(output))[:, : self.targets].numpy()
+        guess = self.values(output)
         device = self.mean.device
         loss = self.loss(
             torch.from_numpy(output).to(device), torch.from_numpy(target).to(device)

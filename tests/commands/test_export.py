@@ -22,16 +22,18 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.special import softmax
 
 from gaal_fast import export
 from gaal_fast.data import TablePreprocessor
 from gaal_fast.data.tables.fitted import FittedTable
 from gaal_fast.engine import export_check
-from gaal_fast.engine.export import Exportable
+from gaal_fast.engine.export import CALIBRATION, Exportable
 from gaal_fast.engine.export import export as exported
 from gaal_fast.engine.export_check import largest_difference, runner
 from gaal_fast.engine.inference import TrainedRun
 from gaal_fast.runs import folder as run_folder
+from gaal_fast.tasks import FUSED
 from tests.commands.conftest import CLASSES, SIDE, Answer, flags
 from tests.commands.test_bad_input import assert_one_line, snapshot
 from tests.commands.test_predict import PROBABILITIES, TABLE
@@ -238,6 +240,30 @@ def test_the_example_serves_an_exported_run(
         server.communicate()
 
 
+def test_temperatures_of_a_run_are_those_of_its_graph(
+    trained: Path, trees: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    temperatures = {"image+table": 2.0, "image": 0.5}
+    (folder / CALIBRATION).write_text(json.dumps({"temperature": temperatures}))
+    run = TrainedRun.load(folder, device=torch.device("cpu"))
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    images = trees.parent / "images"
+    found = run.predict(run.read(tmp_path / "rows.csv", images))
+    # A set without a temperature has that of all; the prior stays.
+    each = [
+        1.0 if used == "none" else temperatures.get(used, 2.0) for used in found.used_modalities()
+    ]
+    assert each[:7] == [2.0, 2.0, 2.0, 2.0, 2.0, 0.5, 1.0]
+    expected = softmax(found.outputs[FUSED] / np.array(each)[:, None], axis=1)
+    exportable = Exportable.of(run)
+    graph = runner(exported(exportable, "pt2"), "pt2")
+    inputs = feed(exportable.meaning("pt2"), rows, images)
+    answer = graph({name: torch.from_numpy(values) for name, values in inputs.items()})
+    np.testing.assert_allclose(answer, expected, rtol=0, atol=CLOSE)
+    assert largest_difference(exportable, graph) < CLOSE
+
+
 # -- other runs
 
 
@@ -267,6 +293,8 @@ def test_quantities_dates_and_further_inputs_are_exported(
     more = [part for key, value in changed.items() for part in (f"--{key}", str(value))]
     answer = run_command("train", *flags(csv, tmp_path / "run"), *more)
     assert answer.code == 0, answer.err
+    surer = {"temperature": {"photo+other_side+table+visits": 1.7, "table": 0.6}}
+    (tmp_path / "run" / CALIBRATION).write_text(json.dumps(surer))
     answer = run_command("export", "--run", tmp_path / "run", "--format", "pt2")
     assert answer.code == 0, answer.err
     assert "computes in bf16" in answer.err
