@@ -334,6 +334,7 @@ def test_every_method_is_exported(
 
 
 PLUGIN = '''
+from gaal_fast import ops
 from gaal_fast.methods import SharedHead, method
 from gaal_fast.methods.alternating import Alternating
 
@@ -342,27 +343,31 @@ class Mine(Alternating):
     """Alternating learning of one's own."""
 
     def forward(self, batch):
-        {line}
-        return super().forward(batch)
+        found = super().forward(batch)
+        {body}
 '''
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("body", "message"),
     [
-        ("self.rows = len(batch)", None),
+        ("return found if len(batch) else {}", None),
         (
-            "if batch.views['image'].values.sum() > 1e9: return {}",
-            r"--run: the forward pass of the method mine cannot be exported: .*mine\.py, line 10",
+            "return {} if found['image'].sum() > 1e9 else found",
+            r"--run: the forward pass of the method mine cannot be exported: .*mine\.py, line 12\)",
+        ),
+        (
+            "return {'fused': ops.softmax_stats(found['fused'])[0][:, None].expand(-1, 3)}",
+            r"--run: the forward pass uses gaal_fast\.softmax_stats\S*, which a graph cannot hold",
         ),
     ],
-    ids=["plain", "looks at values"],
+    ids=["plain", "looks at values", "own op"],
 )
 def test_a_method_of_the_users_own_is_exported_or_named(
-    trees: Path, tmp_path: Path, run_command: Run, line: str, message: str | None
+    trees: Path, tmp_path: Path, run_command: Run, body: str, message: str | None
 ) -> None:
     plugin, run = tmp_path / "mine.py", tmp_path / "run"
-    plugin.write_text(PLUGIN.format(line=line))
+    plugin.write_text(PLUGIN.replace("{body}", body))
     own = ["--plugin", plugin, "--method.name", "mine", "--train.epochs", 1]
     assert run_command("train", *flags(trees, run), *own).code == 0
     before = snapshot(run)

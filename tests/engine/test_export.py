@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from gaal_fast.data.batch import InputSpec
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.dates import FIRST_YEAR, LAST_YEAR, date_parts
 from gaal_fast.data.tables.fitted import MISSING_CODE, MISSING_LEVEL, part_names
 from gaal_fast.data.tables.preprocess import TablePreprocessor
 from gaal_fast.data.tables.schema import TableSchema
-from gaal_fast.engine.export import table_inputs
+from gaal_fast.engine.export import _inputs, table_inputs
 from gaal_fast.models.table_inputs import _date_parts
 
 ROWS = 400
@@ -172,3 +174,16 @@ def test_a_table_may_have_numbers_or_levels_alone(kinds: str) -> None:
     expected = fitted.transform(own)
     np.testing.assert_allclose(features, expected.features, rtol=FLOAT32, atol=FLOAT32)
     assert present.tolist() == expected.present.tolist() and not present.all()
+
+
+def test_every_input_has_an_identifier_of_its_own() -> None:
+    spec = InputSpec("image", (3, 8, 8))
+    names = ["front-side", "front_side", "1st", "größe", "present", "predictions"]
+    inputs = list(_inputs(SimpleNamespace(inputs=dict.fromkeys(names, spec)), {}))  # type: ignore[arg-type]
+    assert [one.modality for one in inputs] == ["", *names]
+    found = [one.name for one in inputs]
+    assert found == [
+        *("present", "front_side", "front_side_1", "input_1st", "gr__e"),
+        *("present_1", "predictions_1"),
+    ]
+    assert inputs[0].shape == (len(names),)
