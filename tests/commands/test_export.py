@@ -357,7 +357,8 @@ class Mine(Alternating):
             r"--run: the forward pass of the method mine cannot be exported: .*mine\.py, line 12\)",
         ),
         (
-            "return {'fused': ops.softmax_stats(found['fused'])[0][:, None].expand(-1, 3)}",
+            "unsure = ops.softmax_stats(found['fused'])[0][:, None]\n"
+            "        return {**found, 'fused': unsure.expand(-1, 3)}",
             r"--run: the forward pass uses gaal_fast\.softmax_stats\S*, which a graph cannot hold",
         ),
     ],
