@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import io
+import keyword
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +36,8 @@ CALIBRATION = "calibration.json"
 PRESENT, OUTPUT = "present", "predictions"
 _NEEDS = {"pt2": (), "onnx": ("onnx", "onnxscript")}
 _CHECK_NEEDS = {"pt2": (), "onnx": ("onnxruntime",)}
+# What an argument of ``forward`` cannot be called, or what tracing would rename.
+_RESERVED = frozenset({"self", *keyword.kwlist, *dir(builtins)})
 # What every torch has, beside the arithmetic on sizes.
 _OWN_OPS = frozenset({"aten", "prim", "prims"})
 
@@ -110,7 +114,8 @@ def _inputs(method: Method, fitted: Mapping[str, FittedTable]) -> Iterable[Input
 
     def name_of(*words: str) -> str:
         name = re.sub(r"\W", "_", "_".join(words), flags=re.ASCII)
-        name = name if name.isidentifier() else f"input_{name}"
+        if not name.isidentifier() or name in _RESERVED:
+            name = f"input_{name}"
         free = next(
             one for i in range(len(taken) + 1) if (one := f"{name}_{i}" if i else name) not in taken
         )

@@ -178,12 +178,12 @@ def test_a_table_may_have_numbers_or_levels_alone(kinds: str) -> None:
 
 def test_every_input_has_an_identifier_of_its_own() -> None:
     spec = InputSpec("image", (3, 8, 8))
-    names = ["front-side", "front_side", "1st", "größe", "present", "predictions"]
+    names = ["front-side", "front_side", "1st", "größe", "present", "predictions", "class", "len"]
     inputs = list(_inputs(SimpleNamespace(inputs=dict.fromkeys(names, spec)), {}))  # type: ignore[arg-type]
     assert [one.modality for one in inputs] == ["", *names]
     found = [one.name for one in inputs]
     assert found == [
         *("present", "front_side", "front_side_1", "input_1st", "gr__e"),
-        *("present_1", "predictions_1"),
+        *("present_1", "predictions_1", "input_class", "input_len"),
     ]
     assert inputs[0].shape == (len(names),)
