@@ -353,7 +353,7 @@ class Mine(Alternating):
     [
         ("return found if len(batch) else {}", None),
         (
-            "return {} if found['image'].sum() > 1e9 else found",
+            "return {} if found['fused'].sum() > 1e9 else found",
             r"--run: the forward pass of the method mine cannot be exported: .*mine\.py, line 12\)",
         ),
         (
