@@ -14,6 +14,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEEDS = {"surgery_lightning.py": "lightning", "surgery_accelerate.py": "accelerate"}
 SHARED = "toy.py"
+SERVED = "serve.py"  # needs an exported run: tests/commands/test_export.py
 SURGERY = sorted(path.name for path in EXAMPLES.glob("surgery_*.py"))
 
 
@@ -58,6 +59,6 @@ def test_the_ops_choose_rows_and_the_repaired_gradient_agrees_with_them(tmp_path
 
 def test_every_example_is_run_here_and_is_short() -> None:
     files = {path.name for path in EXAMPLES.glob("*.py")}
-    assert files == {*SURGERY, "uncertain_rows.py", SHARED}
+    assert files == {*SURGERY, "uncertain_rows.py", SERVED, SHARED}
     for name in files:
         assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 80, name

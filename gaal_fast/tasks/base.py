@@ -129,6 +129,27 @@ class Task(nn.Module, ABC):
     def columns(self, predictions: Predictions) -> pd.DataFrame:
         """What ``predict`` writes of each row."""
 
+    @property
+    @abstractmethod
+    def readout_columns(self) -> list[str]:
+        """The numbers among those columns, in order."""
+
+    @abstractmethod
+    def readout(self, output: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """Those numbers, ``[N, columns]`` float. The only place that computes them, for ``predict``
+        and for an exported model.
+
+        Args:
+            output: fused ``[N, outputs]``.
+            temperature: how much less sure than the outputs the numbers are; one for all rows, or
+                ``[N, 1]``.
+        """
+
+    @property
+    def readout_unit(self) -> Tensor:
+        """``[columns]`` float64, in units of which two readouts are compared."""
+        return torch.ones(len(self.readout_columns), dtype=torch.float64)
+
     @abstractmethod
     def prior(self) -> np.ndarray:
         """Float64 ``[outputs]``, the output for a row that has no modality."""

@@ -92,16 +92,21 @@ class Classification(Task):
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
         """Equation (10): float64 ``[N, Y]``, each row adding up to one."""
-        return np.exp(_log_softmax(predictions.outputs[FUSED]))
+        return self.readout(torch.from_numpy(predictions.outputs[FUSED])).numpy()
+
+    def readout(self, output: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """Probabilities ``[N, Y]`` of logits over the temperature."""
+        return torch.log_softmax(output / temperature, dim=1).exp()
+
+    @property
+    def readout_columns(self) -> list[str]:
+        return [f"probability_{name}" for name in self.classes]
 
     def columns(self, predictions: Predictions) -> pd.DataFrame:
         """``prediction``, and one probability for each class."""
         import pandas as pd
 
-        table = pd.DataFrame(
-            self.probabilities(predictions),
-            columns=[f"probability_{name}" for name in self.classes],
-        )
+        table = pd.DataFrame(self.probabilities(predictions), columns=self.readout_columns)
         best = table.to_numpy().argmax(axis=1)
         table.insert(0, "prediction", [self.classes[place] for place in best])
         return table

@@ -107,24 +107,33 @@ class Regression(Task):
         """
         import pandas as pd
 
-        output = predictions.outputs[FUSED]
-        columns = {"prediction": self._values(output)}
+        values = self.readout(torch.from_numpy(predictions.outputs[FUSED]))
+        return pd.DataFrame(values.numpy(), columns=self.readout_columns)
+
+    @property
+    def readout_columns(self) -> list[str]:
+        names = ["prediction", "prediction_std"] if self.has_variance else ["prediction"]
+        numbers = [""] if self.targets == 1 else [f"_{i + 1}" for i in range(self.targets)]
+        return [f"{name}{number}" for name in names for number in numbers]
+
+    def readout(self, output: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+        """Values and standard deviations ``[N, columns]`` float64, in the target's own units; the
+        variance is multiplied by the temperature.
+        """
+        mean, std = self.mean.to(output.device), self.std.to(output.device)
+        values = [output[:, : self.targets] * std + mean]
         if self.has_variance:
-            columns["prediction_std"] = self._deviations(output)
-        return pd.DataFrame(
-            {
-                name if self.targets == 1 else f"{name}_{place + 1}": values[:, place]
-                for name, values in columns.items()
-                for place in range(self.targets)
-            }
-        )
+            spread = self._log_variance(output) + torch.as_tensor(temperature).log()
+            values.append((0.5 * spread.clamp(*LOG_VARIANCE)).exp() * std)
+        return torch.cat(values, dim=1)
 
-    def _values(self, output: np.ndarray) -> np.ndarray:
-        return output[:, : self.targets] * self.std.numpy(force=True) + self.mean.numpy(force=True)
+    def values(self, output: np.ndarray) -> np.ndarray:
+        """Predicted values ``[n, t]`` in the target's own units, of outputs ``[n, outputs]``."""
+        return self.readout(torch.from_numpy(output))[:, : self.targets].numpy()
 
-    def _deviations(self, output: np.ndarray) -> np.ndarray:
-        spread = np.clip(output[:, self.targets :], *LOG_VARIANCE)
-        return np.exp(0.5 * spread) * self.std.numpy(force=True)
+    @property
+    def readout_unit(self) -> Tensor:
+        return self.std.cpu().repeat(2 if self.has_variance else 1)
 
     def scores(self, predictions: Predictions) -> Scores:
         """r2, mae and rmse in the target's own units, loss (what training minimizes) and rows (how
@@ -142,7 +151,7 @@ class Regression(Task):
 
     @torch.no_grad()
     def _scores(self, output: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
-        guess = self._values(output)
+        guess = self.values(output)
         device = self.mean.device
         loss = self.loss(
             torch.from_numpy(output).to(device), torch.from_numpy(target).to(device)

@@ -11,9 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gaal_fast import compare, evaluate, predict, train
+from gaal_fast import compare, evaluate, export, predict, train
 
-MODULES = {"train": train, "predict": predict, "evaluate": evaluate, "compare": compare}
+MODULES = {
+    "train": train,
+    "predict": predict,
+    "evaluate": evaluate,
+    "compare": compare,
+    "export": export,
+}
 ROWS, CLASSES, SIDE = 72, ("ash", "birch", "oak"), 16
 
 

@@ -93,3 +93,15 @@ def test_what_selects_is_one_of_its_scores(task: Classification) -> None:
     assert (task.score, task.higher_is_better) == ("accuracy", True)
     with pytest.raises(UserError, match=r"^--train\.select must be one of .* for classification"):
         task.selection("r2")
+
+
+def test_a_readout_is_what_the_columns_hold_at_a_temperature(task: Classification) -> None:
+    logits = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    predictions = Predictions({FUSED: logits.numpy()}, {}, np.full(6, -1))
+    columns = task.columns(predictions)[task.readout_columns]
+    np.testing.assert_array_equal(columns, task.readout(logits))
+    temperature = torch.tensor([[0.5], [1.0], [2.0], [4.0], [1.0], [9.0]], dtype=torch.float64)
+    expected = task.readout(logits) ** (1 / temperature)
+    expected /= expected.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(task.readout(logits, temperature), expected)
+    assert task.readout_unit.tolist() == [1, 1, 1]

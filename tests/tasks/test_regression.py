@@ -115,3 +115,21 @@ def test_scores_and_columns_are_in_the_targets_own_units() -> None:
     np.testing.assert_allclose(columns["prediction"], guess[:, 0])
     np.testing.assert_allclose(columns["prediction_std"], std * np.array([0.5, 1, 1, 2]))
     assert list(Regression(1, "mse").fit(VALUES).columns(predictions)) == ["prediction"]
+
+
+def test_a_readout_is_what_the_columns_hold_and_a_temperature_widens_it_alone() -> None:
+    task = Regression(2).fit(np.random.default_rng(0).normal(5, 3, (50, 2)))
+    output = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    output[0, 2] = 50.0  # beyond the bounds of a logarithm of a variance
+    plain = task.readout(output)
+    columns = task.columns(Predictions({FUSED: output.numpy()}, {}, np.zeros((6, 2))))
+    assert list(columns) == task.readout_columns
+    assert list(columns) == [f"prediction{part}_{i}" for part in ("", "_std") for i in (1, 2)]
+    np.testing.assert_array_equal(columns, plain)
+    temperature = torch.tensor([[0.25], [4.0], [1.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
+    warm = task.readout(output, temperature)
+    assert torch.equal(warm[:, :2], plain[:, :2])
+    torch.testing.assert_close(warm[1:, 2:], (plain[:, 2:] * temperature.sqrt())[1:])
+    assert task.readout(output.float()).dtype == torch.float64, "large values keep their digits"
+    torch.testing.assert_close(task.readout_unit, task.std.repeat(2))
+    assert Regression(1, "mse").readout(output[:, :1], 7.0).shape == (6, 1)

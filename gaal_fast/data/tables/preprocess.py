@@ -16,6 +16,7 @@ from gaal_fast.data.issues import some, warn
 from gaal_fast.data.tables.cells import is_none
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.dates import date_parts, informative_parts
+from gaal_fast.data.tables.fitted import LARGEST_FEATURE, MISSING_LEVEL, FittedTable
 from gaal_fast.data.tables.schema import TableSchema
 from gaal_fast.errors import UserError
 from gaal_fast.files import write_bytes, write_text
@@ -26,10 +27,6 @@ TRANSFORMER_FILE, SCHEMA_FILE = "preprocessor.skops", "schema.json"
 _TRUSTED_TYPES = frozenset(
     {"numpy.dtype", "sklearn.compose._column_transformer._RemainderColsList"}
 )
-_MISSING_LEVEL = "(missing)"
-# Standard deviations; a value seen at prediction only may be any number of them away and must still
-# fit float32.
-_LARGEST_FEATURE = 1e6
 
 
 @dataclass(frozen=True)
@@ -179,8 +176,13 @@ class TablePreprocessor:
             self._fitted.transform(typed[self._fitted.feature_names_in_]), dtype=np.float64
         )
         return TableArrays(
-            np.clip(features, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype(np.float32), table.present
+            np.clip(features, -LARGEST_FEATURE, LARGEST_FEATURE).astype(np.float32), table.present
         )
+
+    def fitted(self) -> FittedTable:
+        """What was learned, as plain numbers."""
+        steps = self._fitted.named_transformers_ if self.schema.features else {}
+        return FittedTable.of(self.schema, steps)
 
     def save(self, folder: Path, name: str = "") -> None:
         """Writes the fitted transformer (skops) and the schema (JSON).
@@ -287,5 +289,5 @@ def _inputs(table: TypedTable) -> pd.DataFrame:
         if name in table.schema.dates:
             columns |= date_parts(columns[name], name)
     for name, texts in table.levels.items():
-        columns[name] = np.where(is_none(texts), _MISSING_LEVEL, texts)
+        columns[name] = np.where(is_none(texts), MISSING_LEVEL, texts)
     return pd.DataFrame(columns, index=range(table.rows))

@@ -28,6 +28,14 @@ _TRUTH = {word: place == 0 for pair in _PAIRS for place, word in enumerate(pair)
 _DIGITS = {"1": True, "0": False}
 
 
+def spellings() -> dict[str, list[str]]:
+    """The words that mean true and false, in lower case; digits are told from them elsewhere."""
+    return {
+        level: [word for word, is_true in _TRUTH.items() if is_true == (level == TRUE)]
+        for level in (TRUE, FALSE)
+    }
+
+
 def truth_of(text: str | None) -> bool | None:
     """The truth value that a word stands for, None if it is no such word. Digits are not words."""
     return None if text is None else _TRUTH.get(text.casefold())
