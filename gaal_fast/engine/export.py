@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gaal_fast.data import TablePreprocessor
 from gaal_fast.data.batch import Batch, View
-from gaal_fast.data.images.augment import normalize
 from gaal_fast.data.reading import Reading
 from gaal_fast.data.sides import TABLE
 from gaal_fast.data.tables.fitted import LARGEST_FEATURE, MISSING_CODE, FittedTable
@@ -100,13 +99,8 @@ class Exportable:
             folder.preprocessor().schema,
             Reading.load(folder.path),
             {name: (one.schema, self.fitted[name]) for name, one in self.preprocessors.items()},
-            resampling="bilinear",
+            resampling=self.run.config.data.resize[1],
         )
-
-
-def as_inputs(images: Tensor) -> Tensor:
-    """What an image encoder takes, from uint8 ``[n, 3, S, S]``."""
-    return normalize(images)
 
 
 def _inputs(method: Method, fitted: Mapping[str, FittedTable]) -> Iterable[Input]:
@@ -181,7 +175,7 @@ class Graph(nn.Module):
                 one.kind: inputs[one.name] for one in self.inputs if one.modality == name
             }
             if "image" in own:
-                values = as_inputs(own["image"])
+                values = own["image"]
             else:
                 table = self.tables[f"table_{name}"]
                 values, has_any = table(own.get("numbers"), own.get("codes"))

@@ -13,7 +13,7 @@ from gaal_fast.data.batch import Batch, View
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.fitted import MISSING_CODE, FittedTable
 from gaal_fast.engine.evaluation import predict
-from gaal_fast.engine.export import OUTPUT, PRESENT, Exportable, as_inputs
+from gaal_fast.engine.export import OUTPUT, PRESENT, Exportable
 from gaal_fast.runs.exported import Format
 from gaal_fast.tasks import FUSED
 
@@ -116,7 +116,7 @@ def answers(exportable: Exportable, inputs: Arrays) -> Tensor:
         }
         there = present[:, place]
         if spec.kind == "image":
-            views[name] = View(as_inputs(own["image"][there]), there.nonzero()[:, 0])
+            views[name] = View(own["image"][there], there.nonzero()[:, 0])
             continue
         arrays = exportable.preprocessors[name].transform(_typed(exportable, name, own))
         there = there & torch.from_numpy(arrays.present)
