@@ -293,6 +293,9 @@ class TrainConfig(Section):
         "fp32", description="number format of the encoders' forward pass"
     )
     progress: bool = Field(True, description="show progress bars")
+    ceilings: bool = Field(
+        True, description="fit cheap baselines on the same split too and show their scores"
+    )
 
 
 class RunConfig(Section):
