@@ -61,7 +61,10 @@ def _parser() -> Parser:
         "--csv", type=Path, metavar="FILE", help="labelled table; none: the run's own data"
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images that belong to --csv"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder (or .zip or .tar) of the images that belong to --csv",
     )
     parser.add_argument(
         "--split",

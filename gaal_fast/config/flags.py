@@ -22,7 +22,7 @@ from gaal_fast.config.layers import (
 )
 from gaal_fast.config.methods import MethodEntry, built_in, keys, known_methods, owners
 from gaal_fast.config.sections import Config, DataConfig
-from gaal_fast.config.values import kebab
+from gaal_fast.config.values import AN_ADDRESS, address_in, kebab
 from gaal_fast.errors import UserError, nearest
 
 # How the text of a table is read, which may differ between the tables of training and prediction,
@@ -76,6 +76,10 @@ class Parser(argparse.ArgumentParser):
             flags = [option for action in self._actions for option in action.option_strings]
             what = "unknown key" if flag.startswith("-") else "unexpected argument"
             raise UserError(f"{what} {flag}{nearest(flag, flags)}")
+        for action in self._actions:
+            if action.type is Path and (address := address_in(getattr(namespace, action.dest))):
+                key = action.option_strings[0].removeprefix("--")
+                raise UserError(f"{AN_ADDRESS}, got {address}", key=key)
         return namespace
 
 

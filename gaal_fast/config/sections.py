@@ -47,7 +47,8 @@ class DataConfig(Section):
         None, description="table with one row per example: CSV, TSV or Parquet; none: the demo set"
     )
     images: Place | None = Field(
-        None, description="folder of the images; none: the folder of the table"
+        None,
+        description="folder of the images, or a .zip or .tar of them; none: the folder of the table",
     )
     image_column: NamesInText | None = Field(
         None,
