@@ -89,7 +89,7 @@ def _check(arguments: Namespace, table: TableSettings) -> None:
     """
     own_data = arguments.csv is None
     needing = ["images"] if arguments.images is not None else []
-    needing += [name for name, value in table.items() if value]
+    needing += [f"data.{name}" for name, value in table.items() if value]
     if own_data and needing:
         raise UserError("goes with --csv", key=needing[0])
     if not own_data and arguments.split is not None:

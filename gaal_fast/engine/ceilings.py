@@ -117,7 +117,7 @@ def frozen_encoder(spec: InputSpec, model: ModelConfig) -> tuple[nn.Module, str]
     identity for features that are ready. torch's random state stays as it is.
     """
     if spec.kind != "image":
-        return nn.Identity(), "table"
+        return nn.Identity(), spec.kind
     if model.weights is None:
         return Thumbnails(), f"thumbnails {THUMBNAIL}x{THUMBNAIL}"
     with torch.random.fork_rng(devices=[]):
@@ -227,7 +227,7 @@ class _Fitting:
             self.found.notes.append(f"no ceiling of {name}: too few training rows have it")
             return block, None
         _standardize(block.values)
-        if spec.kind != "image" or block.values["train"].shape[1] <= FEW_FEATURES:
+        if spec.kind == "table" or block.values["train"].shape[1] <= FEW_FEATURES:
             return block, self._linear([block])
         fits = [(each, self._linear([each])) for each in self._components(block)]
         return min(fits, key=lambda fit: fit[1].loss)

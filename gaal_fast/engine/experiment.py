@@ -76,7 +76,8 @@ def load(configs: Sequence[Config]) -> FusionData:
 def check_modalities(config: Config, data: FusionData) -> None:
     """Refuse a method whose modalities the data does not have."""
     names = data.modality_names
-    wanted = modalities_of(config, names if data.images is not None else ["image", *names])
+    imageless = data.images is None and not data.embeddings
+    wanted = modalities_of(config, ["image", *names] if imageless else names)
     if data.images is None and "image" in wanted:
         raise UserError(
             f": no column of {config.data.csv} names images; "

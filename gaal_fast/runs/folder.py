@@ -158,8 +158,9 @@ class RunFolder:
             path = getattr(getattr(config, section), name)
             if path is not None:
                 update.setdefault(section, {})[name] = path_from(start, path)
-        tables = [path_from(start, file) for file in config.data.tables]
-        update.setdefault("data", {})["tables"] = tables
+        for name in ("tables", "embeddings"):
+            files = [path_from(start, file) for file in getattr(config.data, name)]
+            update.setdefault("data", {})[name] = files
         sections = {s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
         plugin = [start / file.expanduser() for file in config.plugin]
         return config.model_copy(update={**sections, "plugin": plugin})

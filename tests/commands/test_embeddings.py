@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -181,3 +182,64 @@ def test_an_address_for_a_path_is_refused_in_one_line(
         " https://example.org/some/thing.csv\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ready_features_are_trained_on_predicted_from_and_evaluated(
+    trees: Path, tmp_path: Path, run_command: Run
+) -> None:
+    """The table and vectors, without images; the vectors say the class."""
+    frame = pd.read_csv(trees)
+    rng = np.random.default_rng(0)
+    codes = frame["species"].map({"ash": 0, "birch": 1, "oak": 2}).to_numpy()
+    values = np.eye(40)[10 * codes] + rng.normal(0, 0.1, (len(frame), 40))
+    np.save(tmp_path / "clip.npy", values)
+    frame.drop(columns="photo").to_csv(tmp_path / "trees.csv", index=False)
+    arguments = flags(tmp_path / "trees.csv", tmp_path / "run")
+    for flag in ("--data.images", "--data.image-column"):
+        at = arguments.index(flag)
+        del arguments[at : at + 2]
+    answer = run_command("train", *arguments, "--data.embeddings", tmp_path / "clip.npy")
+    assert answer.code == 0, answer.err
+    assert "clip " in answer.out.splitlines()[-3]
+    assert "(logistic on embedding)" in answer.out
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert list(found["test"]["accuracy"]) == ["table", "clip", "fused"]
+    assert found["ceilings"]["clip logistic"]["test"] > 0.9
+    assert run_command("evaluate", "--run", tmp_path / "run").code == 0
+
+    new = pd.read_csv(tmp_path / "trees.csv").drop(columns="species").iloc[:12]
+    new.to_csv(tmp_path / "new.csv", index=False)
+    values[3] = np.nan
+    np.save(tmp_path / "new.npy", values[:12])
+    start = ["predict", "--run", tmp_path / "run", "--csv", tmp_path / "new.csv", "--out"]
+    answer = run_command(*start, tmp_path / "a.csv", "--features", tmp_path / "new.npy")
+    assert answer.code == 0, answer.err
+    used = pd.read_csv(tmp_path / "a.csv")["used_modalities"]
+    assert used.tolist() == ["table" if row == 3 else "table+clip" for row in range(12)]
+    answer = run_command(*start, tmp_path / "b.csv")
+    assert answer.code == 0
+    assert 'the embedding "clip" of the training is not given' in answer.err
+    assert set(pd.read_csv(tmp_path / "b.csv")["used_modalities"]) == {"table"}
+    answer = run_command(*start, tmp_path / "c.csv", "--features", tmp_path / "none.npy")
+    assert answer.code == 2
+    assert answer.err.startswith("error: --features: no such file: ")
+    assert not (tmp_path / "c.csv").exists()
+    answer = run_command("evaluate", "--run", tmp_path / "run", "--features", tmp_path / "new.npy")
+    assert answer.err == "error: --features goes with --csv\n"
+
+
+def test_what_predict_writes_another_training_reads(
+    trees: Path, trained: Path, tmp_path: Path, run_command: Run
+) -> None:
+    answer = run_command(
+        "predict", "--run", trained, "--csv", trees, "--images", trees.parent / "images",
+        "--out", tmp_path / "preds.csv", "--embeddings", tmp_path / "frozen.parquet",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    answer = run_command(
+        "train", *flags(trees, tmp_path / "run"), "--data.embeddings", tmp_path / "frozen.parquet",
+        "--data.key", "id", "--train.epochs", 1, "--train.ceilings", "off",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "frozen: embedding of 32 numbers" in answer.out
+    assert 'columns that are no embedding are left out: "photo", "species"' in answer.err
