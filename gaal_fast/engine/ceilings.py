@@ -222,8 +222,10 @@ class _Fitting:
         for part, (values, places) in found.items():
             block.values[part] = np.full((len(self.target[part]), width), np.nan)
             if len(places):
-                block.values[part][places] = values
-        if not self.learners.is_possible(self.target["train"][found["train"][1]]):
+                # An encoder may overflow on an odd image; such a row counts as one without.
+                finite = np.isfinite(values).all(axis=1)
+                block.values[part][places[finite]] = values[finite]
+        if not self.learners.is_possible(_present(block.values["train"], self.target["train"])[1]):
             self.found.notes.append(f"no ceiling of {name}: too few training rows have it")
             return block, None
         _standardize(block.values)
@@ -239,7 +241,9 @@ class _Fitting:
         train, _ = _present(block.values["train"], self.target["train"])
         most = min(train.shape)
         sizes = sorted({min(size, most) for size in COMPONENTS})
-        pca = PCA(sizes[-1], svd_solver="randomized", random_state=self.learners.seed).fit(train)
+        with np.errstate(invalid="ignore"):  # images that are all alike have no variance to share
+            pca = PCA(sizes[-1], svd_solver="randomized", random_state=self.learners.seed)
+            pca.fit(train)
         for size in sizes:
             scale = np.sqrt(pca.explained_variance_[:size].mean()) or 1.0
             values = {}

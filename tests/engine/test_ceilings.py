@@ -292,3 +292,27 @@ def test_an_image_that_is_noise_leaves_the_table_on_top() -> None:
     noisy = Drawn(data.target, [noise, data.modalities[1]])
     scores: dict[str, Any] = {n: c["test"] for n, c in fit(noisy).ceilings.items()}
     assert scores["facts logistic"] > scores["front logistic"] + 0.1
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_that_are_all_alike_say_what_the_prior_says() -> None:
+    data = pair()
+    data.modalities[0].images[:] = 0.5  # type: ignore[attr-defined]
+    found = fit(data)
+    counts = data.class_counts
+    expected = np.log(counts / counts.sum())
+    np.testing.assert_allclose(
+        found.outputs["front logistic"]["test"], np.tile(expected, (40, 1)), atol=0.02
+    )
+
+
+def test_a_row_whose_features_overflow_counts_as_one_without() -> None:
+    data = pair()
+    row = int(data.split.test[0])
+    data.modalities[0].images[row] = torch.inf  # type: ignore[attr-defined]
+    found = fit(data)
+    counts = data.class_counts
+    np.testing.assert_allclose(
+        found.outputs["front logistic"]["test"][0], np.log(counts / counts.sum())
+    )
+    assert np.isfinite(found.outputs["front+facts trees"]["test"]).all()
