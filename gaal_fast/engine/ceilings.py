@@ -10,6 +10,7 @@ scored. Nothing costs more than a part of an epoch of training, and tables take 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,11 +77,7 @@ def fit_ceilings(
     Raises:
         UserError: For pretrained weights that do not fit.
     """
-    from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
-
-    # Matrices are small: threads would wait for each other, for minutes on a busy machine.
-    with threadpool_limits(1):
-        return _Fitting(config, data, device).run(modalities)
+    return _Fitting(config, data, device).run(modalities)
 
 
 def write_ceilings(
@@ -127,17 +124,19 @@ def frozen_encoder(spec: InputSpec, model: ModelConfig) -> tuple[nn.Module, str]
 
 @dataclass
 class _Block:
-    """One modality's features, scaled by the training rows.
+    """One modality's features, scaled by the training rows before they are learned from.
 
     Attributes:
         name: Of the modality.
         what: What they are.
         values: Float64 ``[n, d]`` by part, NaN in rows without the modality.
+        compress: Whether their principal components take their place.
     """
 
     name: str
     what: str
     values: dict[str, np.ndarray]
+    compress: bool = False
 
 
 class _Fitting:
@@ -167,28 +166,32 @@ class _Fitting:
     def run(self, modalities: Sequence[str]) -> Found:
         specs = self.data.train.specs
         usable = [name for name in modalities if specs[name].features]
+        raw = [self._features(name, specs[name]) for name in usable]
+        learnable = [block for block in raw if self._is_learnable(block)]
+        with self._bar(2 * len(learnable) + 2 * (len(learnable) > 1)) as bar, _one_thread():
+            self._fit(learnable, bar)
+        return self.found
+
+    def _fit(self, raw: Sequence[_Block], bar: tqdm) -> None:
+        """All learners on each modality, then on all of them."""
         blocks: list[_Block] = []
         linear: list[Fitted] = []
-        with self._bar(2 * len(usable) + 2 * (len(usable) > 1)) as bar:
-            for name in usable:
-                bar.set_postfix_str(name)
-                block, fitted = self._modality(name, specs[name])
-                bar.update()
-                if fitted is not None:
-                    blocks.append(block)
-                    linear.append(fitted)
-                    self._add(name, fitted, [block])
-                    self._trees(name, [block])
-                bar.update()
-            if len(blocks) > 1:
-                name = "+".join(block.name for block in blocks)
-                bar.set_postfix_str(name)
-                self._add(name, self._linear(blocks), blocks)
-                bar.update()
-                self._trees(name, blocks)
-                self._product(name, blocks, linear)
-                bar.update()
-        return self.found
+        for block, fitted in map(self._best_linear, raw):
+            bar.set_postfix_str(block.name)
+            bar.update()
+            blocks.append(block)
+            linear.append(fitted)
+            self._add(block.name, fitted, [block])
+            self._trees(block.name, [block])
+            bar.update()
+        if len(blocks) > 1:
+            name = "+".join(block.name for block in blocks)
+            bar.set_postfix_str(name)
+            self._add(name, self._linear(blocks), blocks)
+            bar.update()
+            self._trees(name, blocks)
+            self._product(name, blocks, linear)
+            bar.update()
 
     def _bar(self, fits: int) -> tqdm:
         progress = self.config.train.progress
@@ -202,8 +205,8 @@ class _Fitting:
 
     # -- features
 
-    def _modality(self, name: str, spec: InputSpec) -> tuple[_Block, Fitted | None]:
-        """Its features with the linear model on them; None where nothing can be learned."""
+    def _features(self, name: str, spec: InputSpec) -> _Block:
+        """A modality's features as the frozen encoder gives them."""
         encoder, what = frozen_encoder(spec, self.config.model)
         found = {
             part: features(
@@ -218,18 +221,25 @@ class _Fitting:
             for part, rows in self.parts.items()
         }
         width = max(values.shape[1] for values, _ in found.values())
-        block = _Block(name, what, {})
+        block = _Block(name, what, {}, compress=spec.kind != "table" and width > FEW_FEATURES)
         for part, (values, places) in found.items():
             block.values[part] = np.full((len(self.target[part]), width), np.nan)
             if len(places):
                 # An encoder may overflow on an odd image; such a row counts as one without.
                 finite = np.isfinite(values).all(axis=1)
                 block.values[part][places[finite]] = values[finite]
-        if not self.learners.is_possible(_present(block.values["train"], self.target["train"])[1]):
-            self.found.notes.append(f"no ceiling of {name}: too few training rows have it")
-            return block, None
+        return block
+
+    def _is_learnable(self, block: _Block) -> bool:
+        possible = self.learners.is_possible(self._rows("train", [block])[1])
+        if not possible:
+            self.found.notes.append(f"no ceiling of {block.name}: too few training rows have it")
+        return possible
+
+    def _best_linear(self, block: _Block) -> tuple[_Block, Fitted]:
+        """A modality's features, scaled, with the linear model on them."""
         _standardize(block.values)
-        if spec.kind == "table" or block.values["train"].shape[1] <= FEW_FEATURES:
+        if not block.compress:
             return block, self._linear([block])
         fits = [(each, self._linear([each])) for each in self._components(block)]
         return min(fits, key=lambda fit: fit[1].loss)
@@ -238,7 +248,7 @@ class _Fitting:
         """The first few principal components, in several numbers, with one scale for all."""
         from sklearn.decomposition import PCA
 
-        train, _ = _present(block.values["train"], self.target["train"])
+        train, _ = self._rows("train", [block])
         most = min(train.shape)
         sizes = sorted({min(size, most) for size in COMPONENTS})
         with np.errstate(invalid="ignore"):  # images that are all alike have no variance to share
@@ -322,6 +332,13 @@ class _Fitting:
             scores = self.task.scores(Predictions({FUSED: values}, {}, self.target[part]))
             ceiling[part] = scores[self.task.score][FUSED]
         self.found.ceilings[name], self.found.outputs[name] = ceiling, outputs
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Matrices are small here: threads would wait for each other, for minutes on a busy machine."""
+    from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
+
+    return threadpool_limits(1)
 
 
 def _names(blocks: Sequence[_Block]) -> str:
