@@ -21,6 +21,7 @@ from gaal_fast.config import (
 )
 from gaal_fast.config.command import INTERRUPTED, command, pick_device, warn_all
 from gaal_fast.errors import Interrupted, UserError, nearest
+from gaal_fast.runs.ceilings import compared
 from gaal_fast.runs.comparison import table
 from gaal_fast.runs.folder import RunFolder
 from gaal_fast.runs.resume import check_paths, resumed_configs
@@ -121,7 +122,7 @@ def _compare(configs: Sequence[Config], resumed: RunFolder | None, *, named: boo
             "there is no test part: the accuracies are those of the validation rows, which also"
             " chose each method's epoch"
         )
-    print(table(found.rows, found.title))
+    print(table([*found.rows, *compared(found.ceilings, found.part)], found.title))
     print(f"run folder: {found.folder.path}")
 
 

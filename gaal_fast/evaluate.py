@@ -61,7 +61,10 @@ def _parser() -> Parser:
         "--csv", type=Path, metavar="FILE", help="labelled table; none: the run's own data"
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images that belong to --csv"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder (or .zip or .tar) of the images that belong to --csv",
     )
     parser.add_argument(
         "--split",
@@ -86,7 +89,7 @@ def _check(arguments: Namespace, table: TableSettings) -> None:
     """
     own_data = arguments.csv is None
     needing = ["images"] if arguments.images is not None else []
-    needing += [name for name, value in table.items() if value]
+    needing += [f"data.{name}" for name, value in table.items() if value]
     if own_data and needing:
         raise UserError("goes with --csv", key=needing[0])
     if not own_data and arguments.split is not None:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gaal_fast.config import (
     INFERENCE_FLAGS,
@@ -25,7 +26,11 @@ from gaal_fast.config.command import (
     warn_all,
     worker_count,
 )
-from gaal_fast.runs.tables import SUFFIXES, check_suffix
+from gaal_fast.errors import UserError
+from gaal_fast.runs.tables import ARRAY, SUFFIXES, check_suffix
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOLD = 5  # cells that cannot be used, by name
 
@@ -37,6 +42,11 @@ def main(argv: Sequence[str]) -> int:
     table = table_settings(arguments)
     check_new_file("out", arguments.out)
     check_suffix(arguments.out)
+    if arguments.embeddings_out is not None:
+        check_new_file("embeddings", arguments.embeddings_out)
+        check_suffix(arguments.embeddings_out, "embeddings", (ARRAY,))
+        if arguments.embeddings_out.absolute() == arguments.out.absolute():
+            raise UserError(f"--out and --embeddings name the same file: {arguments.out}")
     _predict(arguments, table, worker_count(arguments.workers))
     return 0
 
@@ -68,7 +78,7 @@ def _parser() -> Parser:
         "--images",
         type=Path,
         metavar="DIR",
-        help="folder of the images; none: the folder of the table",
+        help="folder of the images, or a .zip or .tar of them; none: the folder of the table",
     )
     parser.add_argument(
         "--out",
@@ -76,6 +86,13 @@ def _parser() -> Parser:
         required=True,
         metavar="FILE",
         help=f"new file for the predictions: {', '.join(SUFFIXES)}",
+    )
+    parser.add_argument(
+        "--embeddings",
+        dest="embeddings_out",
+        type=Path,
+        metavar="FILE",
+        help=f"new file for each input's features of every row: {', '.join((*SUFFIXES, ARRAY))}",
     )
     add_inference_flags(parser)
     add_table_flags(parser)
@@ -97,6 +114,7 @@ def _predict(arguments: Namespace, table: TableSettings, workers: int | None) ->
             f"column {found.replaced[0]} of the input is left out: the predictions have one of"
             " that name"
         )
+    embeddings = run.embeddings(data, workers=workers) if arguments.embeddings_out else None
     write_table(found.table, arguments.out)
     for issue in found.issues[:TOLD]:
         warn(f"row {issue.row + 1}, column {issue.column}: {issue.reason}")
@@ -105,6 +123,18 @@ def _predict(arguments: Namespace, table: TableSettings, workers: int | None) ->
     counts = ", ".join(f"{count} from {name}" for name, count in Counter(found.used).most_common())
     print(f"{len(found.used)} rows predicted: {counts}")
     print(f"written to {arguments.out}")
+    if embeddings is not None:
+        _write_embeddings(*embeddings, arguments.embeddings_out)
+
+
+def _write_embeddings(keys: pd.DataFrame, features: pd.DataFrame, out: Path) -> None:
+    from gaal_fast.runs.tables import write_array, write_table
+
+    if out.name.lower().endswith(ARRAY):
+        write_array(features.to_numpy(), out)
+    else:
+        write_table(keys.join(features), out, "embeddings")
+    print(f"{features.shape[1]} features of each row written to {out}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from gaal_fast.config import Config, Parser, add_config_flags, flags_alone, resolve, to_yaml
 from gaal_fast.config.command import INTERRUPTED, command, pick_device, warn_all
 from gaal_fast.errors import Interrupted
+from gaal_fast.runs.ceilings import ceiling_words
 from gaal_fast.runs.folder import RunFolder
 from gaal_fast.runs.resume import check_paths, resumed_config
 from gaal_fast.runs.summary import result_words
@@ -78,6 +79,8 @@ def _train(config: Config, resumed: RunFolder | None, arguments: Namespace) -> N
         return
     folder, summary = experiment.train(config, data, device=device, say=print, resumed=resumed)
     print(result_words(summary, uneven=experiment.is_uneven(data)))
+    if "ceilings" in summary:
+        print("\n".join(ceiling_words(summary["ceilings"], summary)))
     print(f"run folder: {folder.path}")
 
 

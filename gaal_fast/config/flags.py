@@ -23,16 +23,18 @@ from gaal_fast.config.layers import (
 from gaal_fast.config.methods import MethodEntry, built_in, keys, known_methods, owners
 from gaal_fast.config.presets import PUBLISHED
 from gaal_fast.config.sections import Config, DataConfig
-from gaal_fast.config.values import kebab
+from gaal_fast.config.values import AN_ADDRESS, address_in, kebab
 from gaal_fast.errors import UserError, nearest
 
 # How the text of a table is read, which may differ between the tables of training and prediction,
 # and which tables go with it.
-TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands", "tables")
+TABLE_KEYS = ("encoding", "delimiter", "decimal", "thousands", "tables", "embeddings")
+# What they are called there, where that is not their own name: `predict --embeddings` writes some.
+_SPELLED = {"embeddings": "features"}
 # How the commands that read with a trained run spell the keys that training knows under a longer
 # name.
 INFERENCE_FLAGS = {"train.device": "--device", "data.workers": "--workers"} | {
-    f"data.{name}": f"--{name}" for name in TABLE_KEYS
+    f"data.{name}": f"--{_SPELLED.get(name, name)}" for name in TABLE_KEYS
 }
 
 
@@ -77,6 +79,10 @@ class Parser(argparse.ArgumentParser):
             flags = [option for action in self._actions for option in action.option_strings]
             what = "unknown key" if flag.startswith("-") else "unexpected argument"
             raise UserError(f"{what} {flag}{nearest(flag, flags)}")
+        for action in self._actions:
+            if action.type is Path and (address := address_in(getattr(namespace, action.dest))):
+                key = action.option_strings[0].removeprefix("--")
+                raise UserError(f"{AN_ADDRESS}, got {address}", key=key)
         return namespace
 
 
@@ -181,12 +187,13 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
     """
     known = dict(keys())
     for name in TABLE_KEYS:
-        parser.add_argument(f"--{name}", metavar="VALUE", help=known[f"data.{name}"].description)
+        flag, words = f"--{_SPELLED.get(name, name)}", known[f"data.{name}"].description
+        parser.add_argument(flag, dest=name, metavar="VALUE", help=words)
 
 
 class TableSettings(TypedDict):
     """How the text of a table is read, None where that is to be found out; and the further tables
-    that go with it.
+    and ready features that go with it.
     """
 
     encoding: str | None
@@ -194,6 +201,7 @@ class TableSettings(TypedDict):
     decimal: str | None
     thousands: str | None
     tables: list[Path]
+    embeddings: list[Path]
 
 
 def table_settings(namespace: argparse.Namespace) -> TableSettings:
@@ -212,6 +220,7 @@ def table_settings(namespace: argparse.Namespace) -> TableSettings:
         "decimal": config.data.decimal,
         "thousands": config.data.thousands,
         "tables": config.data.tables,
+        "embeddings": config.data.embeddings,
     }
 
 

@@ -49,7 +49,7 @@ class DataConfig(Section):
         None, description="table with one row per example: CSV, TSV or Parquet; none: the demo set"
     )
     images: Place | None = Field(
-        None, description="folder of the images; none: the folder of the table"
+        None, description="folder of the images, or a .zip or .tar of them; none: that of the table"
     )
     image_column: NamesInText | None = Field(
         None,
@@ -69,8 +69,19 @@ class DataConfig(Section):
     tables: Places = Field(
         [], description="further tables, comma-separated, each an input of its own"
     )
+    embeddings: Places = Field(
+        [],
+        description=(
+            "ready features, comma-separated, each an input of its own: .npy, a row for each of the"
+            " table's, or tables that the key joins"
+        ),
+    )
     key: str | None = Field(
-        None, description="column that joins the rows of --data.tables to those of the table"
+        None,
+        description=(
+            "column that joins the rows of --data.tables and --data.embeddings to those of the"
+            " table"
+        ),
     )
     encoding: Encoding | None = Field(
         None, description="encoding of the table's text, such as cp1252; none: found by itself"
@@ -331,6 +342,9 @@ class TrainConfig(Section):
         "fp32", description="number format of the encoders' forward pass"
     )
     progress: bool = Field(True, description="show progress bars")
+    ceilings: bool = Field(
+        True, description="fit cheap baselines on the same split too and show their scores"
+    )
 
 
 class RunConfig(Section):

@@ -65,6 +65,25 @@ def _not_empty(value: object) -> object:
     return value
 
 
+# Of two letters and more: one letter is a drive. A path object has lost the second slash.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(?=[^/])")
+AN_ADDRESS = "is a web address, not a path: download it and name the file"
+
+
+def address_in(path: object) -> str | None:
+    """The web address that a text, or the path made of one, is; None for a path."""
+    found = _ADDRESS.match(str(path)) if isinstance(path, str | Path) else None
+    if found is None or Path(found[1] + ":").exists():
+        return None
+    return f"{found[1]}://{str(path)[found.end() :]}"
+
+
+def _no_address(value: object) -> object:
+    if address_in(value) is not None:
+        raise ValueError(AN_ADDRESS)
+    return value
+
+
 def each_once(value: list[_Item]) -> list[_Item]:
     if len(set(value)) != len(value):
         raise ValueError("names one thing twice")
@@ -141,7 +160,7 @@ Names = Annotated[list[str], BeforeValidator(split_commas), AfterValidator(each_
 Texts = Annotated[
     list[str], BeforeValidator(_texts), BeforeValidator(split_commas), AfterValidator(each_once)
 ]
-Place = Annotated[Path, BeforeValidator(_not_empty)]
+Place = Annotated[Path, BeforeValidator(_not_empty), BeforeValidator(_no_address)]
 Places = Annotated[list[Place], BeforeValidator(split_commas), AfterValidator(each_once)]
 NamesInText = Annotated[str, BeforeValidator(_joined_names)]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -20,11 +20,12 @@ class InputSpec:
     """All that an encoder needs to be built for a modality.
 
     Attributes:
-        kind: ``"image"`` or ``"table"``, which chooses the encoder.
-        shape: of the input of one row: ``(3, H, W)`` of an image, ``(D,)`` of a table.
+        kind: ``"image"``, ``"table"`` or ``"embedding"`` (ready features), which chooses the
+            encoder.
+        shape: of the input of one row: ``(3, H, W)`` of an image, ``(D,)`` of the others.
     """
 
-    kind: Literal["image", "table"]
+    kind: Literal["image", "table", "embedding"]
     shape: tuple[int, ...]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,21 +17,29 @@ Key = int | tuple[int, int]
 
 
 class TableModality:
-    """The preprocessed table.
+    """The preprocessed table, or ready features.
 
     Args:
         features: ``[N, D]`` float32.
         present: ``[N]`` bool, the rows that have a table value.
         name: of the modality.
+        kind: which of both it is.
     """
 
-    def __init__(self, features: np.ndarray, present: np.ndarray, name: str = "table") -> None:
-        self.name = name
+    def __init__(
+        self,
+        features: np.ndarray,
+        present: np.ndarray,
+        name: str = "table",
+        kind: Literal["table", "embedding"] = "table",
+    ) -> None:
+        self.name: str = name
+        self.kind: Literal["table", "embedding"] = kind
         self.features, self.present = torch.from_numpy(features), present
 
     @property
     def spec(self) -> InputSpec:
-        return InputSpec("table", (self.features.shape[1],))
+        return InputSpec(self.kind, (self.features.shape[1],))
 
     def load(self, rows: np.ndarray, epochs: np.ndarray, views: int = 1) -> Loaded:
         """Features of the rows that have any; every view of a row is the same."""

@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 
 from gaal_fast.data.dataset import FusionDataset
+from gaal_fast.data.embeddings import save_embeddings
 from gaal_fast.data.images.augment import Preset
 from gaal_fast.data.images.store import ImageStore
 from gaal_fast.data.issues import DataIssue
 from gaal_fast.data.quantities import TaskName
 from gaal_fast.data.reading import Reading
-from gaal_fast.data.sides import TABLE, ImageSide, Side, TableSide
+from gaal_fast.data.sides import TABLE, EmbeddingSide, ImageSide, Side, TableSide, trained_on
 from gaal_fast.data.split import PARTS, Split
 from gaal_fast.data.tables.preprocess import TableArrays, TablePreprocessor
 from gaal_fast.data.tables.schema import TableSchema, TargetScale
@@ -33,7 +34,8 @@ class FusionData:
         split: The rows of each part.
         target: [N] int64 class codes (positions in ``classes``), -1 = no label; or float64 values
             in the table's own units, NaN = no label. A row without one is in no part.
-        modalities: The inputs by name, in order: image columns, the table, further tables.
+        modalities: The inputs by name, in order: image columns, the table, further tables, ready
+            features.
         target_scale: Mean and standard deviation of a quantity over the training rows; None for
             classes.
         class_weights: float32 [C], N_train / (C * training rows of the class) for "balanced", else
@@ -84,7 +86,7 @@ class FusionData:
     @property
     def modality_names(self) -> list[str]:
         """The names of the inputs, in order."""
-        return list(self.modalities)
+        return list(trained_on(self.modalities))
 
     @property
     def main_table(self) -> TableSide:
@@ -110,6 +112,11 @@ class FusionData:
         return stores[0] if stores else None
 
     @property
+    def embeddings(self) -> list[EmbeddingSide]:
+        """The ready features."""
+        return [side for side in self.modalities.values() if isinstance(side, EmbeddingSide)]
+
+    @property
     def table_width(self) -> int:
         """D, the number of features of the main table."""
         return self.table.features.shape[1]
@@ -128,6 +135,7 @@ class FusionData:
         for name, side in self.modalities.items():
             if isinstance(side, TableSide):
                 side.preprocessor.save(folder, "" if name == TABLE else name)
+        save_embeddings(self.embeddings, folder)
         self.reading.save(folder)
 
     def describe(self) -> list[str]:
@@ -144,8 +152,10 @@ class FusionData:
                 lines += [f"{name}: {line}" for line in side.reading.describe()]
                 lines += [f"{name}: {line}" for line in side.preprocessor.schema.describe()]
                 lines.append(f"{name} features: {side.arrays.features.shape[1]}")
-        width = self.table_width or "0 (only --method.name image can be trained)"
-        lines.append(f"table features: {width}")
+        alone = "" if self.embeddings else " (only --method.name image can be trained)"
+        lines.append(f"table features: {self.table_width or f'0{alone}'}")
+        for one in self.embeddings:
+            lines.append(f"{one.name}: embedding of {one.features.shape[1]} numbers")
         for name, side in self.modalities.items():
             used = not isinstance(side, TableSide) or side.usable
             if used and not side.present.all():
@@ -161,4 +171,5 @@ def dataset_of(
     seed: int = 0,
 ) -> FusionDataset:
     """Rows (int64) of some sides as a data set."""
-    return FusionDataset(rows, target, [side.modality(augment, seed) for side in sides.values()])
+    used = [side.modality(augment, seed) for side in trained_on(sides).values()]
+    return FusionDataset(rows, target, used)

@@ -103,7 +103,7 @@ def open_joined(
     """
     if files and config.key is None:
         raise UserError("is needed with --data.tables: the column that joins them", key="data.key")
-    if config.key is not None and not files:
+    if config.key is not None and not files and not config.embeddings:
         raise UserError("is about --data.tables, of which none is given", key="data.key")
     options = NumberOptions(config.decimal, config.thousands, tuple(config.missing_values))
     text = TableOptions(config.encoding, config.delimiter)

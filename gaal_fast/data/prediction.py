@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gaal_fast.data.dataset import FusionDataset
+from gaal_fast.data.embeddings import embeddings_for_prediction, load_embeddings
 from gaal_fast.data.fusion import dataset_of
 from gaal_fast.data.images.column import Paths, paths_for_prediction, read_heads_again
 from gaal_fast.data.images.decode import Resampling
@@ -19,7 +20,15 @@ from gaal_fast.data.issues import DataIssue, some, warn
 from gaal_fast.data.joined import joined_for_prediction
 from gaal_fast.data.quantities import read_quantity_again
 from gaal_fast.data.reading import Reading
-from gaal_fast.data.sides import TABLE, ImageSide, Side, TableSide, image_names_of, table_names_of
+from gaal_fast.data.sides import (
+    TABLE,
+    EmbeddingSide,
+    ImageSide,
+    Side,
+    TableSide,
+    image_names_of,
+    table_names_of,
+)
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.numbers import NumberOptions
 from gaal_fast.data.tables.opened import OpenedTable
@@ -67,6 +76,7 @@ def load_for_prediction(
     *,
     images: Path | str | None = None,
     tables: Sequence[Path] = (),
+    embeddings: Sequence[Path] = (),
     image_size: int = 128,
     resampling: Resampling = "bilinear",
     labels: bool = False,
@@ -90,6 +100,7 @@ def load_for_prediction(
         run_folder: The folder of the run.
         images: The folder of the images. None: those named by an absolute path or beside the table.
         tables: Further tables; each has the name of that of the training.
+        embeddings: Files of ready features; likewise.
         image_size: Of the training.
         resampling: How images are resized, of the training.
         labels: Also read the target column, for evaluation.
@@ -123,10 +134,11 @@ def load_for_prediction(
         main = loading.main_side()
         target, issues = loading.target() if labels else loading.no_target()
         further = loading.further_sides(tables)
+        ready = loading.embedding_sides(embeddings)
         sides: dict[str, Side] = {}
         if images is not None and not loading.image_names:
             warn(warnings, "the model was trained without images: the folder of images is not used")
-        for name, side in loading.image_sides(images, bool(tables)).items():
+        for name, side in loading.image_sides(images, bool(tables) or bool(embeddings)).items():
             ranges = read_heads_again(side.paths, reading.of_images(name), warnings).ranges
             store = ImageStore(
                 side.paths, image_size, side.column, cache, cache_dir, ranges, resampling
@@ -134,7 +146,7 @@ def load_for_prediction(
             store.fill(progress)
             issues += side.missing + store.issues()
             sides[name] = ImageSide(name, store)
-        sides |= {TABLE: main, **further}
+        sides |= {TABLE: main, **further, **ready}
         rows = np.arange(len(table.frame))
         return PredictionData(
             frame=table.written,
@@ -258,10 +270,18 @@ class _Prediction:
             self.warnings,
         )
 
+    def embedding_sides(self, files: Sequence[Path]) -> dict[str, EmbeddingSide]:
+        """The ready features of the training that the model takes."""
+        trained = {k: one for k, one in load_embeddings(self.run).items() if self._used(k)}
+        return embeddings_for_prediction(
+            trained, files, self.table.frame, self.table.path, self.warnings
+        )
+
     def image_sides(self, images: Path | str | None, further: bool) -> dict[str, _Images]:
         """Modality to the image files of its column.
 
-        images: The folder that is named. further: Whether a further table is given.
+        images: The folder that is named. further: Whether a further table or ready features are
+        given.
 
         Raises:
             UserError: There is neither an image nor anything else to predict from.

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from gaal_fast.data.images.archive import open_file, stamp
 from gaal_fast.data.issues import warn
 from gaal_fast.data.split import PARTS, Split
 from gaal_fast.data.tables.cells import is_text, to_texts
@@ -200,14 +201,14 @@ def _gather(keys: Mapping[str, K]) -> dict[K, list[str]]:
 
 def _size(file: str) -> int:
     try:
-        return os.stat(file).st_size
+        return stamp(file)[1]
     except OSError:
         return 0
 
 
 def _digest(file: str) -> str:
     try:
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return ""

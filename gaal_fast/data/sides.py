@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -89,7 +89,66 @@ class TableSide:
         return modality
 
 
-Side = ImageSide | TableSide
+@dataclass(frozen=True, eq=False)
+class EmbeddingScale:
+    """What a training fitted of an embedding.
+
+    Attributes:
+        mean: Float64 ``[D]``, of the training rows.
+        std: Float64 ``[D]``, above zero.
+        key: The column that joined its table to the main one; None for an array.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    key: str | None
+
+    def side(self, name: str, values: np.ndarray) -> EmbeddingSide:
+        """Vectors ``[N, D]``, NaN in rows without one, as an input."""
+        present = np.isfinite(values).all(axis=1)
+        features = ((values - self.mean) / self.std).astype(np.float32)
+        features[~present] = 0
+        return EmbeddingSide(name, features, present, self)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingSide:
+    """Ready features of each row.
+
+    Attributes:
+        name: Of the modality.
+        features: Float32 ``[N, D]``, standardized; zeros in rows without.
+        present: Bool ``[N]``: rows with them.
+        scale: What standardized them.
+    """
+
+    name: str
+    features: np.ndarray
+    present: np.ndarray
+    scale: EmbeddingScale
+
+    def issues(self) -> list[DataIssue]:
+        """Nothing: a row that is not finite is missing."""
+        return []
+
+    def modality(self, augment: Preset = "none", seed: int = 0) -> Modality:
+        """What a data set reads its batches from."""
+        return TableModality(self.features, self.present, self.name, "embedding")
+
+
+Side = ImageSide | TableSide | EmbeddingSide
+
+
+def trained_on(sides: Mapping[str, Side]) -> dict[str, Side]:
+    """The inputs that a model is built for: beside ready features, a table that only holds labels
+    and names is none.
+    """
+    ready = any(isinstance(side, EmbeddingSide) for side in sides.values())
+    return {
+        name: side
+        for name, side in sides.items()
+        if not (ready and isinstance(side, TableSide) and not side.usable)
+    }
 
 
 def image_names_of(columns: Sequence[str]) -> dict[str, str]:
@@ -111,6 +170,16 @@ def table_names_of(files: Sequence[Path], taken: Iterable[str]) -> dict[str, Pat
     """
     stems = (_plain(file.name.split(".")[0]) for file in files)
     return _distinct(files, stems, "data.tables", {TABLE, *taken})
+
+
+def embedding_names_of(files: Sequence[Path], taken: Iterable[str]) -> dict[str, Path]:
+    """Modality to the file of its ready features, by the stem of its name.
+
+    Raises:
+        UserError: Two files, or a file and an input of ``taken``, would have the same name.
+    """
+    stems = (_plain(file.name.split(".")[0]) for file in files)
+    return _distinct(files, stems, "data.embeddings", {IMAGE, TABLE, *taken})
 
 
 def _plain(name: str) -> str:

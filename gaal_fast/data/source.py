@@ -14,6 +14,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from gaal_fast.config import DataConfig
+from gaal_fast.data.embeddings import fit_embeddings, open_embeddings
 from gaal_fast.data.fusion import FusionData
 from gaal_fast.data.images.column import (
     Paths,
@@ -107,6 +108,8 @@ class _Loading:
             )
         labels = read_labels(main.frame, roles.target, roles.split, config, numbers, warnings)
         paths, missing = self._paths(main.frame, roles, folder)
+        taken = [*paths, *(one.name for one in joined)]
+        vectors = open_embeddings(config, main.frame, taken, warnings)
         split = self._split(main.frame, labels, roles)
         for found, column in zip(paths.values(), roles.images, strict=True):
             warn_of_shared_images(found, column, split, warnings)
@@ -118,11 +121,12 @@ class _Loading:
         schema = replace(table.schema, classes=labels.classes, scale=scale)
         main_side = self._main_side(replace(table, schema=schema), reading, labels, split)
         further = self._further_sides(joined, labels, split)
+        ready = fit_embeddings(vectors, split.train, config.key)
         others = "table" if schema.features else ""
-        others = "other inputs" if further or len(paths) > 1 else others
+        others = "other inputs" if further or ready or len(paths) > 1 else others
         images = self._images(paths, roles.images, split.train, others)
         sides: dict[str, Side] = {name: side for name, (side, _) in images.items()}
-        sides |= {TABLE: main_side, **further}
+        sides |= {TABLE: main_side, **further, **ready}
         issues = [*labels.issues, *missing, *_rows_with_nothing(labels, sides)]
         return FusionData(
             frame=main.written,
@@ -197,7 +201,8 @@ class _Loading:
     ) -> TableSide:
         _warn_of_leaks(table, labels, split, "", self.warnings)
         preprocessor = TablePreprocessor(table.schema)
-        preprocessor.fit(table, split.train, self.config.min_category_count)
+        others = bool(self.config.embeddings)
+        preprocessor.fit(table, split.train, self.config.min_category_count, others=others)
         return TableSide(TABLE, preprocessor.transform(table), preprocessor, reading)
 
     def _further_sides(
@@ -244,7 +249,7 @@ def data_fingerprint(config: DataConfig) -> str:
         if getattr(config, name) != default:
             settings[name] = getattr(config, name)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in (config.csv, *config.tables):
+    for path in (config.csv, *config.tables, *config.embeddings):
         with open(Path(str(path)).expanduser(), "rb") as file:
             for block in iter(lambda: file.read(2**20), b""):
                 digest.update(block)

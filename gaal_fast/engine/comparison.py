@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from gaal_fast.config import Config
 from gaal_fast.data import FusionData
+from gaal_fast.engine.ceilings import write_ceilings
 from gaal_fast.engine.experiment import Say, new_path, run_seeds, tidy_after_errors
 from gaal_fast.errors import AlreadyFinished, Interrupted
 from gaal_fast.runs import figures
 from gaal_fast.runs.comparison import Row, as_cells, columns, rows_of, title
-from gaal_fast.runs.folder import COMPARISON, SUMMARY, RunFolder
-from gaal_fast.runs.summary import Part, Summary, main_score, scored_part
+from gaal_fast.runs.folder import CEILINGS, COMPARISON, SUMMARY, RunFolder
+from gaal_fast.runs.summary import Ceilings, Part, Summary, main_score, scored_part
 
 TABLE, FIGURE = "comparison.csv", "comparison.png"
 
@@ -29,6 +30,7 @@ class Comparison:
         title: What the values of the rows are: ``test accuracy``.
         score: The name of their score.
         part: The rows of the data that were scored.
+        ceilings: Cheap baselines on the same split; empty where they were not wanted.
     """
 
     folder: RunFolder
@@ -36,6 +38,7 @@ class Comparison:
     title: str
     score: str
     part: Part
+    ceilings: Ceilings = field(default_factory=dict)
 
 
 def compare(
@@ -69,13 +72,21 @@ def compare(
     folder = resumed or RunFolder.create(new_path(configs[0], "compare"), configs[0], contents)
     with tidy_after_errors(folder, new=resumed is None, module="compare"):
         found, trained = _run_methods(configs, data, folder, device=device, say=say)
-        if not trained and _is_complete(folder, methods):
+        ceilings = configs[0].train.ceilings
+        if (
+            not trained
+            and _is_complete(folder, methods)
+            and (folder.file(CEILINGS).exists() or not ceilings)
+        ):
             raise AlreadyFinished(
                 f": {folder.path} is finished: all of its {len(methods)} methods are", key="resume"
             )
         folder.remove_partial()
         folder.write_config(configs[0])
         _write(found)
+        if ceilings:
+            own = write_ceilings(configs, data, folder, device=device, say=say)
+            found = replace(found, ceilings=own)
     return found
 
 
@@ -98,7 +109,7 @@ def _run_methods(
             RunFolder.create(own.path, config)
         summary: Summary
         try:
-            summary = run_seeds(config, data, own, device=device, say=say)
+            summary = run_seeds(config, data, own, device=device, say=say, own_ceilings=False)
             trained += 1
         except AlreadyFinished:
             summary = own.read_json(SUMMARY)

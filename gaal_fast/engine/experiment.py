@@ -16,6 +16,7 @@ from torch import nn
 from gaal_fast.config import Config
 from gaal_fast.config.command import os_error_words
 from gaal_fast.data import FusionData, load_data
+from gaal_fast.engine.ceilings import write_ceilings
 from gaal_fast.engine.task import task_of
 from gaal_fast.engine.trainer import Trainer
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by_errors
@@ -110,7 +111,8 @@ def suited(configs: Sequence[Config], data: FusionData) -> list[Config]:
 def _wanted(config: Config, data: FusionData) -> list[str]:
     """The modalities that a method takes, of those of the data and the images that it may lack."""
     names = data.modality_names
-    return modalities_of(config, names if data.images is not None else ["image", *names])
+    imageless = data.images is None and not data.embeddings
+    return modalities_of(config, ["image", *names] if imageless else names)
 
 
 def check_modalities(config: Config, data: FusionData) -> None:
@@ -222,17 +224,29 @@ def tidy_after_errors(folder: RunFolder, *, new: bool, module: str = "train") ->
 
 
 def run_seeds(
-    config: Config, data: FusionData, folder: RunFolder, *, device: torch.device, say: Say
+    config: Config,
+    data: FusionData,
+    folder: RunFolder,
+    *,
+    device: torch.device,
+    say: Say,
+    own_ceilings: bool = True,
 ) -> Summary:
     """Train ``config.train.seeds`` times, going on where the folder's runs stopped, and write the
-    summary over all of them.
+    summary over all of them, with the ceilings of the data where ``config.train.ceilings`` wants
+    them and nobody else gives them (``own_ceilings``).
 
     Raises:
         AlreadyFinished: Where nothing is left to do.
         Interrupted: With the folder, on Ctrl-C.
     """
+    ceilings = config.train.ceilings and own_ceilings
     if config.train.seeds == 1:
-        return run_one(config, data, folder, device=device)
+        single = run_one(config, data, folder, device=device)
+        if ceilings:
+            single["ceilings"] = write_ceilings([config], data, folder, device=device, say=say)
+            folder.write_json(SUMMARY, single)
+        return single
     summaries: list[RunSummary] = []
     trained = 0
     for seed in range(config.train.seed, config.train.seed + config.train.seeds):
@@ -255,6 +269,8 @@ def run_seeds(
         raise AlreadyFinished(
             f": {folder.path} is finished: all of its {len(summaries)} seeds are", key="resume"
         )
+    if ceilings:
+        summary["ceilings"] = write_ceilings([config], data, folder, device=device, say=say)
     folder.remove_partial()
     folder.write_config(config)
     folder.write_json(SUMMARY, summary)

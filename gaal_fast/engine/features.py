@@ -1,27 +1,31 @@
-"""What an image encoder makes of the images of some rows."""
+"""Features of a data set's rows from a frozen encoder."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from gaal_fast.data import FusionDataset, dead_readers_as_user_errors, make_loader
 
+# Side of a thumbnail, in pixels.
+THUMBNAIL = 16
 
-class Features(NamedTuple):
-    """Features of the rows that have an input.
 
-    Attributes:
-        values: ``[n, d]`` float32.
-        rows: ``[n]`` int64, ascending: which rows of the data set these are.
+class Thumbnails(nn.Module):
+    """Images as they are, small: ``[B, 3, H, W]`` to ``[B, 3 * 16 * 16]``, resized with
+    antialiasing. Smaller images keep their size.
     """
 
-    values: np.ndarray
-    rows: np.ndarray
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.float()
+        if max(images.shape[-2:]) > THUMBNAIL:
+            images = interpolate(
+                images, size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True
+            )
+        return images.flatten(1)
 
 
 @torch.no_grad()
@@ -33,33 +37,46 @@ def features(
     device: torch.device,
     batch_size: int = 64,
     workers: int | None = None,
-    progress: bool = True,
-) -> Features:
-    """Run one encoder in evaluation mode over a data set, in its order.
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What an encoder in evaluation mode makes of one modality; its mode is put back.
 
     Args:
-        encoder: of one modality, such as an ``ImageEncoder``, which normalizes its pixels itself.
-            Its device becomes ``device``; its mode is put back.
-        dataset: rows that are not augmented.
-        modality: the input to read, and no other.
-        device: where to compute.
-        batch_size: rows at once.
-        workers: reader processes; None for as many as help.
-        progress: show a bar on a terminal.
+        encoder: From inputs ``[n, ...]`` to features ``[n, d]``.
+        dataset: Its rows, in order.
+        modality: The name of the input.
+        device: Where to compute.
+        batch_size: Rows at once.
+        workers: Reader processes; None for as many as help.
+        progress: Show a bar on a terminal.
+
+    Returns:
+        Float32 ``[n, d]`` features of the rows that have the modality, d = 0 where none has it; and
+        int64 ``[n]``, ascending, their positions in the data set.
+
+    Raises:
+        UserError: Where one of the reader processes fails.
     """
-    loader = make_loader(dataset.only([modality]), batch_size, workers=workers)
     was_training = encoder.training
     encoder.to(device).eval()
-    values, rows, seen = [], [], 0
-    bar = tqdm(loader, desc=f"{modality} features", leave=False, disable=None if progress else True)
+    found, rows, seen = [], [], 0
+    loader = make_loader(dataset.only([modality]), batch_size, workers=workers)
+    bar = tqdm(
+        loader,
+        desc=f"features of {modality}",
+        unit="batch",
+        leave=False,
+        delay=1,
+        disable=None if progress else True,  # None: only on a terminal
+    )
     with dead_readers_as_user_errors():
         for batch in bar:
             view = batch.views[modality]
             if len(view.rows):
-                values.append(encoder(view.values.to(device)).float().cpu())
+                found.append(encoder(view.values.to(device)).float().cpu())
                 rows.append(view.rows + seen)
             seen += len(batch)
     encoder.train(was_training)
-    if not values:
-        return Features(np.zeros((0, 0), np.float32), np.zeros(0, np.int64))
-    return Features(torch.cat(values).numpy(), torch.cat(rows).numpy())
+    if not found:
+        return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
+    return torch.cat(found).numpy(), torch.cat(rows).numpy()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
+from torch import Tensor, nn
 
 from gaal_fast.config import Config, TableSettings
 from gaal_fast.data import (
@@ -26,10 +27,12 @@ from gaal_fast.data import (
 from gaal_fast.data.batch import InputSpec
 from gaal_fast.data.reading import Reading
 from gaal_fast.engine.evaluation import predict
+from gaal_fast.engine.features import features
 from gaal_fast.engine.precision import set_precision
 from gaal_fast.engine.task import stored_task
 from gaal_fast.errors import UserError
 from gaal_fast.methods import Method, build_method
+from gaal_fast.models import Encoders
 from gaal_fast.runs.folder import DATA, RunFolder
 from gaal_fast.tasks import FUSED, Predictions, Task
 
@@ -180,6 +183,48 @@ class TrainedRun:
         with dead_readers_as_user_errors():
             return predict(self.method, loader, device=self.device)
 
+    def embeddings(
+        self, data: PredictionData, *, workers: int | None = None
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The features that each modality's encoder makes of every row of ``data``.
+
+        Args:
+            data: The rows, in order.
+            workers: Reader processes; None for as many as in training.
+
+        Returns:
+            The columns of the input that are no features of its table, such as names and keys; and
+            float32 ``image.0``, ``image.1`` ... by modality, NaN in rows without it.
+
+        Raises:
+            UserError: Where the method has no encoders that give features.
+        """
+        encoders = getattr(self.method, "encoders", None)
+        if not isinstance(encoders, Encoders):
+            message = f": the method {self.config.method.name} has no encoders that give features"
+            raise UserError(message, key="embeddings")
+        own = set(data.schema.features)
+        kept = [name for name in data.frame.columns if name.strip() not in own]
+        parts = []
+        for name in self.method.modalities:
+            values, rows = features(
+                _OneEncoder(encoders, name),
+                data.dataset,
+                name,
+                device=self.device,
+                batch_size=2 * self.config.train.batch_size,
+                workers=self.config.data.workers if workers is None else workers,
+                progress=self.config.train.progress,
+            )
+            whole = np.full((len(data.frame), encoders.width), np.nan, np.float32)
+            if len(rows):
+                whole[rows] = values
+            columns = [f"{name}.{place}" for place in range(encoders.width)]
+            parts.append(pd.DataFrame(whole, columns=columns))
+        found = pd.concat(parts, axis=1)
+        kept = [name for name in kept if name not in found.columns]
+        return data.frame[kept].reset_index(drop=True), found
+
     def predict_part(self, part: str, *, workers: int | None = None) -> Predictions:
         """Outputs for a part of the run's own split: ``train``, ``val`` or ``test``.
 
@@ -210,6 +255,17 @@ class TrainedRun:
         table, replaced = with_predictions(data.frame, self.task.columns(predictions), used)
         issues = {(i.row, i.column): i for i in (*data.issues, *predictions.issues)}
         return Answer(table, used, replaced, list(issues.values()))
+
+
+class _OneEncoder(nn.Module):
+    """The encoder of one modality, as a module of its own."""
+
+    def __init__(self, encoders: Encoders, name: str) -> None:
+        super().__init__()
+        self.encoders, self.name = encoders, name
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.encoders(self.name, values)
 
 
 def with_predictions(

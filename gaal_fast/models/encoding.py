@@ -71,7 +71,7 @@ def build_encoders(inputs: Mapping[str, InputSpec], config: ModelConfig) -> Enco
     encoders: dict[str, nn.Module] = {}
     shared: nn.Module | None = None
     for name, spec in inputs.items():
-        if spec.kind == "table":
+        if spec.kind != "image":
             encoders[name] = TableEncoder(spec.features, width, config.hidden)
             continue
         if shared is None or not config.share_images:

@@ -69,7 +69,7 @@ def table(rows: Sequence[Row], title: str = "test accuracy") -> str:
     """
     cells = {(row.method, row.modality): row for row in rows}
     names = fused_first(dict.fromkeys(row.modality for row in rows))
-    width = max(16, len(title) + 1)
+    width = max(16, len(title) + 1, *(len(row.method) + 1 for row in rows))
     lines = [f"{title:<{width}}" + "".join(f"{name:>16}" for name in names)]
     for method in dict.fromkeys(row.method for row in rows):
         words = [_cell(cells.get((method, name))) for name in names]

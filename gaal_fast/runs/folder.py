@@ -37,6 +37,7 @@ DATA_ISSUES = "data_issues.csv"
 METRICS = "metrics.csv"
 STEPS = "steps.csv"
 SUMMARY = "summary.json"
+CEILINGS = "ceilings.csv"
 WEIGHTS = "best.safetensors"
 CHECKPOINT = "checkpoint.pt"
 CURVES = "learning_curves.png"
@@ -158,8 +159,9 @@ class RunFolder:
             path = getattr(getattr(config, section), name)
             if isinstance(path, Path):  # weights may be a word
                 update.setdefault(section, {})[name] = path_from(start, path)
-        tables = [path_from(start, file) for file in config.data.tables]
-        update.setdefault("data", {})["tables"] = tables
+        for name in ("tables", "embeddings"):
+            files = [path_from(start, file) for file in getattr(config.data, name)]
+            update.setdefault("data", {})[name] = files
         sections = {s: getattr(config, s).model_copy(update=paths) for s, paths in update.items()}
         plugin = [start / file.expanduser() for file in config.plugin]
         return config.model_copy(update={**sections, "plugin": plugin})

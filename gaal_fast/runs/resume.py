@@ -82,6 +82,7 @@ def check_paths(config: Config, *, resuming: bool = False) -> None:
         ("data.csv", "file", config.data.csv),
         ("data.images", "folder", config.data.images),
         *(("data.tables", "file", file) for file in config.data.tables),
+        *(("data.embeddings", "file", file) for file in config.data.embeddings),
         ("model.weights", "file", config.model.weights),
         *(("plugin", "file", file) for file in config.plugin),
     ):

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, final
+from typing import Literal, NotRequired, TypedDict, final
 
 from gaal_fast.files import write_text
 from gaal_fast.runs.naming import FUSED
@@ -25,6 +25,33 @@ SCORE_WORDS = {
 
 
 @final
+class Ceiling(TypedDict):
+    """A cheap baseline on the same split.
+
+    Attributes:
+        inputs: A modality, or several: ``image+table``.
+        learner: ``logistic``, ``ridge``, ``trees`` or ``product``.
+        features: What it was fitted on.
+        chosen: What the validation rows chose: strength of regularization, rounds of boosting.
+        train_rows: How many training rows it was fitted on.
+        val: The main score of the validation rows; None where there are none.
+        test: The same of the test rows.
+    """
+
+    inputs: str
+    learner: str
+    features: str
+    chosen: str
+    train_rows: int
+    val: float | None
+    test: float | None
+
+
+# By name, in the order in which they are shown.
+Ceilings = dict[str, Ceiling]
+
+
+@final
 class RunSummary(TypedDict):
     """One seed."""
 
@@ -37,6 +64,7 @@ class RunSummary(TypedDict):
     split: str
     val: Scores
     test: Scores
+    ceilings: NotRequired[Ceilings]
 
 
 @final
@@ -49,6 +77,7 @@ class SeedsSummary(TypedDict):
     test: Scores
     std: dict[Part, Scores]
     runs: list[dict[str, object]]
+    ceilings: NotRequired[Ceilings]
 
 
 Summary = RunSummary | SeedsSummary

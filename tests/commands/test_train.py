@@ -56,6 +56,7 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
         run_folder.METRICS,
         run_folder.STEPS,
         run_folder.SUMMARY,
+        run_folder.CEILINGS,
         run_folder.WEIGHTS,
         run_folder.CHECKPOINT,
         run_folder.CURVES,

@@ -371,7 +371,7 @@ def test_the_flags_of_a_table_to_predict_are_checked_under_their_own_names() -> 
     add_table_flags(parser)
     given = table_settings(parser.parse(["--decimal", "comma", "--delimiter", "tab"]))
     text = {"encoding": None, "delimiter": "\t", "decimal": ",", "thousands": None}
-    assert given == {**text, "tables": []}
+    assert given == {**text, "tables": [], "embeddings": []}
     given = table_settings(parser.parse(["--tables", "a.csv,b.csv"]))
     assert given["tables"] == [Path("a.csv"), Path("b.csv")]
     with pytest.raises(UserError) as refused:

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from gaal_fast.data.images.archive import open_image
 from gaal_fast.data.images.kinds import name_content
 
 # EXIF orientation -> what turns the stored image upright (EXIF 2.32, tag 0x0112).
@@ -78,7 +79,7 @@ def decode(
         ImageError: A missing, damaged, truncated or absurdly large file.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # A JPEG can skip most of its inverse transform when far fewer pixels are wanted; twice
             # the size keeps it sharp.
             image.draft(None, (2 * size, 2 * size))
@@ -125,7 +126,7 @@ def read_values(path: str | os.PathLike, limit: int | None = None) -> tuple[str 
         ImageError: As ``decode`` does.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             kind = deep_kind(image)
             values = np.empty(0) if kind is None else _values(image)[0].ravel()
     except Exception as error:
@@ -267,7 +268,7 @@ def _sixteen_bit_samples(image: Image.Image, high: str, low: str) -> np.ndarray:
         four = np.asarray(image).astype(np.uint16)
         return four[:, :, 0::2] << 8 | four[:, :, 1::2]
     assert isinstance(image, ImageFile)  # which Image.open gives
-    with Image.open(image.filename) as again:
+    with open_image(os.fsdecode(image.filename)) as again:
         _set_raw_mode(again, low)
         low_bytes = np.asarray(again).astype(np.uint16)
     return np.asarray(image).astype(np.uint16) << 8 | low_bytes

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from gaal_fast.data.images.archive import Archive, inside, open_archive
 from gaal_fast.data.images.names import (
     UNREAD_SUFFIXES,
     has_image_suffix,
@@ -24,11 +25,20 @@ _SUFFIX_CASE, _ZEROS = "with the extension in other case", "with other leading z
 
 class Listing:
     """The files and folders of one directory, by what a name that is not quite theirs has in common
-    with theirs."""
+    with theirs.
 
-    def __init__(self, directory: str):
+    Args:
+        directory: Its path.
+        archive: The archive that it is in, and its path there; None for one on the disk.
+    """
+
+    def __init__(self, directory: str, archive: tuple[Archive, str] | None = None):
         self.names: frozenset[str] = frozenset()
         self.folders: frozenset[str] = frozenset()
+        if archive is not None:
+            names, folders = archive[0].folders.get(archive[1], ((), ()))
+            self.names, self.folders = frozenset(names), frozenset(folders)
+            return
         try:
             with os.scandir(directory) as entries:
                 files = {
@@ -110,31 +120,37 @@ class Match(NamedTuple):
 
 
 class ImageFolder:
-    """A folder of images, sub-folders included.
+    """A folder of images, sub-folders included, or a ``.zip`` or ``.tar`` that takes its place.
 
     It is read one directory listing at a time and only where a name points to.
 
     Args:
-        base: The folder.
+        base: The folder or the archive.
         option: The flag that names it, for messages.
 
     Raises:
-        UserError: ``base`` is no folder.
+        UserError: ``base`` is neither.
     """
 
     def __init__(self, base: Path | str, option: str = "--data.images"):
         self.base = Path(base).expanduser()
-        if not self.base.is_dir():
-            what = "not a folder" if self.base.exists() else "no such folder"
-            raise UserError(f"{option}: {what}: {self.base}")
+        if not self.base.exists():
+            raise UserError(f"{option}: no such folder: {self.base}")
+        self._archive = None if self.base.is_dir() else open_archive(self.base, option)
         self.option = option
         self._top = os.path.split(os.path.join(self.base, "name"))[0]
         self._listings: dict[str, Listing] = {}
 
     def listing(self, directory: str) -> Listing:
         if directory not in self._listings:
-            self._listings[directory] = Listing(directory)
+            self._listings[directory] = Listing(directory, self._inside(directory))
         return self._listings[directory]
+
+    def _inside(self, directory: str) -> tuple[Archive, str] | None:
+        """The archive with the path of a directory in it, None for one that is not in it."""
+        if self._archive is None or not f"{directory}{os.sep}".startswith(f"{self.base}{os.sep}"):
+            return None
+        return self._archive, inside(directory[len(str(self.base)) :])
 
     def find_exact(self, name: str) -> bool:
         directory, tail = self.split(name)

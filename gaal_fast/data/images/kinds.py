@@ -7,6 +7,8 @@ import re
 
 from PIL import features
 
+from gaal_fast.data.images.archive import open_file
+
 _HEAD = 4096
 _CONVERT = "convert it to PNG or JPEG"
 
@@ -95,7 +97,7 @@ def name_content(path: str | os.PathLike) -> str | None:
     """What a file is that is no image, with the remedy where there is one; None where its bytes do
     not say."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(_HEAD)
     except OSError:
         return None

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
+from gaal_fast.data.images.archive import open_file, open_image
 from gaal_fast.data.images.decode import (
     DEEP_KINDS,
     ImageError,
@@ -133,7 +133,7 @@ def warn_of_frames(found: Survey, warnings: list[str]) -> None:
 def _look(file: str) -> tuple[str | None, bool]:
     """The kind of a file if it has more than 8 bits, and whether it has several frames."""
     try:
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             head = stream.read(_HEAD)
         if head.startswith(b"\xff\xd8"):
             return None, False
@@ -143,7 +143,7 @@ def _look(file: str) -> tuple[str | None, bool]:
             return None, head[12:16] == b"VP8X" and len(head) > 20 and bool(head[20] & 2)
         if head.startswith(b"BM"):
             return None, False
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return deep_kind(image), image.format not in ("ICO", "ICNS", "PSD") and bool(
                 getattr(image, "is_animated", False)
             )

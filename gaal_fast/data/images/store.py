@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from gaal_fast.data.images.archive import stamp
 from gaal_fast.data.images.decode import ImageError, Ranges, Resampling, decode
 from gaal_fast.data.issues import DataIssue
 from gaal_fast.errors import UserError
@@ -223,11 +224,11 @@ class ImageStore:
             digest.update(f"{self.resampling}\n".encode())
         for path in self.files:
             try:
-                status = os.stat(path)
-                stamp = f"{status.st_mtime_ns} {status.st_size}"
+                changed, size = stamp(path)
+                words = f"{changed} {size}"
             except OSError:
-                stamp = "none"
-            digest.update(f"{os.path.abspath(path)}\n{stamp}\n".encode("utf-8", "surrogateescape"))
+                words = "none"
+            digest.update(f"{os.path.abspath(path)}\n{words}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def __getstate__(self) -> dict:

@@ -63,7 +63,12 @@ class TablePreprocessor:
         self._transformer = transformer
 
     def fit(
-        self, table: TypedTable | pd.DataFrame, rows: np.ndarray, min_category_count: int = 1
+        self,
+        table: TypedTable | pd.DataFrame,
+        rows: np.ndarray,
+        min_category_count: int = 1,
+        *,
+        others: bool = False,
     ) -> TablePreprocessor:
         """Learns medians, scales and levels from the given rows (the training part) alone.
 
@@ -74,16 +79,17 @@ class TablePreprocessor:
             table: All rows; a plain table is read as ``TypedTable.read`` does.
             rows: int64, the rows to learn from.
             min_category_count: Levels with fewer rows share one column.
+            others: Whether there are other inputs than the table and images.
 
         Returns:
             Itself.
 
         Raises:
-            UserError: There is neither a feature column nor an image column.
+            UserError: There is neither a feature column nor an image column, nor anything else.
         """
         schema = self.schema
         if not schema.features:
-            if schema.image_column is None:
+            if schema.image_column is None and not others:
                 raise UserError(schema.without_features())
             self._transformer = ColumnTransformer([])
             return self
