@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from gaal_fast.data import TablePreprocessor
 from gaal_fast.data.batch import Batch, View
+from gaal_fast.data.embeddings import load_embeddings
 from gaal_fast.data.reading import Reading
-from gaal_fast.data.sides import TABLE
+from gaal_fast.data.sides import TABLE, EmbeddingScale
 from gaal_fast.data.tables.fitted import LARGEST_FEATURE, MISSING_CODE, FittedTable
 from gaal_fast.engine.inference import TrainedRun
 from gaal_fast.engine.precision import set_precision
 from gaal_fast.errors import UserError
 from gaal_fast.methods import Method
-from gaal_fast.models.table_inputs import TableInputs
+from gaal_fast.models.table_inputs import EmbeddingInputs, TableInputs
 from gaal_fast.runs.export_meaning import meaning_of
 from gaal_fast.runs.exported import BATCH, Format, Input, Output
 from gaal_fast.tasks import FUSED
@@ -49,6 +50,7 @@ class Exportable:
         run: in float32 on the CPU.
         preprocessors: by modality, of the tables that the model takes.
         fitted: what each has learned.
+        scales: by modality, of the embeddings that the model takes.
         inputs: of the graph, in order.
         temperatures: of the predictions, by the modalities they are made from, joined by ``+``;
             none where the run keeps none.
@@ -57,6 +59,7 @@ class Exportable:
     run: TrainedRun
     preprocessors: Mapping[str, TablePreprocessor]
     fitted: Mapping[str, FittedTable]
+    scales: Mapping[str, EmbeddingScale]
     inputs: Sequence[Input]
     temperatures: Mapping[str, float]
 
@@ -73,7 +76,10 @@ class Exportable:
         fitted = {name: one.fitted() for name, one in preprocessors.items()}
         kept = run.folder.file(CALIBRATION).is_file()
         temperatures = run.folder.read_json(CALIBRATION)["temperature"] if kept else {}
-        return cls(run, preprocessors, fitted, list(_inputs(run.method, fitted)), temperatures)
+        kinds = {name: spec.kind for name, spec in specs.items()}
+        scales = {n: one for n, one in load_embeddings(path).items() if kinds.get(n) == "embedding"}
+        inputs = list(_inputs(run.method, fitted))
+        return cls(run, preprocessors, fitted, scales, inputs, temperatures)
 
     @property
     def method(self) -> Method:
@@ -99,6 +105,7 @@ class Exportable:
             folder.preprocessor().schema,
             Reading.load(folder.path),
             {name: (one.schema, self.fitted[name]) for name, one in self.preprocessors.items()},
+            scales=self.scales,
             resampling=self.run.config.data.resize[1],
         )
 
@@ -120,6 +127,9 @@ def _inputs(method: Method, fitted: Mapping[str, FittedTable]) -> Iterable[Input
     for modality, spec in method.inputs.items():
         if spec.kind == "image":
             yield Input(name_of(modality), "image", modality, "uint8", spec.shape)
+            continue
+        if spec.kind == "embedding":
+            yield Input(name_of(modality), "embedding", modality, "float64", spec.shape)
             continue
         table = fitted[modality]
         if table.quantities:
@@ -150,6 +160,9 @@ class Graph(nn.Module):
         self.tables = nn.ModuleDict(
             {f"table_{name}": table_inputs(one) for name, one in exportable.fitted.items()}
         )
+        self.embeddings = nn.ModuleDict(
+            {f"of_{name}": EmbeddingInputs(o.mean, o.std) for name, o in exportable.scales.items()}
+        )
         prior = torch.from_numpy(self.method.task.prior()).float()
         self.register_buffer("prior", prior)
         modalities = self.method.modalities
@@ -176,6 +189,9 @@ class Graph(nn.Module):
             }
             if "image" in own:
                 values = own["image"]
+            elif "embedding" in own:
+                values, has_any = self.embeddings[f"of_{name}"](own["embedding"])
+                present = present & has_any
             else:
                 table = self.tables[f"table_{name}"]
                 values, has_any = table(own.get("numbers"), own.get("codes"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gaal_fast.data.batch import Batch, View
+from gaal_fast.data.sides import EmbeddingScale
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.fitted import MISSING_CODE, FittedTable
 from gaal_fast.engine.evaluation import predict
@@ -77,6 +78,8 @@ def random_inputs(
             found[one.name] = torch.rand(shape, generator=generator) < 0.7
         elif one.kind == "image":
             found[one.name] = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        elif one.kind == "embedding":
+            found[one.name] = _random_vectors(exportable.scales[one.modality], rows, generator)
         elif one.kind == "numbers":
             found[one.name] = _random_numbers(exportable.fitted[one.modality], rows, generator)
         else:
@@ -88,6 +91,14 @@ def random_inputs(
             ]
             found[one.name] = torch.stack(codes, dim=1)
     return found
+
+
+def _random_vectors(scale: EmbeddingScale, rows: int, generator: torch.Generator) -> Tensor:
+    """About as wide as in training, a fifth of the rows missing."""
+    mean, std = torch.from_numpy(scale.mean), torch.from_numpy(scale.std)
+    vectors = torch.randn(rows, len(mean), dtype=torch.float64, generator=generator)
+    missing = torch.rand(rows, 1, generator=generator) < 0.2
+    return (mean + std * vectors).masked_fill(missing, torch.nan)
 
 
 def _random_numbers(fitted: FittedTable, rows: int, generator: torch.Generator) -> Tensor:
@@ -117,6 +128,11 @@ def answers(exportable: Exportable, inputs: Arrays) -> Tensor:
         there = present[:, place]
         if spec.kind == "image":
             views[name] = View(own["image"][there], there.nonzero()[:, 0])
+            continue
+        if spec.kind == "embedding":
+            side = exportable.scales[name].side(name, own["embedding"].numpy())
+            there = there & torch.from_numpy(side.present)
+            views[name] = View(torch.from_numpy(side.features)[there], there.nonzero()[:, 0])
             continue
         arrays = exportable.preprocessors[name].transform(_typed(exportable, name, own))
         there = there & torch.from_numpy(arrays.present)

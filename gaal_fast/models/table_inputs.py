@@ -1,4 +1,4 @@
-"""A fitted table preprocessing as a module: raw numbers and codes to the features of an encoder."""
+"""Fitted preprocessing as modules: raw numbers and codes to the features of an encoder."""
 
 from __future__ import annotations
 
@@ -122,6 +122,31 @@ class TableInputs(nn.Module):
         place = self.places[self.starts + torch.where(known, codes, unknown)]
         features = torch.zeros(codes.shape[0], self.n_levels + 1, dtype=torch.float64)
         return features.scatter(1, place, 1.0)[:, : self.n_levels]
+
+
+class EmbeddingInputs(nn.Module):
+    """The features of an embedding's encoder, from a row's own vector.
+
+    Args:
+        mean: float64 ``[D]``.
+        std: float64 ``[D]``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(mean.copy()))
+        self.register_buffer("std", torch.from_numpy(std.copy()))
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 ``[B, D]``, and bool ``[B]``: the rows whose numbers are all finite, of float64
+        ``[B, D]``.
+        """
+        present = (values.abs() < torch.inf).all(dim=1)  # neither is NaN
+        features = ((values - self.mean) / self.std).float()
+        return torch.where(present[:, None], features, 0.0), present
 
 
 def _date_parts(days: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaal_fast import __version__
 from gaal_fast.data.reading import Reading, TableReading
-from gaal_fast.data.sides import TABLE, image_names_of
+from gaal_fast.data.sides import TABLE, EmbeddingScale, image_names_of
 from gaal_fast.data.tables.cells import LARGEST_NUMBER, MISSING_TOKENS, MISSING_WORDS
 from gaal_fast.data.tables.date_cells import ISO, TIME_OF_DAY
 from gaal_fast.data.tables.dates import FIRST_YEAR, LAST_YEAR
@@ -32,6 +32,7 @@ def meaning_of(
     schema: TableSchema,
     reading: Reading,
     tables: Mapping[str, tuple[TableSchema, FittedTable]],
+    scales: Mapping[str, EmbeddingScale],
     resampling: str,
 ) -> dict[str, Any]:
     """All that is needed to feed the graph and to read its answer, as JSON.
@@ -44,6 +45,7 @@ def meaning_of(
         schema: Of the main table.
         reading: How the files of the training were read.
         tables: By modality, the schema of each table and what was learned of it.
+        scales: By modality, what was learned of each embedding.
         resampling: How images are resized, as Pillow calls it.
     """
     images = image_names_of(schema.image_columns)
@@ -69,6 +71,8 @@ def meaning_of(
         "modalities": [
             {"name": name, **_image(kinds["image"], images[name], reading, resampling)}
             if "image" in kinds
+            else {"name": name, **_embedding(kinds["embedding"], scales[name])}
+            if "embedding" in kinds
             else {"name": name, **_table(name, kinds, *tables[name], reading)}
             for name, kinds in own.items()
         ],
@@ -94,6 +98,16 @@ def _image(one: Input, column: str, reading: Reading, resampling: str) -> dict[s
             kind: list(ends) for kind, ends in reading.of_images(one.modality).ranges.items()
         },
         "ranges_mean": "which values become 0 and 255 in images of more than 8 bits",
+    }
+
+
+def _embedding(one: Input, scale: EmbeddingScale) -> dict[str, Any]:
+    return {
+        "kind": "embedding",
+        "input": one.name,
+        "values": "as they are in the file, not standardized; a row with NaN lacks them",
+        "size": one.shape[0],
+        "key": scale.key,
     }
 
 

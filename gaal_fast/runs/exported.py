@@ -30,7 +30,7 @@ class Input(NamedTuple):
     """
 
     name: str
-    kind: Literal["present", "image", "numbers", "codes"]
+    kind: Literal["present", "image", "numbers", "codes", "embedding"]
     modality: str
     dtype: str
     shape: tuple[int, ...]

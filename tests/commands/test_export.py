@@ -287,13 +287,16 @@ def test_quantities_dates_and_further_inputs_are_exported(
         "data.image-column": "photo,other side",
         "data.tables": tmp_path / "data" / "visits.csv",
         "data.key": "id",
+        "data.embeddings": tmp_path / "data" / "clip.npy",
         "train.epochs": 1,
         "train.precision": "bf16",
     }
+    vectors = np.random.default_rng(0).normal(3.0, 2.0, (len(frame), 5))
+    np.save(tmp_path / "data" / "clip.npy", vectors)
     more = [part for key, value in changed.items() for part in (f"--{key}", str(value))]
     answer = run_command("train", *flags(csv, tmp_path / "run"), *more)
     assert answer.code == 0, answer.err
-    surer = {"temperature": {"photo+other_side+table+visits": 1.7, "table": 0.6}}
+    surer = {"temperature": {"photo+other_side+table+visits+clip": 1.7, "table": 0.6}}
     (tmp_path / "run" / CALIBRATION).write_text(json.dumps(surer))
     answer = run_command("export", "--run", tmp_path / "run", "--format", "pt2")
     assert answer.code == 0, answer.err
@@ -303,7 +306,8 @@ def test_quantities_dates_and_further_inputs_are_exported(
     assert meaning["output"]["columns"] == ["prediction", "prediction_std"]
     assert meaning["output"]["dtype"] == "float64", "a million has no tenths in float32"
     names = [one["name"] for one in meaning["modalities"]]
-    assert names == ["photo", "other_side", "table", "visits"]
+    assert names == ["photo", "other_side", "table", "visits", "clip"]
+    assert meaning["modalities"][4]["kind"] == "embedding"
     dates = [c for c in meaning["modalities"][2]["numbers"]["columns"] if c["kind"] == "date"]
     assert [(one["name"], one["written"]) for one in dates] == [("seen", "%d.%m.%Y")]
     module = torch.export.load(tmp_path / "run" / "model.pt2").module()
