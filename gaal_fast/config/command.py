@@ -56,7 +56,8 @@ def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry
         @wraps(main)
         def entry(argv: Sequence[str] | None = None) -> int:
             # One handler, however often.
-            logging.getLogger("gaal_fast.data.loader").addHandler(_PRINTED)
+            for library in ("gaal_fast.data.loader", "gaal_fast.engine"):
+                logging.getLogger(library).addHandler(_PRINTED)
             try:
                 code = main(sys.argv[1:] if argv is None else argv)
                 sys.stdout.flush()

@@ -5,8 +5,9 @@ Everything is returned or handed to ``say``; the commands print.
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +16,21 @@ from torch import nn
 
 from gaal_fast.config import Config
 from gaal_fast.config.command import os_error_words
-from gaal_fast.data import FusionData, load_data
+from gaal_fast.data import DataIssue, FusionData, load_data
+from gaal_fast.engine.analysis import analyze
+from gaal_fast.engine.analysis.passes import PartPass
 from gaal_fast.engine.task import task_of
 from gaal_fast.engine.trainer import Trainer
 from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by_errors
 from gaal_fast.methods import build_method
 from gaal_fast.methods.build import modalities_of
 from gaal_fast.models import Encoders
+from gaal_fast.runs.analysis import REPORT
 from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder
 from gaal_fast.runs.paths import default_path
 from gaal_fast.runs.summary import RunSummary, Summary, over_seeds
+
+logger = logging.getLogger("gaal_fast.engine")
 
 # The commonest class has this many times the rows of the rarest: the console shows balanced
 # accuracy too.
@@ -214,6 +220,7 @@ def run_seeds(
     folder.remove_partial()
     folder.write_config(config)
     folder.write_json(SUMMARY, summary)
+    write_report(folder)
     return summary
 
 
@@ -227,16 +234,46 @@ def run_one(
         AlreadyFinished: Where nothing is left to do.
         Interrupted: With the folder, on Ctrl-C.
     """
-    trainer = Trainer(folder.located(config), data, folder, device=device)
+
+    def finish(
+        passes: Mapping[str, PartPass], summary: RunSummary, issues: Iterable[DataIssue]
+    ) -> None:
+        analyze(
+            folder,
+            trainer.method.task,
+            data,
+            passes,
+            summary,
+            issues,
+            calibrate=config.train.calibrate,
+            examples=config.run.examples,
+        )
+
+    trainer = Trainer(folder.located(config), data, folder, device=device, analyze=finish)
     trainer.resume()
     folder.remove_partial()
     folder.write_config(config)
     folder.write_environment({"device": str(device)})
     folder.write_data(data)
     try:
-        return trainer.fit()
+        summary = trainer.fit()
     except Interrupted:
         raise Interrupted(folder.path) from None
+    write_report(folder)
+    return summary
+
+
+def write_report(folder: RunFolder) -> None:
+    """Write ``report.html``; a report that cannot be written is a warning, as everything that it
+    shows is in the folder already.
+    """
+    from gaal_fast.runs.report import write
+
+    try:
+        write(folder, folder.file(REPORT))
+    except (OSError, UserError) as error:
+        reason = os_error_words(error) if isinstance(error, OSError) else str(error)
+        logger.warning("no %s for %s: %s", REPORT, folder.path, reason)
 
 
 def is_uneven(data: FusionData) -> bool:

@@ -100,6 +100,29 @@ class Regression(Task):
     def _log_variance(self, output: Tensor) -> Tensor:
         return output[:, self.targets :].clamp(*LOG_VARIANCE)
 
+    def row_losses(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Gaussian negative log-likelihood of the standardized values, without its constant, or
+        half their squared error; the mean over the values of a row.
+        """
+        scale, shift = self.std.numpy(force=True), self.mean.numpy(force=True)
+        error2 = np.square(output[:, : self.targets] - (target - shift) / scale)
+        if not self.has_variance:
+            return 0.5 * error2.mean(axis=1)
+        spread = np.clip(output[:, self.targets :], *LOG_VARIANCE)
+        return 0.5 * (spread + error2 * np.exp(-spread)).mean(axis=1)
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether there is a variance, which alone a temperature changes."""
+        return self.has_variance
+
+    def tempered(self, output: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
+        """The variance times the temperature."""
+        if not self.has_variance:
+            return output
+        spread = np.clip(output[:, self.targets :], *LOG_VARIANCE) + np.log(temperature)
+        return np.concatenate([output[:, : self.targets], spread], axis=1)
+
     def columns(self, predictions: Predictions) -> pd.DataFrame:
         """``prediction`` and, with a variance, ``prediction_std``, in the target's own units.
 
@@ -108,9 +131,9 @@ class Regression(Task):
         import pandas as pd
 
         output = predictions.outputs[FUSED]
-        columns = {"prediction": self._values(output)}
+        columns = {"prediction": self.values(output)}
         if self.has_variance:
-            columns["prediction_std"] = self._deviations(output)
+            columns["prediction_std"] = self.deviations(output)
         return pd.DataFrame(
             {
                 name if self.targets == 1 else f"{name}_{place + 1}": values[:, place]
@@ -119,10 +142,12 @@ class Regression(Task):
             }
         )
 
-    def _values(self, output: np.ndarray) -> np.ndarray:
+    def values(self, output: np.ndarray) -> np.ndarray:
+        """Predicted values ``[n, t]`` in the target's own units, of outputs ``[n, outputs]``."""
         return output[:, : self.targets] * self.std.numpy(force=True) + self.mean.numpy(force=True)
 
-    def _deviations(self, output: np.ndarray) -> np.ndarray:
+    def deviations(self, output: np.ndarray) -> np.ndarray:
+        """Their standard deviations ``[n, t]``, in the same units; only with a variance."""
         spread = np.clip(output[:, self.targets :], *LOG_VARIANCE)
         return np.exp(0.5 * spread) * self.std.numpy(force=True)
 
@@ -142,7 +167,7 @@ class Regression(Task):
 
     @torch.no_grad()
     def _scores(self, output: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
-        guess = self._values(output)
+        guess = self.values(output)
         device = self.mean.device
         loss = self.loss(
             torch.from_numpy(output).to(device), torch.from_numpy(target).to(device)
