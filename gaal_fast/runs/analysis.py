@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "modality", "temperature", "ece_before", "ece_after", "nll_before", "nll_after", "rows",
     ),
     RELIABILITY: ("modality", "stage", "low", "high", "rows", "confidence", "accuracy"),
-    COVERAGE: ("modality", "stage", "level", "covered", "width", "rows"),
+    COVERAGE: ("modality", "stage", "nominal", "covered", "width", "rows"),
     MISSING: ("modality", "fraction", "score", "value", "rows"),
     CONTRIBUTION: ("modality", "alone", "drop", "low", "high", "shapley"),
     IMPORTANCE: ("modality", "column", "drop", "std", "loss_increase", "repeats", "rows"),

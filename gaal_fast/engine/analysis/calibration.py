@@ -170,7 +170,7 @@ def coverage(
                 {
                     "modality": view.name,
                     "stage": stage,
-                    "level": level,
+                    "nominal": level,
                     "covered": float((away <= reach).mean()),
                     "width": float(2 * reach * deviations.mean()),
                     "rows": len(view.target),

@@ -40,7 +40,7 @@ def html(folder: RunFolder) -> str:
             page = compare_page(folder)
         else:
             page = seeds_page(folder) if folder.seeds() else run_page(folder)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         message = f"{folder.path}: its files do not fit together: {error!r}"
         raise UserError(message) from error
     text = render(page)

@@ -145,8 +145,7 @@ def lines(
             axes.plot([low, high], [low, high], color=_INK, linewidth=0.8, linestyle=":")
         if limits is not None:
             axes.set_ylim(*limits)
-        if whole:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.6, linewidth=0.6)

@@ -162,7 +162,7 @@ def _methods(
     if dots:
         words = "; ".join(f"{label} {value:.3f}" for label, value, *_ in dots)
         svg = charts.intervals(f"{title}: {words}", dots, title, shades=shades)
-        figures.append(Figure(svg, "Means over seeds with their sample standard deviation"))
+        figures.append(Figure(svg, ""))
     lead = "Mean ± sample standard deviation over seeds." if "seeds" in summary else "One seed."
     table = Table(["method", *names], rows, title)
     return Section("scores", "Scores", [lead], figures, [table], files=[source])
@@ -221,7 +221,8 @@ def _curves(runs: Sequence[RunFolder]) -> Section | None:
     shades = {name: _STRONG[place % len(_STRONG)] for place, name in enumerate(series)}
     alt = f"{words} by epoch, {', '.join(series)}"
     svg = charts.lines(alt, series, "epoch", words, shades=shades, whole=True)
-    return Section("curves", "Learning curves", (), [Figure(svg, alt)], files=[METRICS])
+    figure = Figure(svg, f"F{words[1:]} by epoch, the mean over seeds")
+    return Section("curves", "Learning curves", (), [figure], files=[METRICS])
 
 
 def _links(runs: Sequence[RunFolder]) -> Section | None:

@@ -78,8 +78,17 @@ class Table:
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    caption: str = ""
+    caption: str
     matrix: bool = False
+
+    @property
+    def texts(self) -> set[int]:
+        """The columns that hold words, which stand to the left."""
+        return {
+            place
+            for place in range(len(self.head))
+            if self.rows and all(isinstance(row[place], str | Link) for row in self.rows)
+        }
 
 
 @dataclass(frozen=True)
@@ -204,8 +213,16 @@ class Source:
         return Range(value, low, high) if low is not None and high is not None else Range(value)
 
 
+PLAIN = "plain"  # a form for numbers of any unit
+
+
 def shown(value: float, form: str) -> str:
-    """A number in Python's format, with a minus sign in place of a hyphen and no minus zero."""
+    """A number in Python's format, with a minus sign in place of a hyphen and no minus zero.
+
+    ``PLAIN`` is four digits, or all before the point, without an exponent where that can be.
+    """
+    if form == PLAIN:
+        form = ".0f" if 1e3 <= abs(value) < 1e9 else ".4g"
     text = format(value, form)
     if text.startswith("-") and not any(digit in text for digit in "123456789"):
         text = text[1:]

@@ -9,6 +9,7 @@ from gaal_fast.runs.folder import RunFolder
 from gaal_fast.runs.naming import FUSED
 from gaal_fast.runs.report import charts
 from gaal_fast.runs.report.page import (
+    PLAIN,
     Cell,
     Example,
     Figure,
@@ -74,8 +75,6 @@ def confusion(folder: RunFolder) -> Section | None:
         counts[place[true], place[guess]] = count
         at[place[true], place[guess]] = row
     found = Section("confusion", "Confusions", files=[files.CONFUSION])
-    wrong = int(counts.sum() - np.trace(counts))
-    found.lead = [f"{wrong} of {int(counts.sum())} rows are confused."]
     if len(names) <= MATRIX_CLASSES:
         found.tables.append(_matrix(source, names, counts, at))
     else:
@@ -124,11 +123,11 @@ def residuals(folder: RunFolder) -> Section | None:
     svg = charts.lines(alt, {"rows": line}, "mean prediction", "mean target", diagonal=True)
     rows: list[list[Cell]] = [
         [
-            source.number(row, "low", ".4g"),
-            source.number(row, "high", ".4g"),
-            source.number(row, "prediction", ".4g"),
-            source.number(row, "target", ".4g"),
-            source.number(row, "mae", ".4g"),
+            source.number(row, "low", PLAIN),
+            source.number(row, "high", PLAIN),
+            source.number(row, "prediction", PLAIN),
+            source.number(row, "target", PLAIN),
+            source.number(row, "mae", PLAIN),
             source.number(row, "rows", ".0f"),
         ]
         for row in range(len(frame))
@@ -161,7 +160,7 @@ def calibration(folder: RunFolder) -> Section | None:
         )
     if covered is not None:
         found.files = [*found.files, files.COVERAGE]
-        svg = _reliability(covered, ("level", "covered"))
+        svg = _reliability(covered, ("nominal", "covered"))
         caption = "Share of rows inside their interval by its level, fused; dotted: as it should be"
         found.figures.append(Figure(svg, caption))
         found.tables.append(_coverage_table(covered))
@@ -214,10 +213,10 @@ def _calibration_table(source: Source, *, classes: bool) -> Table:
 def _coverage_table(source: Source) -> Table:
     rows: list[list[Cell]] = [
         [
-            source.number(row, "level", ".0%"),
+            source.number(row, "nominal", ".0%"),
             str(source.cell(row, "stage")),
             source.number(row, "covered", ".1%"),
-            source.number(row, "width", ".4g"),
+            source.number(row, "width", PLAIN),
         ]
         for row in source.rows(modality=FUSED)
     ]
@@ -334,17 +333,17 @@ def _example(place: int, row: dict) -> Example:
     def number(key: str, value: float, form: str) -> Number:
         return Number(value, shown(value, form), files.MISTAKES, place, key)
 
-    words: list[str | Number] = ["row ", number("row", row["row"], ".0f"), ": "]
+    words: list[str | Number] = ["Row ", number("row", row["row"], ".0f"), ": "]
     if "confidence" in row:
-        words += [f"{row['predicted']} (", number("confidence", row["confidence"], ".0%"), "), is "]
-        words.append(str(row["true"]))
-        title = f"{row['predicted']} for {row['true']}"
+        words += [f"predicted {row['predicted']}, confidence "]
+        words += [number("confidence", row["confidence"], ".0%"), f"; is {row['true']}"]
+        title = f"{row['true']} taken for {row['predicted']}"
     else:
-        guess, truth = (", ".join(shown(v, ".4g") for v in row[k]) for k in ("predicted", "true"))
-        words += [f"predicted {guess}, is {truth}, off by ", number("error", row["error"], ".4g")]
-        title = f"{guess} for {truth}"
+        guess, truth = (", ".join(shown(v, PLAIN) for v in row[k]) for k in ("predicted", "true"))
+        words += [f"predicted {guess}, is {truth}, off by ", number("error", row["error"], PLAIN)]
+        title = f"{truth} taken for {guess}"
     if row.get("used"):
-        words.append(f", from {row['used']}")
+        words.append(f"; from {row['used']}")
     told: Words = words
     cells = [(str(name), str(text)) for name, text in row["cells"]]
     return Example(title, told, list(row["images"].items()), cells)

@@ -11,6 +11,7 @@ from gaal_fast.runs.naming import FUSED
 from gaal_fast.runs.report import charts
 from gaal_fast.runs.report.learning import conflict, curves
 from gaal_fast.runs.report.page import (
+    PLAIN,
     Cell,
     Figure,
     Number,
@@ -35,6 +36,7 @@ from gaal_fast.runs.summary import PART_WORDS, SCORE_WORDS, fused_first, main_sc
 
 _WORDS = {**SCORE_WORDS, "macro_f1": "macro F1", "nll": "NLL (nats)", "mae": "MAE", "loss": "loss"}
 _CEILINGS = "ceilings"
+_IN_UNITS = ("mae", "rmse")  # of the target
 _MAKERS: Sequence[Callable[[RunFolder], Section | None]] = (
     per_class,
     confusion,
@@ -138,7 +140,7 @@ def _verdict(
     words: list[str | Number] = ["On ", rows, f" {PART_WORDS[part]} rows "]  # type: ignore[index]
     words += [f"the fused prediction has {_article(name)} of ", fused.value]
     if fused.low is not None and fused.high is not None:
-        words += [" (95 % interval ", fused.low, " to ", fused.high, ")"]
+        words += [" (95\N{NO-BREAK SPACE}% interval ", fused.low, " to ", fused.high, ")"]
     alone = {name: found for name, found in values.items() if name != FUSED}
     if len(alone) > 1:
         best = max(alone, key=lambda name: alone[name].value.value)
@@ -214,12 +216,13 @@ def _score_cell(
 ) -> Cell:
     if modality in known:
         return known[modality]
+    form = PLAIN if score in _IN_UNITS else ".3f"
     if scores is not None:
         for row in scores.rows(part=part, modality=modality, score=score):
-            return scores.range(row, "value")
+            return scores.range(row, "value", form)
     value = summary[part][score].get(modality)
     key = f"{part}.{score}.{modality}"
-    return None if value is None else Number(value, shown(value, ".3f"), SUMMARY, None, key)
+    return None if value is None else Number(value, shown(value, form), SUMMARY, None, key)
 
 
 def _alerts(folder: RunFolder) -> list[tuple[str, str]] | None:
