@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -26,6 +27,14 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 
 
+def _high(ends: tuple[int, int]) -> tuple[int, int]:
+    """The two ends of a pipe under numbers that nothing else is redirected to."""
+    first, second = (fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in ends)
+    for end in ends:
+        os.close(end)
+    return first, second
+
+
 class Browser:
     """One page of a browser.
 
@@ -36,8 +45,8 @@ class Browser:
     def __init__(self, folder: Path) -> None:
         program = chromium()
         assert program is not None
-        read, self._commands = os.pipe()
-        self._answers, write = os.pipe()
+        read, self._commands = _high(os.pipe())
+        self._answers, write = _high(os.pipe())
         flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
         # Chromium reads commands from 3 and answers on 4.
         words = f'exec "$0" "$@" 3<&{read} 4>&{write}'

@@ -40,17 +40,29 @@ _STYLE = {
 }
 _MARKERS = "osD^vP*X"
 _LONGEST = 24  # letters of a name on an axis
+_LEGEND = 3  # names in a row of a legend
 
 Line = tuple[Sequence[float], Sequence[float]]
 
 
-def _draw(alt: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> str:
+def _draw(
+    alt: str,
+    draw: Callable[[Axes], None],
+    *,
+    height: float = HEIGHT,
+    left: float = 0.8,
+    top: float = 0.1,
+) -> str:
+    """A chart as SVG text. Margins are in inches: finding them out would double the time."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height))
+        figure.subplots_adjust(
+            left=left / WIDTH, right=1 - 0.1 / WIDTH, bottom=0.48 / height, top=1 - top / height
+        )
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         draw(axes)
@@ -150,10 +162,11 @@ def lines(
         axes.set_ylabel(y)
         axes.grid(alpha=0.6, linewidth=0.6)
         if len(series) > 1:
-            columns = min(3, len(series))
+            columns = min(_LEGEND, len(series))
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
-    return _draw(alt, draw)
+    rows = -(-len(series) // _LEGEND) if len(series) > 1 else 0
+    return _draw(alt, draw, height=HEIGHT + 0.2 * max(0, rows - 1), top=0.15 + 0.2 * rows)
 
 
 def intervals(
@@ -193,7 +206,9 @@ def intervals(
         axes.grid(axis="x", alpha=0.6, linewidth=0.6)
         axes.tick_params(axis="y", length=0)
 
-    return _draw(alt, draw, height=max(1.3, 0.75 + 0.3 * len(values)))
+    longest = max(len(short(name)) for name, *_ in values)
+    height = max(1.3, 0.75 + 0.3 * len(values))
+    return _draw(alt, draw, height=height, left=0.15 + 0.077 * longest)
 
 
 def heat(alt: str, matrix: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from gaal_fast.runs.naming import loaded
 
 # Columns that hold names.
 _TEXTS = ("part", "modality", "score", "class", "true", "predicted", "column", "stage", "first")
-_TEXTS += ("second", "level", "topic", "message", "method")
+_TEXTS += ("second", "level", "topic", "message", "method", "phase")
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,14 @@ class Source:
 
     def __init__(self, folder: RunFolder, name: str) -> None:
         self.name = name
-        self.frame = pd.read_csv(
-            folder.file(name),
-            dtype=dict.fromkeys(_TEXTS, str),  # a class may be called 007 or NA
-            keep_default_na=False,
-            na_values=[""],
-            float_precision="round_trip",
-        ).rename(columns=loaded)
+        # As text first: a class may be called 007 or NA, and Python reads a number to the last bit.
+        frame = pd.read_csv(folder.file(name), dtype=str, keep_default_na=False)
+        self.frame = frame.rename(columns=loaded)
+        for column in self.frame:
+            cells = self.frame[column]
+            self.frame[column] = cells.where(cells != "", None) if column in _TEXTS else [
+                float(cell) if cell else math.nan for cell in cells
+            ]  # fmt: skip
 
     @classmethod
     def of(cls, folder: RunFolder, name: str) -> Source | None:
@@ -195,14 +197,14 @@ class Source:
         if column not in self.frame:
             return None
         value = self.frame[column].iloc[row]
-        return None if value != value else value
+        return None if value is None or value != value else value
 
     def number(self, row: int, column: str, form: str = ".3f") -> Number | None:
         """A number to show, in Python's format; None for an empty cell."""
         value = self.cell(row, column)
         if value is None:
             return None
-        return Number(value.item(), shown(value, form), self.name, row, column)
+        return Number(float(value), shown(value, form), self.name, row, column)
 
     def range(self, row: int, column: str, form: str = ".3f") -> Range | None:
         """A number with the interval that stands beside it."""
