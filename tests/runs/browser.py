@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from select import select
@@ -20,6 +21,11 @@ FLAGS = (
     *("--disable-extensions", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
 )
 PATIENCE = 60.0  # seconds
+# Chromium reads commands from 3 and answers on 4.
+_START = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);"
+    "os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 def chromium() -> str | None:
@@ -48,10 +54,8 @@ class Browser:
         read, self._commands = _high(os.pipe())
         self._answers, write = _high(os.pipe())
         flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
-        # Chromium reads commands from 3 and answers on 4.
-        words = f'exec "$0" "$@" 3<&{read} 4>&{write}'
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", words, program, *flags],
+            [sys.executable, "-c", _START, str(read), str(write), program, *flags],
             pass_fds=(read, write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -93,7 +93,7 @@ def read_parts(
         analyzed: Whether to predict from subsets of the modalities too and, of the test rows (the
             validation rows where there are none), with shuffled columns.
     """
-    found = {}
+    found: dict[str, PartPass] = {}
     for part in PARTS:
         rows: FusionDataset = getattr(data, part)
         if analyzed:

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 4.5, 2.9  # inches; 10 points are then about 10 pixels on a phone
 _INK, _FAINT = "#010203", "#040506"  # stand for the page's own colors of text and of grid lines
 _SIZE = 9.5
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gaal_fast",  # the same chart has the same bytes
     "text.parse_math": False,  # a dollar sign in the user's names is a dollar sign

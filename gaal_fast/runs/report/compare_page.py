@@ -154,9 +154,7 @@ def _methods(
             found = cells.get((method, name))
             if found is not None:
                 label = name if len(methods) == 1 else f"{method}, {name}"
-                wide = 0.0 if found.std is None else found.std.value
-                value = found.value.value
-                dots.append((label, value, value - wide, value + wide))
+                dots.append((label, found.value.value, *found.ends))
                 shades[label] = own[name]
     figures = []
     if dots:
@@ -181,8 +179,7 @@ def _differences(folder: RunFolder) -> Section | None:
             continue
         name = str(source.cell(row, "method"))
         rows.append([name, found, source.number(row, "std"), source.number(row, "rows", ".0f")])
-        ends = [end.value if end else None for end in (found.low, found.high)]
-        dots.append((name, found.value.value, ends[0], ends[1]))
+        dots.append((name, found.value.value, *found.ends))
     score = "accuracy" if source.cell(0, "score") == "accuracy" else "mean absolute error"
     better = "Above 0 it is better." if score == "accuracy" else "Below 0 it is better."
     lead = (

@@ -13,8 +13,12 @@ from gaal_fast.runs.folder import RunFolder
 from gaal_fast.runs.naming import loaded
 
 # Columns that hold names.
-_TEXTS = ("part", "modality", "score", "class", "true", "predicted", "column", "stage", "first")
-_TEXTS += ("second", "level", "topic", "message", "method", "phase")
+_TEXTS = frozenset(
+    {
+        *("part", "modality", "score", "class", "true", "predicted", "column", "stage", "first"),
+        *("second", "level", "topic", "message", "method", "phase"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,15 @@ class Range:
     low: Number | None = None
     high: Number | None = None
     std: Number | None = None
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """Of its interval, or of one standard deviation around the number; None for neither."""
+        if self.low is not None and self.high is not None:
+            return self.low.value, self.high.value
+        if self.std is not None:
+            return self.value.value - self.std.value, self.value.value + self.std.value
+        return None, None
 
 
 @dataclass(frozen=True)

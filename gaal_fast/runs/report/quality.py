@@ -96,8 +96,8 @@ def _matrix(
             share = counts[true, guess] / max(totals[true], 1)
             cells.append(None if count is None else Share(count, float(share)))
         rows.append([name, *cells])
-    head = ["true ↓ predicted →", *names]
-    return Table(head, rows, "Rows by true and predicted class", matrix=True)
+    caption = "Rows by true class (down) and predicted class (across)"
+    return Table(["true", *names], rows, caption, matrix=True)
 
 
 def _pairs(

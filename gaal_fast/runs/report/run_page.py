@@ -182,14 +182,7 @@ def _first(
         for name, found in ceilings.items()
     ]
     title = f"{PART_WORDS[part]} {SCORE_WORDS[score]}"  # type: ignore[index]
-    dots = [
-        (
-            name,
-            found.value.value,
-            *((end.value if end else None) for end in (found.low, found.high)),
-        )
-        for name, found in everything.items()
-    ]
+    dots = [(name, found.value.value, *found.ends) for name, found in everything.items()]
     figures = []
     if dots:
         shades = {**charts.colors(values), **dict.fromkeys(ceilings, "#777777")}
