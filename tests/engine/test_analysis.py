@@ -17,7 +17,7 @@ from gaal_fast.config import Config, build
 from gaal_fast.data import make_loader
 from gaal_fast.data.batch import Batch, View
 from gaal_fast.engine import TrainedRun, experiment, predict
-from gaal_fast.engine.analysis import bootstrap, calibration, modalities
+from gaal_fast.engine.analysis import bootstrap, calibration, modalities, passes
 from gaal_fast.engine.analysis.measures import ClassMeasures, ValueMeasures
 from gaal_fast.engine.analysis.passes import PartPass, examine, feature_columns, subsets
 from gaal_fast.runs import analysis as files
@@ -254,6 +254,29 @@ def test_one_reading_gives_what_single_readings_give(csv: Path, run: RunFolder) 
         return "table", View(values, rows)
 
     assert np.array_equal(found.shuffled["table", "bark"][0], fused(other_bark))
+
+
+def test_columns_are_shuffled_on_a_sample_where_rows_are_many(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = TrainedRun.load(run.path, device=CPU)
+    data = experiment.load([run.located(run.config())])
+
+    def shuffled() -> PartPass:
+        loader = make_loader(data.test, 16)
+        columns = feature_columns(data)
+        return examine(trained.method, data.test, loader, device=CPU, columns=columns)
+
+    whole = shuffled()
+    assert (whole.sample == np.arange(len(data.test))).all()
+    monkeypatch.setattr(passes, "MOST_ROWS", 9)
+    some = shuffled()
+    assert len(some.sample) == 9 and (np.diff(some.sample) > 0).all()
+    for column, outputs in some.shuffled.items():
+        for mine, all_rows in zip(outputs, whole.shuffled[column], strict=True):
+            assert np.allclose(mine, all_rows[some.sample], rtol=1e-4, atol=1e-5), column
+    measures = ClassMeasures(trained.task)  # type: ignore[arg-type]
+    assert {row["rows"] for row in modalities.importance(some, measures, "accuracy")} == {9}
 
 
 def test_every_topic_is_a_file_and_agrees_with_the_summary(run: RunFolder) -> None:

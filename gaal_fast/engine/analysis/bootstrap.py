@@ -14,7 +14,7 @@ import numpy as np
 
 DRAWS, FEWEST_DRAWS = 1000, 100
 LEVEL = 95  # percent
-_CELLS = 2_000_000  # rows times draws in memory at once
+_CELLS = 2_000_000  # rows, or means, times draws in memory at once
 _WORK = 20_000_000  # rows times draws in all; beyond, there are fewer draws
 _TAILS = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
 
@@ -64,19 +64,24 @@ def _interval(values: np.ndarray) -> Interval:
 
 def _resampled(statistics: Statistics) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
-    rows = statistics.values.shape[0]
-    for times in _times_drawn(rows):
+    rows, width = statistics.values.shape
+    for times in _times_drawn(rows, width):
         means = np.asarray(times @ statistics.values) / rows
         for name, values in statistics.scores(means).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _times_drawn(rows: int) -> Iterator[np.ndarray]:
-    """Float64 ``[draws, rows]`` in blocks: how often a resample has each row."""
+def _times_drawn(rows: int, width: int) -> Iterator[np.ndarray]:
+    """Float64 ``[draws, rows]`` in blocks: how often a resample has each row.
+
+    Args:
+        rows: Of the part.
+        width: Means over them, which a block has in memory too.
+    """
     rng, left = np.random.default_rng(0), draws(rows)
     while left:
-        count = min(left, max(1, _CELLS // rows))
+        count = min(left, max(1, _CELLS // max(rows, width)))
         chosen = rng.integers(0, rows, (count, rows)) + rows * np.arange(count)[:, None]
         times = np.bincount(chosen.ravel(), minlength=count * rows)
         yield times.reshape(count, rows).astype(np.float64)

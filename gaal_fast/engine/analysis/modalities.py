@@ -106,9 +106,11 @@ def importance(part: PartPass, measures: Measures, score: str) -> Rows:
     """Of each column of a table: how much the fused score drops, and the loss rises, when its
     values are exchanged among the rows (Breiman 2001); largest first.
     """
-    target = part.predictions.target
+    target, whole = part.predictions.target[part.sample], part.predictions.outputs[FUSED]
     known = measures.known(target)
-    base = measures.scores(part.predictions.outputs[FUSED][known], target[known])
+    if not known.any():
+        return []
+    base = measures.scores(whole[part.sample][known], target[known])
     found: Rows = []
     for (modality, column), outputs in part.shuffled.items():
         changed = [measures.scores(output[known], target[known]) for output in outputs]

@@ -30,6 +30,8 @@ MOST_WITH_ALL_SUBSETS = 4
 # Evaluations of a table encoder on a batch; columns beyond are left out.
 MOST_SHUFFLES = 300
 MOST_REPEATS = 5
+# Rows that columns are shuffled on, and the outputs of all shuffles in memory at once.
+MOST_ROWS, FEWEST_ROWS, MOST_OUTPUTS = 2000, 100, 20_000_000
 
 Names = tuple[str, ...]
 Column = tuple[str, str]  # modality, column of its table
@@ -44,13 +46,15 @@ class PartPass:
         predictions: Of the rows as they are.
         only: Fused outputs float64 ``[N, outputs]`` where the model is given these modalities
             alone; a row that has none of them gets the task's prior.
-        shuffled: Fused outputs ``[N, outputs]``, one a repeat, with the values of one column
+        sample: int64 ``[n]``, the positions that ``shuffled`` is about: all, or some by chance.
+        shuffled: Fused outputs ``[n, outputs]``, one a repeat, with the values of one column
             exchanged among the rows.
     """
 
     rows: np.ndarray
     predictions: Predictions
     only: dict[Names, np.ndarray] = field(default_factory=dict)
+    sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     shuffled: dict[Column, list[np.ndarray]] = field(default_factory=dict)
 
 
@@ -132,14 +136,20 @@ def examine(
     moved: dict[Column, list[list[np.ndarray]]] = {
         shuffle.column: [[] for _ in shuffle.orders] for shuffle in shuffles
     }
+    sample = _sample(len(dataset), shuffles, method.task.outputs)
+    chosen = np.isin(np.arange(len(dataset)), sample)
+    seen = 0
     with _features_once(method) as forget:
 
         def also(batch: Batch) -> None:
+            nonlocal seen
             for names in wanted:
                 parts[names].append(_fused(method, _limited(batch, names)))
-            for shuffle in shuffles:
+            kept = _taken(batch, chosen[seen : seen + len(batch)])
+            seen += len(batch)
+            for shuffle in shuffles if len(kept) else ():
                 for repeat, order in enumerate(shuffle.orders):
-                    changed = shuffle.applied(batch, order)
+                    changed = shuffle.applied(kept, order)
                     moved[shuffle.column][repeat].append(_fused(method, changed))
             forget()
 
@@ -149,6 +159,7 @@ def examine(
         dataset.rows,
         predictions,
         {names: np.concatenate(found or [empty]) for names, found in parts.items()},
+        sample,
         {
             column: [np.concatenate(found or [empty]) for found in repeats]
             for column, repeats in moved.items()
@@ -171,6 +182,31 @@ def _limited(batch: Batch, names: Sequence[str]) -> Batch:
         for name, view in batch.views.items()
     }
     return Batch(batch.target, batch.index, views)
+
+
+def _taken(batch: Batch, kept: np.ndarray) -> Batch:
+    """Some rows (bool ``[B]``) of a batch; the same batch for all of them."""
+    if kept.all():
+        return batch
+    numbers = torch.from_numpy(np.cumsum(kept) - 1)
+    views = {}
+    for name, view in batch.views.items():
+        mine = torch.from_numpy(kept)[view.rows.cpu()]
+        rows = numbers[view.rows.cpu()[mine]].to(view.rows.device)
+        views[name] = View(view.values[mine.to(view.values.device)], rows)
+    rows = torch.from_numpy(np.flatnonzero(kept)).to(batch.index.device)
+    return Batch(batch.target[rows], batch.index[rows], views)
+
+
+def _sample(rows: int, shuffles: Sequence[_Shuffle], outputs: int) -> np.ndarray:
+    """Int64 positions, ascending: all rows where these are few, else some by a fixed seed."""
+    times = sum(len(shuffle.orders) for shuffle in shuffles) * outputs
+    if not times:
+        return np.zeros(0, np.int64)
+    most = min(MOST_ROWS, max(FEWEST_ROWS, MOST_OUTPUTS // times))
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 @dataclass

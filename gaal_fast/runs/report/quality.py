@@ -25,6 +25,7 @@ from gaal_fast.runs.summary import SCORE_WORDS, fused_first
 
 MOST_CLASSES = 100  # rows of a table
 MATRIX_CLASSES = 15  # rows and columns of a matrix of counts
+MOST_CLASSES_DRAWN = 1000  # of a matrix of shades
 _PAIRS = 12  # confusions that are named
 _COLUMNS = 20  # columns of a table whose importance is shown
 _BEFORE, _AFTER = "before scaling", "after scaling"
@@ -69,18 +70,21 @@ def confusion(folder: RunFolder) -> Section | None:
     seen = dict.fromkeys([*frame["true"], *frame["predicted"]])
     names = [str(name) for name in facts.get("classes") or sorted(seen)]
     place = {name: number for number, name in enumerate(names)}
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    at = {}
-    for row, (true, guess, count) in enumerate(frame.itertuples(index=False)):
-        counts[place[true], place[guess]] = count
-        at[place[true], place[guess]] = row
+    at = {
+        (place[true], place[guess]): row
+        for row, (true, guess) in enumerate(zip(frame["true"], frame["predicted"], strict=True))
+    }
     found = Section("confusion", "Confusions", files=[files.CONFUSION])
-    if len(names) <= MATRIX_CLASSES:
-        found.tables.append(_matrix(source, names, counts, at))
-    else:
-        alt = f"Confusion matrix of {len(names)} classes as shares of the true class"
-        found.figures.append(Figure(charts.heat(alt, counts), alt))
-    found.tables.append(_pairs(source, names, counts, at))
+    if len(names) <= MOST_CLASSES_DRAWN:
+        counts = np.zeros((len(names), len(names)), dtype=np.int64)
+        for pair, row in at.items():
+            counts[pair] = source.cell(row, "rows")
+        if len(names) <= MATRIX_CLASSES:
+            found.tables.append(_matrix(source, names, counts, at))
+        else:
+            alt = f"Confusion matrix of {len(names)} classes as shares of the true class"
+            found.figures.append(Figure(charts.heat(alt, counts), alt))
+    found.tables.append(_pairs(source, names, at))
     return found
 
 
@@ -100,11 +104,9 @@ def _matrix(
     return Table(["true", *names], rows, caption, matrix=True)
 
 
-def _pairs(
-    source: Source, names: list[str], counts: np.ndarray, at: dict[tuple[int, int], int]
-) -> Table:
-    wrong = [(true, guess) for true, guess in at if true != guess]
-    wrong.sort(key=lambda pair: -counts[pair])
+def _pairs(source: Source, names: list[str], at: dict[tuple[int, int], int]) -> Table:
+    wrong = [pair for pair in at if pair[0] != pair[1]]
+    wrong.sort(key=lambda pair: -source.cell(at[pair], "rows"))
     rows: list[list[Cell]] = [
         [names[true], names[guess], source.number(at[true, guess], "rows", ".0f")]
         for true, guess in wrong[:_PAIRS]
