@@ -157,7 +157,8 @@ class Regression(Task):
         """
         table: Scores = {name: {} for name in self.words}
         for name, output in predictions.outputs.items():
-            target = predictions.target_of(name)
+            # Without a single row, as where there is no test part, a target has no width.
+            target = predictions.target_of(name).reshape(-1, self.targets)
             known = np.isfinite(target).all(axis=1)
             target, output = target[known], output[known]
             found = self._scores(output, target) if len(target) else {}

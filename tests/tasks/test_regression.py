@@ -115,3 +115,16 @@ def test_scores_and_columns_are_in_the_targets_own_units() -> None:
     np.testing.assert_allclose(columns["prediction"], guess[:, 0])
     np.testing.assert_allclose(columns["prediction_std"], std * np.array([0.5, 1, 1, 2]))
     assert list(Regression(1, "mse").fit(VALUES).columns(predictions)) == ["prediction"]
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_no_rows_at_all_have_no_scores(targets: int) -> None:
+    """As where there is no test part: what was predicted then does not even have a width."""
+    task = Regression(targets)
+    none = np.zeros((0, task.outputs))
+    predictions = Predictions(
+        {"table": none, FUSED: none}, {"table": np.zeros(0, np.int64)}, np.zeros(0, np.int64)
+    )
+    scores = task.scores(predictions)
+    assert scores["rows"] == {"table": 0, FUSED: 0}
+    assert scores["r2"] == {"table": None, FUSED: None}
