@@ -157,7 +157,7 @@ def lines(
             axes.plot([low, high], [low, high], color=_INK, linewidth=0.8, linestyle=":")
         if limits is not None:
             axes.set_ylim(*limits)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5, min_n_ticks=1))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.6, linewidth=0.6)
