@@ -40,6 +40,9 @@ def main(argv: Sequence[str]) -> int:
     """Score the run that the flags name."""
     arguments = _parser().parse(argv)
     table = table_settings(arguments)
+    if arguments.report is not None:
+        _report(arguments, table)
+        return 0
     _check(arguments, table)
     _evaluate(arguments, table, worker_count(arguments.workers))
     return 0
@@ -78,9 +81,32 @@ def _parser() -> Parser:
         metavar="FILE",
         help="new PNG file for the confusion matrix of the fused prediction",
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="new HTML file for the report of the run, made from the files of its folder; alone"
+        " with --run",
+    )
     add_inference_flags(parser)
     add_table_flags(parser)
     return parser
+
+
+def _report(arguments: Namespace, table: TableSettings) -> None:
+    """Make the report of a run again, which needs neither its data nor its weights."""
+    given = {
+        name: getattr(arguments, name) for name in ("csv", "images", "split", "out", "picture")
+    }
+    for name, value in {**given, **table}.items():
+        if value:
+            raise UserError("does not go with --report, which needs --run alone", key=name)
+    check_new_file("report", arguments.report)
+    from gaal_fast.runs.folder import RunFolder
+    from gaal_fast.runs.report import write
+
+    write(RunFolder.open(arguments.run), arguments.report)
+    print(f"written to {arguments.report}")
 
 
 def _check(arguments: Namespace, table: TableSettings) -> None:

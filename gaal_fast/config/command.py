@@ -56,8 +56,12 @@ def command(*, flags: Mapping[str, str] | None = None) -> Callable[[Main], Entry
         @wraps(main)
         def entry(argv: Sequence[str] | None = None) -> int:
             # One handler, however often.
-            for name in ("gaal_fast.data.loader", "gaal_fast.models.pretrained"):
-                logging.getLogger(name).addHandler(_PRINTED)
+            for library in (
+                "gaal_fast.data.loader",
+                "gaal_fast.engine",
+                "gaal_fast.models.pretrained",
+            ):
+                logging.getLogger(library).addHandler(_PRINTED)
             try:
                 code = main(sys.argv[1:] if argv is None else argv)
                 sys.stdout.flush()

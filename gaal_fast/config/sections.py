@@ -337,6 +337,12 @@ class TrainConfig(Section):
             " accuracy or loss, for regression r2 or loss; auto: accuracy or r2"
         ),
     )
+    calibrate: bool = Field(
+        True,
+        description=(
+            "fit temperatures on the validation rows, which the probabilities of predict then have"
+        ),
+    )
     device: str = Field("auto", pattern=f"^({DEVICE})$", description=DEVICE_WORDS)
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="number format of the encoders' forward pass"
@@ -352,6 +358,12 @@ class RunConfig(Section):
 
     dir: Place | None = Field(
         None, description="new folder for the run; none: runs/NAME-METHOD-TIME"
+    )
+    examples: int = Field(
+        12,
+        ge=0,
+        le=12,
+        description="confident mistakes that the report shows with their cells and images",
     )
 
 

@@ -9,10 +9,12 @@ import torch
 
 from gaal_fast.config import Config
 from gaal_fast.data import FusionData
+from gaal_fast.engine.analysis.compared import differences
 from gaal_fast.engine.ceilings import write_ceilings
-from gaal_fast.engine.experiment import Say, new_path, run_seeds, tidy_after_errors
+from gaal_fast.engine.experiment import Say, new_path, run_seeds, tidy_after_errors, write_report
 from gaal_fast.errors import AlreadyFinished, Interrupted
 from gaal_fast.runs import figures
+from gaal_fast.runs.analysis import COLUMNS, DIFFERENCES
 from gaal_fast.runs.comparison import Row, as_cells, columns, rows_of, title
 from gaal_fast.runs.folder import CEILINGS, COMPARISON, SUMMARY, RunFolder
 from gaal_fast.runs.summary import Ceilings, Part, Summary, main_score, scored_part
@@ -87,6 +89,9 @@ def compare(
         if ceilings:
             own = write_ceilings(configs, data, folder, device=device, say=say)
             found = replace(found, ceilings=own)
+        against = differences([(name, RunFolder(folder.path / name)) for name in methods])
+        folder.write_rows(DIFFERENCES, against, COLUMNS[DIFFERENCES])
+    write_report(folder)
     return found
 
 

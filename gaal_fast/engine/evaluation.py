@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -14,10 +14,22 @@ from gaal_fast.tasks import FUSED, Predictions
 
 
 @torch.no_grad()
-def predict(method: Method, batches: Iterable[Batch], *, device: torch.device) -> Predictions:
+def predict(
+    method: Method,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    also: Callable[[Batch], None] | None = None,
+) -> Predictions:
     """Run a method's model in evaluation mode over batches in data order.
 
     A row with no modality at all gets the task's prior. The model's mode is put back.
+
+    Args:
+        method: What predicts.
+        batches: Of rows in data order.
+        device: Where to compute.
+        also: Called with every batch, on the device, after its prediction.
     """
     was_training = method.training
     method.eval()
@@ -26,8 +38,11 @@ def predict(method: Method, batches: Iterable[Batch], *, device: torch.device) -
     target, issues, seen = [], [], 0
     for batch in batches:
         issues += batch.issues
-        for name, values in method(batch.to(device)).items():
+        there = batch.to(device)
+        for name, values in method(there).items():
             outputs[name].append(values.cpu())
+        if also is not None:
+            also(there)
         for name in method.modalities:
             rows[name].append(batch.views[name].rows + seen)
         target.append(batch.target)

@@ -5,8 +5,9 @@ Everything is returned or handed to ``say``; the commands print.
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from torch import nn
 
 from gaal_fast.config import Config
 from gaal_fast.config.command import os_error_words
-from gaal_fast.data import FusionData, load_data
+from gaal_fast.data import DataIssue, FusionData, load_data
+from gaal_fast.engine.analysis import analyze
+from gaal_fast.engine.analysis.passes import PartPass
 from gaal_fast.engine.ceilings import write_ceilings
 from gaal_fast.engine.task import task_of
 from gaal_fast.engine.trainer import Trainer
@@ -23,9 +26,12 @@ from gaal_fast.errors import AlreadyFinished, Interrupted, UserError, carried_by
 from gaal_fast.methods import build_method
 from gaal_fast.methods.build import modalities_of
 from gaal_fast.models import Encoders, check_weights, preprocessing_of
+from gaal_fast.runs.analysis import REPORT
 from gaal_fast.runs.folder import CHECKPOINT, SUMMARY, RunFolder
 from gaal_fast.runs.paths import default_path
 from gaal_fast.runs.summary import RunSummary, Summary, over_seeds
+
+logger = logging.getLogger("gaal_fast.engine")
 
 # The commonest class has this many times the rows of the rarest: the console shows balanced
 # accuracy too.
@@ -242,10 +248,16 @@ def run_seeds(
     """
     ceilings = config.train.ceilings and own_ceilings
     if config.train.seeds == 1:
-        single = run_one(config, data, folder, device=device)
+        try:
+            single = run_one(config, data, folder, device=device)
+        except AlreadyFinished:
+            single = folder.read_json(SUMMARY)
+            if not ceilings or "ceilings" in single:  # else killed before they were fitted
+                raise
         if ceilings:
             single["ceilings"] = write_ceilings([config], data, folder, device=device, say=say)
             folder.write_json(SUMMARY, single)
+        write_report(folder)
         return single
     summaries: list[RunSummary] = []
     trained = 0
@@ -259,6 +271,7 @@ def run_seeds(
             RunFolder.create(own_folder.path, own)
         try:
             summaries.append(run_one(own, data, own_folder, device=device))
+            write_report(own_folder)
             trained += 1
         except AlreadyFinished:
             summaries.append(own_folder.read_json(SUMMARY))
@@ -274,6 +287,7 @@ def run_seeds(
     folder.remove_partial()
     folder.write_config(config)
     folder.write_json(SUMMARY, summary)
+    write_report(folder)
     return summary
 
 
@@ -287,7 +301,22 @@ def run_one(
         AlreadyFinished: Where nothing is left to do.
         Interrupted: With the folder, on Ctrl-C.
     """
-    trainer = Trainer(folder.located(config), data, folder, device=device)
+
+    def finish(
+        passes: Mapping[str, PartPass], summary: RunSummary, issues: Iterable[DataIssue]
+    ) -> None:
+        analyze(
+            folder,
+            trainer.method.task,
+            data,
+            passes,
+            summary,
+            issues,
+            calibrate=config.train.calibrate,
+            examples=config.run.examples,
+        )
+
+    trainer = Trainer(folder.located(config), data, folder, device=device, analyze=finish)
     trainer.resume()
     folder.remove_partial()
     folder.write_config(config)
@@ -297,6 +326,19 @@ def run_one(
         return trainer.fit()
     except Interrupted:
         raise Interrupted(folder.path) from None
+
+
+def write_report(folder: RunFolder) -> None:
+    """Write ``report.html``; a report that cannot be written is a warning, as everything that it
+    shows is in the folder already.
+    """
+    from gaal_fast.runs.report import write
+
+    try:
+        write(folder, folder.file(REPORT))
+    except (OSError, UserError) as error:
+        reason = os_error_words(error) if isinstance(error, OSError) else str(error)
+        logger.warning("no %s for %s: %s", REPORT, folder.path, reason)
 
 
 def is_uneven(data: FusionData) -> bool:

@@ -27,12 +27,11 @@ from gaal_fast.engine.precision import set_precision
 from gaal_fast.errors import UserError
 from gaal_fast.methods import Method
 from gaal_fast.models.table_inputs import EmbeddingInputs, TableInputs
+from gaal_fast.runs.analysis import CALIBRATION
 from gaal_fast.runs.export_meaning import meaning_of
 from gaal_fast.runs.exported import BATCH, Format, Input, Output
 from gaal_fast.tasks import FUSED
 
-# What the analysis of a finished run leaves in its folder: how sure its predictions should be.
-CALIBRATION = "calibration.json"
 PRESENT, OUTPUT = "present", "predictions"
 _NEEDS = {"pt2": (), "onnx": ("onnx", "onnxscript")}
 _CHECK_NEEDS = {"pt2": (), "onnx": ("onnxruntime",)}

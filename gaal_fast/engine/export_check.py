@@ -140,9 +140,8 @@ def answers(exportable: Exportable, inputs: Arrays) -> Tensor:
     rows = torch.arange(len(present))
     batch = Batch(torch.full_like(rows, -1), rows, views)
     found = predict(exportable.method, [batch], device=torch.device("cpu"))
-    temperatures = [exportable.temperature_of(used) for used in found.used_modalities()]
-    temperature = torch.tensor(temperatures, dtype=torch.float64)[:, None]
-    return exportable.run.task.readout(torch.from_numpy(found.outputs[FUSED]), temperature)
+    found = exportable.run.calibrated(found)
+    return exportable.run.task.readout(torch.from_numpy(found.outputs[FUSED]))
 
 
 def _typed(exportable: Exportable, name: str, own: Arrays) -> TypedTable:

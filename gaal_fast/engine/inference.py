@@ -26,6 +26,7 @@ from gaal_fast.data import (
 )
 from gaal_fast.data.batch import InputSpec
 from gaal_fast.data.reading import Reading
+from gaal_fast.engine.analysis.calibration import calibrated
 from gaal_fast.engine.evaluation import predict
 from gaal_fast.engine.features import features
 from gaal_fast.engine.precision import set_precision
@@ -33,6 +34,7 @@ from gaal_fast.engine.task import stored_task
 from gaal_fast.errors import UserError
 from gaal_fast.methods import Method, build_method
 from gaal_fast.models import Encoders
+from gaal_fast.runs.analysis import CALIBRATION
 from gaal_fast.runs.folder import DATA, RunFolder
 from gaal_fast.tasks import FUSED, Predictions, Task
 
@@ -248,9 +250,18 @@ class TrainedRun:
             raise UserError(message, key="split")
         return self.predict_dataset(data.dataset(rows), workers=workers)
 
+    def calibrated(self, predictions: Predictions) -> Predictions:
+        """The predictions as sure as they were right on validation rows; as they are where the run
+        keeps no temperatures. No prediction changes, only its probability or its deviation.
+        """
+        if not self.folder.file(CALIBRATION).is_file():
+            return predictions
+        temperatures = self.folder.read_json(CALIBRATION)["temperature"]
+        return calibrated(self.task, predictions, temperatures)
+
     def answer(self, data: PredictionData, *, workers: int | None = None) -> Answer:
-        """The table of ``data`` with its predictions."""
-        predictions = self.predict(data, workers=workers)
+        """The table of ``data`` with its predictions, at the temperatures of the run."""
+        predictions = self.calibrated(self.predict(data, workers=workers))
         used = predictions.used_modalities()
         table, replaced = with_predictions(data.frame, self.task.columns(predictions), used)
         issues = {(i.row, i.column): i for i in (*data.issues, *predictions.issues)}

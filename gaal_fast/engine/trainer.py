@@ -21,11 +21,13 @@ from gaal_fast.data import (
     DataIssue,
     EpochSampler,
     FusionData,
+    FusionDataset,
     dead_readers_as_user_errors,
     make_loader,
     write_issues,
 )
 from gaal_fast.data.batch import Batch
+from gaal_fast.engine.analysis.passes import Analyze, read_parts
 from gaal_fast.engine.evaluation import predict
 from gaal_fast.engine.optim import build_optimizer, build_scheduler
 from gaal_fast.engine.precision import set_precision
@@ -60,9 +62,15 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, data: FusionData, folder: RunFolder, *, device: torch.device
+        self,
+        config: Config,
+        data: FusionData,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        analyze: Analyze | None = None,
     ) -> None:
-        self.config, self.folder, self.device = config, folder, device
+        self.config, self.folder, self.device, self.analyze = config, folder, device, analyze
         self.data = replace(data, seed=config.train.seed)
         torch.manual_seed(config.train.seed)
         task = task_of(self.data, config)
@@ -246,9 +254,8 @@ class Trainer:
 
     def _whole_set(self) -> Iterable[Batch]:
         """All training rows in the table's order, not augmented."""
-        rows = self.data.dataset(self.data.split.train).only(self.method.modalities)
-        size, workers = 2 * self.config.train.batch_size, self.config.data.workers
-        return _OnDevice(make_loader(rows, size, workers=workers), self.device)
+        rows = self.data.dataset(self.data.split.train)
+        return _OnDevice(self._in_order(rows), self.device)
 
     def _bar(self, batches: int) -> tqdm[Any]:
         name = "" if len(self.phases) == 1 else f"{self.phase.name} "
@@ -331,14 +338,14 @@ class Trainer:
     # -- evaluation
 
     def _evaluate(self, part: str) -> Scores:
-        loader = make_loader(
-            getattr(self.data, part).only(self.method.modalities),
-            2 * self.config.train.batch_size,
-            workers=self.config.data.workers,
-        )
-        predictions = predict(self.method, loader, device=self.device)
+        batches = self._in_order(getattr(self.data, part))
+        predictions = predict(self.method, batches, device=self.device)
         self._note(predictions.issues)
         return self.method.task.scores(predictions)
+
+    def _in_order(self, rows: FusionDataset) -> DataLoader[Batch]:
+        size, workers = 2 * self.config.train.batch_size, self.config.data.workers
+        return make_loader(rows.only(self.method.modalities), size, workers=workers)
 
     def _summarize(self) -> RunSummary:
         """Score the best weights on the test rows, which nothing has read until now, and write what
@@ -351,6 +358,14 @@ class Trainer:
         latest = tensors(self.method)
         self._load(best)
         self.folder.save_weights(best)
+        passes = read_parts(
+            self.method,
+            self.data,
+            self._in_order,
+            device=self.device,
+            analyzed=self.analyze is not None,
+        )
+        self._note(issue for seen in passes.values() for issue in seen.predictions.issues)
         summary: RunSummary = {
             "method": self.config.method.name,
             "seed": self.config.train.seed,
@@ -359,13 +374,15 @@ class Trainer:
             "best_epoch": best_epoch,
             "seconds": round(at.seconds, 1),
             "split": self.data.split.hash,
-            "val": self._evaluate("val"),
-            "test": self._evaluate("test"),
+            "val": self.method.task.scores(passes["val"].predictions),
+            "test": self.method.task.scores(passes["test"].predictions),
         }
         self._load(latest)
         write_issues(self.issues.values(), self.folder.file(run_folder.DATA_ISSUES))
         figures.learning_curves(self.folder)
         figures.conflict(self.folder)
+        if self.analyze is not None:
+            self.analyze(passes, summary, self.issues.values())
         self.folder.write_json(run_folder.SUMMARY, summary)
         return summary
 

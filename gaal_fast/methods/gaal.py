@@ -110,7 +110,15 @@ class Gaal(Alternating):
         if features.requires_grad:  # not those of a frozen encoder
             features.backward(step.grad_features)
         self.head.weight.grad, self.head.bias.grad = step.grad_weight, step.grad_bias
-        return {"loss": step.loss, "cosine": step.projection.cosine, "v": step.projection.v}
+        found = step.projection
+        return {
+            "loss": step.loss,
+            "cosine": found.cosine,
+            "v": found.v,
+            # Already there: with v they say how large the correction is beside the gradient.
+            "guide_norm2": found.guide_norm2,
+            "grad_norm2": found.grad_norm2,
+        }
 
     def _guide(self, name: str, batch: Batch) -> Guide | None:
         """The modality whose turn was before; None where this batch has no rows of it."""

@@ -151,6 +151,31 @@ class Task(nn.Module, ABC):
         return torch.ones(len(self.readout_columns), dtype=torch.float64)
 
     @abstractmethod
+    def row_losses(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """The negative log-likelihood of each row ``[n]``, unweighted, in nats; where the outputs
+        give no likelihood, half the squared error.
+
+        Args:
+            output: float64 ``[n, outputs]``.
+            target: ``[n]`` or ``[n, t]``, all of them known.
+        """
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether ``tempered`` changes how sure the outputs are."""
+        return True
+
+    @abstractmethod
+    def tempered(self, output: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
+        """Outputs ``[n, outputs]`` made less sure (above 1) or surer (below), with the same
+        prediction.
+
+        Args:
+            output: float64 ``[n, outputs]``.
+            temperature: One for all rows, or ``[n, 1]``.
+        """
+
+    @abstractmethod
     def prior(self) -> np.ndarray:
         """Float64 ``[outputs]``, the output for a row that has no modality."""
 

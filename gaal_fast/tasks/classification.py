@@ -66,6 +66,14 @@ class Classification(Task):
         """The logarithm of the class frequencies of the training rows."""
         return np.log(np.maximum(self.counts / self.counts.sum(), 1e-12))
 
+    def row_losses(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each row of logits."""
+        return -_log_softmax(output)[np.arange(len(target)), target]
+
+    def tempered(self, output: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
+        """Logits over the temperature (Guo et al., arXiv 1706.04599)."""
+        return output / temperature
+
     def guided_head_step(
         self,
         head: nn.Linear,

@@ -100,6 +100,29 @@ class Regression(Task):
     def _log_variance(self, output: Tensor) -> Tensor:
         return output[:, self.targets :].clamp(*LOG_VARIANCE)
 
+    def row_losses(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Gaussian negative log-likelihood of the standardized values, without its constant, or
+        half their squared error; the mean over the values of a row.
+        """
+        scale, shift = self.std.numpy(force=True), self.mean.numpy(force=True)
+        error2 = np.square(output[:, : self.targets] - (target - shift) / scale)
+        if not self.has_variance:
+            return 0.5 * error2.mean(axis=1)
+        spread = np.clip(output[:, self.targets :], *LOG_VARIANCE)
+        return 0.5 * (spread + error2 * np.exp(-spread)).mean(axis=1)
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether there is a variance, which alone a temperature changes."""
+        return self.has_variance
+
+    def tempered(self, output: np.ndarray, temperature: np.ndarray | float) -> np.ndarray:
+        """The variance times the temperature."""
+        if not self.has_variance:
+            return output
+        spread = np.clip(output[:, self.targets :], *LOG_VARIANCE) + np.log(temperature)
+        return np.concatenate([output[:, : self.targets], spread], axis=1)
+
     def columns(self, predictions: Predictions) -> pd.DataFrame:
         """``prediction`` and, with a variance, ``prediction_std``, in the target's own units.
 
@@ -131,6 +154,10 @@ class Regression(Task):
         """Predicted values ``[n, t]`` in the target's own units, of outputs ``[n, outputs]``."""
         return self.readout(torch.from_numpy(output))[:, : self.targets].numpy()
 
+    def deviations(self, output: np.ndarray) -> np.ndarray:
+        """Their standard deviations ``[n, t]``, in the same units; only with a variance."""
+        return self.readout(torch.from_numpy(output))[:, self.targets :].numpy()
+
     @property
     def readout_unit(self) -> Tensor:
         return self.std.cpu().repeat(2 if self.has_variance else 1)
@@ -141,7 +168,8 @@ class Regression(Task):
         """
         table: Scores = {name: {} for name in self.words}
         for name, output in predictions.outputs.items():
-            target = predictions.target_of(name)
+            # Without a single row, as where there is no test part, a target has no width.
+            target = predictions.target_of(name).reshape(-1, self.targets)
             known = np.isfinite(target).all(axis=1)
             target, output = target[known], output[known]
             found = self._scores(output, target) if len(target) else {}

@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from gaal_fast.runs import analysis
 from gaal_fast.runs import folder as run_folder
 from tests.commands.conftest import Answer, flags
 
@@ -61,6 +62,12 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
         run_folder.CHECKPOINT,
         run_folder.CURVES,
         run_folder.CONFLICT,
+        *(set(analysis.COLUMNS) - {analysis.RESIDUALS, analysis.COVERAGE, analysis.DIFFERENCES}),
+        analysis.FACTS,
+        analysis.CALIBRATION,
+        analysis.MISTAKES,
+        analysis.OUTCOMES,
+        analysis.REPORT,
     } == names
     summary = json.loads((trained / run_folder.SUMMARY).read_text())
     for name in ("fused", "image", "table"):

@@ -133,3 +133,16 @@ def test_a_readout_is_what_the_columns_hold_and_a_temperature_widens_it_alone() 
     assert task.readout(output.float()).dtype == torch.float64, "large values keep their digits"
     torch.testing.assert_close(task.readout_unit, task.std.repeat(2))
     assert Regression(1, "mse").readout(output[:, :1], 7.0).shape == (6, 1)
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_no_rows_at_all_have_no_scores(targets: int) -> None:
+    """As where there is no test part: what was predicted then does not even have a width."""
+    task = Regression(targets)
+    none = np.zeros((0, task.outputs))
+    predictions = Predictions(
+        {"table": none, FUSED: none}, {"table": np.zeros(0, np.int64)}, np.zeros(0, np.int64)
+    )
+    scores = task.scores(predictions)
+    assert scores["rows"] == {"table": 0, FUSED: 0}
+    assert scores["r2"] == {"table": None, FUSED: None}

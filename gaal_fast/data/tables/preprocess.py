@@ -129,15 +129,27 @@ class TablePreprocessor:
         """A name for each of the D features: "width", "width is
         missing", "color=red", "color=infrequent".
         """
+        return [name for name, _ in self._named_features()]
+
+    @property
+    def feature_columns(self) -> list[str]:
+        """The column of the table that each of the D features is made of."""
+        return [column for _, column in self._named_features()]
+
+    def _named_features(self) -> list[tuple[str, str]]:
+        """Name and column of each feature, in order."""
         if not self.schema.features:
             return []
         fitted = self._fitted.named_transformers_
         quantities = list(self.schema.numeric + self.schema.dates)
         names = [
-            name for name in self._fitted.feature_names_in_ if name not in self.schema.categorical
+            (name, name if name in quantities else self._date_of(name))
+            for name in self._fitted.feature_names_in_
+            if name not in self.schema.categorical
         ]
         if "missing" in fitted:
-            names += [f"{quantities[i]} is missing" for i in fitted["missing"].features_]
+            lacking = [quantities[i] for i in fitted["missing"].features_]
+            names += [(f"{name} is missing", name) for name in lacking]
         if "levels" in fitted:
             encoder = fitted["levels"]
             rare = (
@@ -149,9 +161,13 @@ class TablePreprocessor:
                 self.schema.categorical, encoder.categories_, rare, strict=True
             ):
                 folded = set() if folded is None else set(folded)
-                names += [f"{column}={level}" for level in levels if level not in folded]
-                names += [f"{column}=infrequent"] if folded else []
+                names += [(f"{column}={level}", column) for level in levels if level not in folded]
+                names += [(f"{column}=infrequent", column)] if folded else []
         return names
+
+    def _date_of(self, part: str) -> str:
+        """The date column that a part of a date, such as "sold: weekday (sin)", comes from."""
+        return max((name for name in self.schema.dates if part.startswith(f"{name}: ")), key=len)
 
     def transform(
         self,
