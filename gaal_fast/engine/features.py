@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,18 @@ from gaal_fast.data import FusionDataset, dead_readers_as_user_errors, make_load
 
 # Side of a thumbnail, in pixels.
 THUMBNAIL = 16
+
+
+class Features(NamedTuple):
+    """Features of the rows of a data set that have a modality.
+
+    Attributes:
+        values: Float32 ``[n, d]``; d = 0 where no row has it.
+        rows: Int64 ``[n]``, ascending: their positions in the data set.
+    """
+
+    values: np.ndarray
+    rows: np.ndarray
 
 
 class Thumbnails(nn.Module):
@@ -38,7 +52,7 @@ def features(
     batch_size: int = 64,
     workers: int | None = None,
     progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Features:
     """What an encoder in evaluation mode makes of one modality; its mode is put back.
 
     Args:
@@ -49,10 +63,6 @@ def features(
         batch_size: Rows at once.
         workers: Reader processes; None for as many as help.
         progress: Show a bar on a terminal.
-
-    Returns:
-        Float32 ``[n, d]`` features of the rows that have the modality, d = 0 where none has it; and
-        int64 ``[n]``, ascending, their positions in the data set.
 
     Raises:
         UserError: Where one of the reader processes fails.
@@ -78,5 +88,5 @@ def features(
             seen += len(batch)
     encoder.train(was_training)
     if not found:
-        return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
-    return torch.cat(found).numpy(), torch.cat(rows).numpy()
+        return Features(np.zeros((0, 0), np.float32), np.zeros(0, np.int64))
+    return Features(torch.cat(found).numpy(), torch.cat(rows).numpy())
