@@ -180,6 +180,7 @@ def test_what_comes_round_becomes_features_where_the_rows_span_it() -> None:
     ]
     fitted = TablePreprocessor(schema).fit(frame, np.arange(800))
     assert fitted.feature_names == names
+    assert fitted.feature_columns == ["d"] * len(names)
     parts = date_parts(to_days(frame["d"], "%d.%m.%Y %H:%M"[:8]).values, "d")
     weekday = days.dt.day_of_week.to_numpy() * 2 * np.pi / 7
     np.testing.assert_allclose(parts["d: weekday (sin)"], np.sin(weekday), atol=1e-9)

@@ -67,6 +67,7 @@ def test_rare_levels_share_one_column_with_those_never_seen() -> None:
         frame, np.arange(11), min_category_count=3
     )
     assert fitted.feature_names == ["c=a", "c=b", "c=infrequent"]
+    assert fitted.feature_columns == ["c"] * 3
     features = fitted.transform(frame)
     assert features.features[8:].tolist() == [[0, 0, 1]] * 4
     assert features.present.tolist() == [True] * 10 + [False, True]
