@@ -219,21 +219,25 @@ def test_the_first_screen_has_verdict_scores_and_alerts(evil: Path) -> None:
     assert len(json.loads((evil / files.MISTAKES).read_text())["rows"]) <= 12
 
 
-def test_ceilings_are_shown_beside_the_scores(evil: Path, tmp_path: Path) -> None:
-    shutil.copytree(evil, tmp_path / "run")
-    folder = RunFolder(tmp_path / "run")
-    summary = folder.read_json("summary.json")
-    summary["ceilings"] = {
-        "trees on the table": {"val": 0.5, "test": 0.987654},
-        "not measured": {"val": None, "test": None},
-    }
-    folder.write_json("summary.json", summary)
-    page = folder.file(files.REPORT)
-    report.write(folder, page)
-    check_numbers(page)
-    text = Read(page.read_text()).text
-    assert "and trees on the table, a simple model, reaches more, 0.988." in text
-    assert "not measured" not in text
+def test_ceilings_are_shown_beside_the_scores(evil: Path, compared: Path, tmp_path: Path) -> None:
+    """On the pages of a run, of several seeds and of a comparison."""
+    for source in (evil, compared, compared / "gaal"):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.copytree(source, tmp_path / "run")
+        folder = RunFolder(tmp_path / "run")
+        folder.file("ceilings.csv").write_text(
+            "name,inputs,learner,features,chosen,train_rows,val,test\n"
+            "table trees,table,trees,table,9 rounds,48,0.5,0.987654\n"
+            "not measured,image,trees,image,9 rounds,48,,\n"
+        )
+        page = folder.file(files.REPORT)
+        report.write(folder, page)
+        check_numbers(page)
+        text = Read(page.read_text()).text
+        assert "Simple models on the same rows are hollow" in text
+        assert "0.988" in text and "not measured" not in text
+        if source is evil:
+            assert "; of the simple models table trees reaches more, 0.988." in text
 
 
 def test_a_folder_of_an_earlier_version_has_a_report_of_what_it_holds(

@@ -10,7 +10,7 @@ from gaal_fast.errors import UserError
 from gaal_fast.runs import analysis as files
 from gaal_fast.runs.comparison import columns, rows_of
 from gaal_fast.runs.figures import colors
-from gaal_fast.runs.folder import METRICS, SUMMARY, RunFolder
+from gaal_fast.runs.folder import CEILINGS, METRICS, SUMMARY, RunFolder
 from gaal_fast.runs.naming import FUSED
 from gaal_fast.runs.report import charts
 from gaal_fast.runs.report.learning import by_epoch
@@ -25,6 +25,7 @@ from gaal_fast.runs.report.page import (
     Source,
     Table,
     Words,
+    ceilings_of,
     shown,
 )
 from gaal_fast.runs.summary import (
@@ -62,11 +63,12 @@ def compare_page(folder: RunFolder) -> Page:
         for row in range(len(source.frame))
     }
     sections = [_differences(folder), _curves(runs), _links(runs)]
+    ceilings = ceilings_of(folder, scored_part(first))
     return Page(
         title=folder.path.absolute().name,
         about=f"{len(runs)} methods on one split, {_seeds(first)} each",
         verdict=_verdict(cells, first),
-        first=_methods(cells, first, COMPARED),
+        first=_methods(cells, first, COMPARED, ceilings),
         alerts=None,
         sections=[section for section in sections if section is not None],
         facts=[("split", str(_any_run(first, runs[0])["split"]))],
@@ -99,7 +101,7 @@ def seeds_page(folder: RunFolder) -> Page:
         title=folder.path.absolute().name,
         about=f"method {method}, {_seeds(summary)} on one split",
         verdict=words,
-        first=_methods(cells, summary, SUMMARY),
+        first=_methods(cells, summary, SUMMARY, ceilings_of(folder, part)),
         alerts=None,
         sections=[section for section in sections if section is not None],
         facts=[("split", str(runs[0].read_json(SUMMARY)["split"]))] if runs else [],
@@ -139,7 +141,10 @@ def _verdict(cells: Mapping[tuple[str, str], Range | None], summary: Summary) ->
 
 
 def _methods(
-    cells: Mapping[tuple[str, str], Range | None], summary: Summary, source: str
+    cells: Mapping[tuple[str, str], Range | None],
+    summary: Summary,
+    source: str,
+    ceilings: Mapping[str, Range],
 ) -> Section:
     methods = list(dict.fromkeys(method for method, _ in cells))
     names = fused_first(dict.fromkeys(name for _, name in cells))
@@ -156,14 +161,22 @@ def _methods(
                 label = name if len(methods) == 1 else f"{method}, {name}"
                 dots.append((label, found.value.value, *found.ends))
                 shades[label] = own[name]
+    for name, found in ceilings.items():
+        rows.append([name, found, *(None for _ in names[1:])])
+        dots.append((name, found.value.value, *found.ends))
+        shades[name] = "#777777"
     figures = []
     if dots:
         words = "; ".join(f"{label} {value:.3f}" for label, value, *_ in dots)
-        svg = charts.intervals(f"{title}: {words}", dots, title, shades=shades)
-        figures.append(Figure(svg, ""))
+        alt = f"{title}: {words}"
+        svg = charts.intervals(alt, dots, title, hollow=list(ceilings), shades=shades)
+        figures.append(
+            Figure(svg, "Simple models on the same rows are hollow." if ceilings else "")
+        )
     lead = "Mean ± sample standard deviation over seeds." if "seeds" in summary else "One seed."
     table = Table(["method", *names], rows, title)
-    return Section("scores", "Scores", [lead], figures, [table], files=[source])
+    files_read = [source, CEILINGS] if ceilings else [source]
+    return Section("scores", "Scores", [lead], figures, [table], files=files_read)
 
 
 def _differences(folder: RunFolder) -> Section | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gaal_fast.runs.folder import RunFolder
+from gaal_fast.runs.folder import CEILINGS, RunFolder
 from gaal_fast.runs.naming import loaded
 
 # Columns that hold names.
@@ -17,6 +17,7 @@ _TEXTS = frozenset(
     {
         *("part", "modality", "score", "class", "true", "predicted", "column", "stage", "first"),
         *("second", "level", "topic", "message", "method", "phase"),
+        *("name", "inputs", "learner", "features", "chosen"),
     }
 )
 
@@ -226,6 +227,17 @@ class Source:
             return None
         low, high = self.number(row, "low", form), self.number(row, "high", form)
         return Range(value, low, high) if low is not None and high is not None else Range(value)
+
+
+def ceilings_of(folder: RunFolder, part: str) -> dict[str, Range]:
+    """What simple models reach on a part of the rows, by name, where they were fitted."""
+    source = Source.of(folder, CEILINGS)
+    if source is None:
+        return {}
+    found = {
+        str(source.cell(row, "name")): source.range(row, part) for row in range(len(source.frame))
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 PLAIN = "plain"  # a form for numbers of any unit

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gaal_fast.runs import analysis as files
-from gaal_fast.runs.folder import DATA, ENVIRONMENT, SUMMARY, RunFolder
+from gaal_fast.runs.folder import CEILINGS, DATA, ENVIRONMENT, SUMMARY, RunFolder
 from gaal_fast.runs.naming import FUSED
 from gaal_fast.runs.report import charts
 from gaal_fast.runs.report.learning import conflict, curves
@@ -21,6 +21,7 @@ from gaal_fast.runs.report.page import (
     Source,
     Table,
     Words,
+    ceilings_of,
     shown,
 )
 from gaal_fast.runs.report.quality import (
@@ -35,7 +36,6 @@ from gaal_fast.runs.report.quality import (
 from gaal_fast.runs.summary import PART_WORDS, SCORE_WORDS, fused_first, main_score, scored_part
 
 _WORDS = {**SCORE_WORDS, "macro_f1": "macro F1", "nll": "NLL (nats)", "mae": "MAE", "loss": "loss"}
-_CEILINGS = "ceilings"
 _IN_UNITS = ("mae", "rmse")  # of the target
 _MAKERS: Sequence[Callable[[RunFolder], Section | None]] = (
     per_class,
@@ -60,7 +60,7 @@ def run_page(folder: RunFolder) -> Page:
     part, score = scored_part(summary), main_score(summary)
     scores = Source.of(folder, files.SCORES)
     values = _values(folder, summary, part, score, scores)
-    ceilings = _ceilings(summary, part, score)
+    ceilings = ceilings_of(folder, part)
     sections = [section for make in _MAKERS if (section := make(folder)) is not None]
     return Page(
         title=folder.path.absolute().name,
@@ -89,18 +89,6 @@ def _values(
                 found[name] = range_
         elif value is not None:
             key = f"{part}.{score}.{name}"
-            found[name] = Range(Number(value, shown(value, ".3f"), SUMMARY, None, key))
-    return found
-
-
-def _ceilings(summary: Mapping[str, Any], part: str, score: str) -> dict[str, Range]:
-    """What simple models reach on the same rows, where the run has measured it."""
-    found = {}
-    for name, entry in (summary.get(_CEILINGS) or {}).items():
-        value, key = (entry or {}).get(part), f"{_CEILINGS}.{name}.{part}"
-        if isinstance(value, Mapping):
-            value, key = value.get(score), f"{key}.{score}"
-        if isinstance(value, int | float):
             found[name] = Range(Number(value, shown(value, ".3f"), SUMMARY, None, key))
     return found
 
@@ -150,7 +138,7 @@ def _verdict(
     if ceilings:
         best = max(ceilings, key=lambda name: ceilings[name].value.value)
         better = ceilings[best].value.value > fused.value.value
-        words += [f", and {best}, a simple model, reaches {'more, ' if better else ''}"]
+        words += [f"; of the simple models {best} reaches {'more, ' if better else ''}"]
         words += [ceilings[best].value]
     return [*words, "."]
 
@@ -194,6 +182,7 @@ def _first(
         )
     lead = "" if scores is None else "In brackets: 95 % bootstrap intervals over the rows."
     sources = [SUMMARY, *([] if scores is None else [files.SCORES])]
+    sources += [CEILINGS] if ceilings else []
     caption = f"Scores on the {PART_WORDS[part]} rows"  # type: ignore[index]
     table = Table(head, rows, caption)
     return Section("scores", "Scores", [lead] if lead else (), figures, [table], files=sources)
