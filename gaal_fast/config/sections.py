@@ -219,7 +219,7 @@ class ModelConfig(Section):
             "image encoder: small, resnet18, resnet50, efficientnet-lite0 (or 1, 2) or timm:NAME"
         ),
     )
-    weights: Literal["imagenet"] | Place | None = Field(
+    weights: Place | Literal["imagenet"] | None = Field(
         None,
         description=(
             "pretrained weights of the image encoder: a file, or imagenet for those of its library"

@@ -118,7 +118,10 @@ def frozen_encoder(spec: InputSpec, model: ModelConfig) -> tuple[nn.Module, str]
     if model.weights is None:
         return Thumbnails(), f"thumbnails {THUMBNAIL}x{THUMBNAIL}"
     with torch.random.fork_rng(devices=[]):
-        encoder, _ = build_image_encoder(model.image, weights=model.weights)
+        encoder, _ = build_image_encoder(
+            model.image, width=model.width, weights=model.weights, freeze=True
+        )
+        encoder.projection = None  # to the width wanted, by weights drawn at random
     source = model.weights if isinstance(model.weights, str) else model.weights.name
     return encoder, f"{model.image} from {source}"
 

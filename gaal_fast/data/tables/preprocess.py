@@ -22,11 +22,31 @@ from gaal_fast.errors import UserError
 from gaal_fast.files import write_bytes, write_text
 
 TRANSFORMER_FILE, SCHEMA_FILE = "preprocessor.skops", "schema.json"
-# What skops does not trust by itself and a saved preprocessor consists of: a data type, and the
-# list of column names that scikit-learn 1.6 writes. Anything else in the file is refused.
+# What skops does not trust by itself and a saved preprocessor consists of: a data type, the list of
+# column names that scikit-learn 1.6 writes, and the class below. Anything else in the file is
+# refused.
 _TRUSTED_TYPES = frozenset(
-    {"numpy.dtype", "sklearn.compose._column_transformer._RemainderColsList"}
+    {
+        "numpy.dtype",
+        "sklearn.compose._column_transformer._RemainderColsList",
+        "gaal_fast.data.tables.preprocess.LevelEncoder",
+    }
 )
+
+
+class LevelEncoder(OneHotEncoder):
+    """``OneHotEncoder`` that takes a data frame as one array: column by column it spends a
+    millisecond on each, three times over.
+    """
+
+    def fit(self, X: pd.DataFrame, y: None = None) -> LevelEncoder:
+        """Learn the levels of text columns ``[N, C]``."""
+        super().fit(X.to_numpy(dtype=object))
+        return self
+
+    def transform(self, X: pd.DataFrame) -> np.ndarray:
+        """Float64 ``[N, levels]``, one column a level."""
+        return super().transform(X.to_numpy(dtype=object))
 
 
 @dataclass(frozen=True)
@@ -100,7 +120,7 @@ class TablePreprocessor:
             for part in informative_parts(typed[name].to_numpy(), name)
         ]
         quantities = list(schema.numeric + schema.dates)
-        levels = OneHotEncoder(
+        levels = LevelEncoder(
             handle_unknown="infrequent_if_exist",
             min_frequency=min_category_count if min_category_count > 1 else None,
             sparse_output=False,
