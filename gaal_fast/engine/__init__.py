@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaal_fast.engine.evaluation import predict
+    from gaal_fast.engine.evaluation import predict_batches
     from gaal_fast.engine.inference import TrainedRun, confusion_counts
     from gaal_fast.engine.trainer import Trainer
 
@@ -17,10 +17,10 @@ _PLACES = {
     "TrainedRun": "inference",
     "Trainer": "trainer",
     "confusion_counts": "inference",
-    "predict": "evaluation",
+    "predict_batches": "evaluation",
 }
 
-__all__ = ["TrainedRun", "Trainer", "confusion_counts", "predict"]
+__all__ = ["TrainedRun", "Trainer", "confusion_counts", "predict_batches"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from gaal_fast.tasks import FUSED, Predictions
 
 
 @torch.no_grad()
-def predict(
+def predict_batches(
     method: Method,
     batches: Iterable[Batch],
     *,

@@ -13,7 +13,7 @@ from gaal_fast.data.batch import Batch, View
 from gaal_fast.data.sides import EmbeddingScale
 from gaal_fast.data.tables.columns import TypedTable
 from gaal_fast.data.tables.fitted import MISSING_CODE, FittedTable
-from gaal_fast.engine.evaluation import predict
+from gaal_fast.engine.evaluation import predict_batches
 from gaal_fast.engine.export import OUTPUT, PRESENT, Exportable
 from gaal_fast.runs.exported import Format
 from gaal_fast.tasks import FUSED
@@ -139,7 +139,7 @@ def answers(exportable: Exportable, inputs: Arrays) -> Tensor:
         views[name] = View(torch.from_numpy(arrays.features)[there], there.nonzero()[:, 0])
     rows = torch.arange(len(present))
     batch = Batch(torch.full_like(rows, -1), rows, views)
-    found = predict(exportable.method, [batch], device=torch.device("cpu"))
+    found = predict_batches(exportable.method, [batch], device=torch.device("cpu"))
     found = exportable.run.calibrated(found)
     return exportable.run.task.readout(torch.from_numpy(found.outputs[FUSED]))
 

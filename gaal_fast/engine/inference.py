@@ -27,7 +27,7 @@ from gaal_fast.data import (
 from gaal_fast.data.batch import InputSpec
 from gaal_fast.data.reading import Reading
 from gaal_fast.engine.analysis.calibration import calibrated
-from gaal_fast.engine.evaluation import predict
+from gaal_fast.engine.evaluation import predict_batches
 from gaal_fast.engine.features import features
 from gaal_fast.engine.precision import set_precision
 from gaal_fast.engine.task import stored_task
@@ -183,7 +183,7 @@ class TrainedRun:
             workers=self.config.data.workers if workers is None else workers,
         )
         with dead_readers_as_user_errors():
-            return predict(self.method, loader, device=self.device)
+            return predict_batches(self.method, loader, device=self.device)
 
     def embeddings(
         self, data: PredictionData, *, workers: int | None = None

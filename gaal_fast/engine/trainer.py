@@ -28,7 +28,7 @@ from gaal_fast.data import (
 )
 from gaal_fast.data.batch import Batch
 from gaal_fast.engine.analysis.passes import Analyze, read_parts
-from gaal_fast.engine.evaluation import predict
+from gaal_fast.engine.evaluation import predict_batches
 from gaal_fast.engine.optim import build_optimizer, build_scheduler
 from gaal_fast.engine.precision import set_precision
 from gaal_fast.engine.state import (
@@ -339,7 +339,7 @@ class Trainer:
 
     def _evaluate(self, part: str) -> Scores:
         batches = self._in_order(getattr(self.data, part))
-        predictions = predict(self.method, batches, device=self.device)
+        predictions = predict_batches(self.method, batches, device=self.device)
         self._note(predictions.issues)
         return self.method.task.scores(predictions)
 

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, log_loss, r2_score, recall_score
 from gaal_fast.config import Config, build
 from gaal_fast.data import make_loader
 from gaal_fast.data.batch import Batch, View
-from gaal_fast.engine import TrainedRun, experiment, predict
+from gaal_fast.engine import TrainedRun, experiment, predict_batches
 from gaal_fast.engine.analysis import bootstrap, calibration, modalities, passes
 from gaal_fast.engine.analysis.measures import ClassMeasures, ValueMeasures
 from gaal_fast.engine.analysis.passes import PartPass, examine, feature_columns, subsets
@@ -224,14 +224,14 @@ def test_one_reading_gives_what_single_readings_give(csv: Path, run: RunFolder) 
     loader = make_loader(data.test, 16)
     method, columns = trained.method, feature_columns(data)
     found = examine(method, data.test, loader, device=CPU, columns=columns)
-    for name, output in predict(method, loader, device=CPU).outputs.items():
+    for name, output in predict_batches(method, loader, device=CPU).outputs.items():
         assert np.array_equal(found.predictions.outputs[name], output), name
 
     def fused(change: Callable[[Batch], tuple[str, View]]) -> np.ndarray:
         changed = [
             replace(batch, views={**batch.views, **dict([change(batch)])}) for batch in loader
         ]
-        return predict(method, changed, device=CPU).outputs["fused"]
+        return predict_batches(method, changed, device=CPU).outputs["fused"]
 
     def without_image(batch: Batch) -> tuple[str, View]:
         return "image", View(batch.views["image"].values[:0], batch.views["image"].rows[:0])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gaal_fast.config import build
 from gaal_fast.data import make_loader
-from gaal_fast.engine import Trainer, predict
+from gaal_fast.engine import Trainer, predict_batches
 from gaal_fast.errors import UserError
 from gaal_fast.methods import Phase, SharedHead, Update
 from gaal_fast.runs import folder as run_folder
@@ -55,7 +55,7 @@ def test_values_are_predicted_better_from_all_modalities(tmp_path: Path, loss: s
     if loss == "nll":
         one._load(one.best)
         loader = make_loader(data.dataset(data.split.test), 64, workers=0)
-        found = predict(one.method, loader, device=CPU)
+        found = predict_batches(one.method, loader, device=CPU)
         columns = one.method.task.columns(found)
         error = (columns["prediction"] - data.target[data.split.test]).to_numpy()
         assert np.abs(error).mean() == pytest.approx(summary["test"]["mae"][FUSED])

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from gaal_fast.data import DataIssue, FusionData, TableSide
 from gaal_fast.data.batch import Batch, View
 from gaal_fast.data.dataset import FusionDataset, TableModality
-from gaal_fast.engine.evaluation import predict
+from gaal_fast.engine.evaluation import predict_batches
 from gaal_fast.methods import Method
 from gaal_fast.models import Encoders
 from gaal_fast.runs.summary import PARTS, RunSummary
@@ -105,7 +105,9 @@ def read_parts(
             columns = feature_columns(data) if scored else None
             found[part] = examine(method, rows, in_order(rows), device=device, columns=columns)
         else:
-            found[part] = PartPass(rows.rows, predict(method, in_order(rows), device=device))
+            found[part] = PartPass(
+                rows.rows, predict_batches(method, in_order(rows), device=device)
+            )
     return found
 
 
@@ -153,7 +155,7 @@ def examine(
                     moved[shuffle.column][repeat].append(_fused(method, changed))
             forget()
 
-        predictions = predict(method, loader, device=device, also=also)
+        predictions = predict_batches(method, loader, device=device, also=also)
     empty = np.zeros((0, method.task.outputs))
     return PartPass(
         dataset.rows,
