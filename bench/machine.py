@@ -5,7 +5,6 @@ set against.
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from gaal_fast.runs.environment import cpu_name, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT_VARIABLE = "BENCH_COMMIT"  # names the commit where the source tree is no git checkout
@@ -48,14 +49,14 @@ def label(device: torch.device) -> str:
 def facts(device: torch.device) -> dict[str, str]:
     """The values of ``FACTS``."""
     found = {
-        "device": _cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device),
         "driver": ""
         if device.type == "cpu"
         else _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "threads": str(torch.get_num_threads()),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": versions(["triton"])["triton"] or "",
         "cuda": "" if device.type == "cpu" else str(torch.version.cuda),
         "commit": commit(),
         "date": date.today().isoformat(),
@@ -145,25 +146,6 @@ def _median_seconds(call: Callable[[], object], device: torch.device, rounds: in
         synchronize(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _first_line(*command: str) -> str:

@@ -105,7 +105,10 @@ def _compare(configs: Sequence[Config], resumed: RunFolder | None, *, named: boo
 
     configs = [experiment.with_demo(config) for config in configs]
     if resumed is None:  # else images were decided upon when the comparison began
-        configs = [experiment.with_images(config) for config in configs]
+        # They differ in their methods alone, so one that has images decides, and reads the weights.
+        first = next((each for each in configs if each.method.name != "table"), configs[0])
+        decided = {"data": experiment.with_images(first).data}
+        configs = [config.model_copy(update=decided) for config in configs]
     located = [resumed.located(each) if resumed else each for each in configs]
     data = experiment.load(located, every=named)
     warn_all(data.warnings)

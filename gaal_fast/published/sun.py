@@ -135,6 +135,7 @@ def _load(path: Path, key: str) -> Any:
         return loadmat(path, variable_names=[key])[key]
     except KeyError:
         raise UserError(f': {path} holds no variable "{key}"', key="raw") from None
+    # scipy raises NotImplementedError for the format of MATLAB 7.3, which is HDF5.
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
         words = " ".join(str(error).split())
         raise UserError(

@@ -131,6 +131,7 @@ class Archive:
             raise OSError(f"it has {member.size} bytes in the archive, too many for an image")
         try:
             content = self._read(member)
+        # zipfile raises NotImplementedError for a compression that it does not know.
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
             raise OSError(f"it is damaged in the archive: {error}") from None
         if len(content) != member.size:
