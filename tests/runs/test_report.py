@@ -238,6 +238,8 @@ def test_ceilings_are_shown_beside_the_scores(evil: Path, compared: Path, tmp_pa
         assert "0.988" in text and "not measured" not in text
         if source is evil:
             assert "; of the simple models table trees reaches more, 0.988." in text
+        elif source == compared:  # in the column of its modality, after those of fused and image
+            assert "table trees––0.988" in text
 
 
 def test_a_folder_of_an_earlier_version_has_a_report_of_what_it_holds(

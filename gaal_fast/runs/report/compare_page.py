@@ -22,6 +22,7 @@ from gaal_fast.runs.report.page import (
     Page,
     Range,
     Section,
+    SimpleModel,
     Source,
     Table,
     Words,
@@ -144,7 +145,7 @@ def _methods(
     cells: Mapping[tuple[str, str], Range | None],
     summary: Summary,
     source: str,
-    ceilings: Mapping[str, Range],
+    ceilings: Mapping[str, SimpleModel],
 ) -> Section:
     methods = list(dict.fromkeys(method for method, _ in cells))
     names = fused_first(dict.fromkeys(name for _, name in cells))
@@ -162,7 +163,8 @@ def _methods(
                 dots.append((label, found.value.value, *found.ends))
                 shades[label] = own[name]
     for name, found in ceilings.items():
-        rows.append([name, found, *(None for _ in names[1:])])
+        column = found.inputs if found.inputs in names else FUSED
+        rows.append([name, *(found if column == each else None for each in names)])
         dots.append((name, found.value.value, *found.ends))
         shades[name] = "#777777"
     figures = []

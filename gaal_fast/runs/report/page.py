@@ -61,6 +61,13 @@ class Range:
 
 
 @dataclass(frozen=True)
+class SimpleModel(Range):
+    """What a simple model reaches, and the modality, or several, that it was fitted on."""
+
+    inputs: str = ""
+
+
+@dataclass(frozen=True)
 class Link:
     """A relative path to another file of the run."""
 
@@ -229,15 +236,16 @@ class Source:
         return Range(value, low, high) if low is not None and high is not None else Range(value)
 
 
-def ceilings_of(folder: RunFolder, part: str) -> dict[str, Range]:
+def ceilings_of(folder: RunFolder, part: str) -> dict[str, SimpleModel]:
     """What simple models reach on a part of the rows, by name, where they were fitted."""
     source = Source.of(folder, CEILINGS)
     if source is None:
         return {}
-    found = {
-        str(source.cell(row, "name")): source.range(row, part) for row in range(len(source.frame))
+    return {
+        str(source.cell(row, "name")): SimpleModel(value, inputs=str(source.cell(row, "inputs")))
+        for row in range(len(source.frame))
+        if (value := source.number(row, part)) is not None
     }
-    return {name: value for name, value in found.items() if value is not None}
 
 
 PLAIN = "plain"  # a form for numbers of any unit
